@@ -1,0 +1,37 @@
+# palimpsest_add_rooms(FOLDER...): adds each folder that has a CMakeLists.txt.
+function(palimpsest_add_rooms)
+  foreach(room IN LISTS ARGN)
+    if(EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/${room}/CMakeLists.txt)
+      add_subdirectory(${room})
+    endif()
+  endforeach()
+endfunction()
+
+# palimpsest_library(NAME SRCS .. [DEPS ..] [PRIVATE ..]): a static library of one room.
+#   DEPS appear in our headers (PUBLIC); PRIVATE is what only the .cc files see (torch, yaml-cpp, ...).
+# Includes are written from the repository root: #include "common/base/clock.h".
+function(palimpsest_library name)
+  cmake_parse_arguments(ARG "" "" "SRCS;DEPS;PRIVATE" ${ARGN})
+  add_library(${name} STATIC ${ARG_SRCS})
+  target_include_directories(${name} PUBLIC ${CMAKE_SOURCE_DIR})
+  target_link_libraries(${name} PUBLIC ${ARG_DEPS} PRIVATE palimpsest_options ${ARG_PRIVATE})
+endfunction()
+
+# palimpsest_binary(NAME SRCS .. DEPS ..)
+function(palimpsest_binary name)
+  cmake_parse_arguments(ARG "" "" "SRCS;DEPS" ${ARGN})
+  add_executable(${name} ${ARG_SRCS})
+  target_link_libraries(${name} PRIVATE palimpsest_options ${ARG_DEPS})
+endfunction()
+
+# palimpsest_test(NAME SRCS .. DEPS .. [LABELS ..] [TIMEOUT s]): one gtest binary, registered with ctest as one test.
+function(palimpsest_test name)
+  cmake_parse_arguments(ARG "" "TIMEOUT" "SRCS;DEPS;LABELS" ${ARGN})
+  if(NOT ARG_TIMEOUT)
+    set(ARG_TIMEOUT 300)
+  endif()
+  add_executable(${name} ${ARG_SRCS})
+  target_link_libraries(${name} PRIVATE palimpsest_options ${ARG_DEPS} GTest::gmock GTest::gtest_main)
+  add_test(NAME ${name} COMMAND ${name} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
+  set_tests_properties(${name} PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS "${ARG_LABELS}")
+endfunction()

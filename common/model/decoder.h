@@ -1,0 +1,59 @@
+#pragma once
+
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "common/base/status.h"
+#include "common/model/config.h"
+
+namespace at {
+class Tensor;
+}
+
+namespace palimpsest::model {
+
+// Letters: T packed rows, D hidden width, H query heads, Hk KV heads, d head width, V vocabulary.
+
+enum class DType { kFloat32, kBFloat16, kFloat64 };  // fp64 for tests only
+
+// What attention means for the rows of one forward pass. The decoder knows nothing else of caches,
+// logs or batches: rollout and training differ only in the object behind this interface.
+class AttentionContext {
+ public:
+  virtual ~AttentionContext() = default;
+  // q [T, H, d], k and v [T, Hk, d], after q/k norm and RoPE, in the model's dtype. Returns o [T,
+  // H, d].
+  virtual at::Tensor Attend(int layer, const at::Tensor& q, const at::Tensor& k,
+                            const at::Tensor& v) = 0;
+};
+
+// A decoder-only transformer of the Qwen3 / Qwen2 / Llama family. Not thread-safe while weights
+// change.
+class Decoder {
+ public:
+  // Reads config.json and safetensors (sharded too) of a Hugging Face folder. Errors name file and
+  // tensor.
+  static absl::StatusOr<std::unique_ptr<Decoder>> Load(const std::string& folder, DType dtype);
+  // Fresh weights, a pure function of (config, seed).
+  static std::unique_ptr<Decoder> Random(const ModelConfig& config, uint64_t seed, DType dtype);
+  virtual ~Decoder() = default;
+
+  virtual const ModelConfig& config() const = 0;
+  virtual DType dtype() const = 0;
+
+  // Final-norm hidden rows [T, D]. ids, positions: int64 [T].
+  virtual at::Tensor Hidden(const at::Tensor& ids, const at::Tensor& positions,
+                            AttentionContext& attention) const = 0;
+  // fp32 logits [N, V] of hidden rows [N, D] (fp64 when the model is).
+  virtual at::Tensor Logits(const at::Tensor& hidden) const = 0;
+
+  // Named as in the Hugging Face files; a tied head appears once, as the embedding. Handles share
+  // storage with the model.
+  virtual std::vector<std::pair<std::string, at::Tensor>> Parameters() const = 0;
+  // config.json and model.safetensors, readable by transformers.
+  virtual absl::Status Save(const std::string& folder) const = 0;
+};
+
+}  // namespace palimpsest::model
