@@ -22,7 +22,7 @@ endif()
 
 add_library(palimpsest_options INTERFACE)
 target_compile_options(palimpsest_options INTERFACE
-  -Wall -Wextra -Wshadow -Wnon-virtual-dtor -Woverloaded-virtual -Werror)
+  -Wall -Wextra -Wno-missing-field-initializers -Wshadow -Wnon-virtual-dtor -Woverloaded-virtual -Werror)
 if(PALIMPSEST_MARCH)
   # add_compile_options: one ABI and one floating-point contract for all targets.
   add_compile_options(-march=${PALIMPSEST_MARCH} -ffp-contract=off)

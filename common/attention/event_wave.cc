@@ -1,0 +1,272 @@
+#include "common/attention/event_wave.h"
+
+#include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
+
+#include <cmath>
+#include <map>
+#include <numeric>
+#include <tuple>
+
+#include "common/attention/execute_torch.h"
+#include "common/attention/rows_torch.h"
+#include "common/compaction/choose.h"
+#include "common/compaction/matching_torch.h"
+
+namespace palimpsest::attention {
+namespace {
+
+using compaction::GradientMode;
+using context::Chooser;
+using context::Method;
+using context::ReferenceKind;
+
+at::Tensor Flat(const at::Tensor& x) { return x.reshape({x.size(0) * x.size(1), x.size(2)}); }
+
+bool ListensToReferences(Method method, Chooser chooser, bool forced) {
+  if (method == Method::kAttentionMatching) return true;
+  return method == Method::kEvict && !forced && chooser == Chooser::kAttention;
+}
+
+void AddTo(context::Quality& q, const compaction::Fit& fit, int64_t b) {
+  q.mass_error += fit.mass_error.data_ptr<double>()[b];
+  q.output_error += fit.output_error.data_ptr<double>()[b];
+  q.kkt_residual = std::max(q.kkt_residual, fit.kkt_residual.data_ptr<double>()[b]);
+  if (!fit.holdout_mass_error.defined()) return;
+  q.holdout_mass_error =
+      q.holdout_mass_error.value_or(0) + fit.holdout_mass_error.data_ptr<double>()[b];
+  q.holdout_output_error =
+      q.holdout_output_error.value_or(0) + fit.holdout_output_error.data_ptr<double>()[b];
+}
+
+}  // namespace
+
+// Events of one kind, padded to the largest.
+struct EventWave::Batch {
+  int64_t heads = 0;
+  std::vector<HeadSlots::Run> runs;  // [B]
+  at::Tensor slots;                  // int64 [B, w] flat slot * Hk + head, -1 padding
+  compaction::WindowBatch window;
+  compaction::LocalSoftmax local;
+  bool scored = false;
+  std::vector<std::vector<int32_t>> kept;  // [B] indices into the window
+};
+
+void EventWave::GatherWindows(Batch& batch, const std::vector<PendingEvent*>& events) const {
+  int64_t w = 1;
+  for (const HeadSlots::Run& run : batch.runs) w = std::max<int64_t>(w, run.count());
+  const int64_t problems = static_cast<int64_t>(batch.runs.size());
+  std::vector<int64_t> index(problems * w, -1);
+  for (int64_t b = 0; b < problems; ++b) {
+    const HeadSlots& head = (*events[b / batch.heads]->heads)[b % batch.heads];
+    for (int j = 0; j < batch.runs[b].count(); ++j) {
+      index[b * w + j] = head.slot[batch.runs[b].first + j] * batch.heads + b % batch.heads;
+    }
+  }
+  batch.slots = at::tensor(index, at::kLong).view({problems, w});
+  const bool full = gradient_ == GradientMode::kFull,
+             detached = gradient_ == GradientMode::kDetached;
+  const auto gather = [&](const at::Tensor& a, const at::Tensor& b, const at::Tensor& at_index,
+                          bool with_grad) {
+    return with_grad ? GatherRowsWithGrad(a, b, at_index)
+                     : GatherRows(a.detach(), b.detach(), at_index);
+  };
+  batch.window.keys = gather(Flat(source_.k), Flat(source_.k_compact), batch.slots, full);
+  batch.window.values = gather(Flat(source_.v), Flat(source_.v_compact), batch.slots, !detached);
+  const at::Tensor bias = source_.bias.reshape({-1, 1});
+  const at::Tensor compact = (batch.slots - source_.k.size(0) * batch.heads).clamp_min(-1);
+  batch.window.bias = gather(bias, bias.slice(0, 0, 0), compact, full).squeeze(2);
+  batch.window.slot_mask = batch.slots >= 0;
+  batch.window.scale = scale_;
+}
+
+void EventWave::GatherReferences(Batch& batch, const std::vector<PendingEvent*>& events) const {
+  const ReferenceKind kind = events.front()->request->event.parameters.reference_kind;
+  const int64_t query_heads = q_.size(1), d = q_.size(2);
+  const int64_t probes = kind == ReferenceKind::kKeys
+                             ? 1
+                             : query_heads / batch.heads;  // per reference position and KV head
+  int64_t longest = 1;
+  for (const PendingEvent* e : events)
+    longest = std::max<int64_t>(longest, e->request->event.reference.size());
+  const int64_t problems = static_cast<int64_t>(batch.runs.size()), n = longest * probes;
+  std::vector<int64_t> index(problems * n, -1);
+  std::vector<uint8_t> fitted(problems * n, 0), held_out(problems * n, 0);
+  bool any_holdout = false;
+  for (int64_t b = 0; b < problems; ++b) {
+    const context::Event& e = events[b / batch.heads]->request->event;
+    const int64_t h = b % batch.heads, every = e.parameters.holdout_every;
+    for (int32_t r = e.reference.begin; r < e.reference.end; ++r) {
+      const int64_t row = events[b / batch.heads]->row_of(r), offset = r - e.reference.begin;
+      const bool out = every > 0 && offset % every == every - 1;
+      any_holdout |= out;
+      for (int64_t p = 0; p < probes; ++p) {
+        const int64_t i = b * n + offset * probes + p;
+        index[i] = kind == ReferenceKind::kKeys ? row * batch.heads + h
+                                                : row * query_heads + h * probes + p;
+        (out ? held_out : fitted)[i] = 1;
+      }
+    }
+  }
+  const auto mask = [&](const std::vector<uint8_t>& m) {
+    return at::tensor(m, at::kByte).view({problems, n}).to(at::kBool);
+  };
+  batch.window.query_mask = mask(fitted);
+  if (any_holdout) batch.window.holdout_mask = mask(held_out);
+  const at::Tensor rows = at::tensor(index, at::kLong).view({problems, n});
+  const at::Tensor flat = Flat(kind == ReferenceKind::kKeys ? source_.k : q_);
+  if (kind == ReferenceKind::kRandom) {
+    std::vector<at::Tensor> drawn;
+    for (int64_t b = 0; b < problems; ++b) {
+      drawn.push_back(compaction::RandomReferences(
+          events[b / batch.heads]->request->event.parameters.seed, layer_,
+          static_cast<int>(b % batch.heads), static_cast<int>(n), static_cast<int>(d)));
+    }
+    batch.window.queries = at::stack(drawn).to(q_.scalar_type());
+  } else if (gradient_ == GradientMode::kFull) {
+    batch.window.queries = GatherRowsWithGrad(flat, flat.slice(0, 0, 0), rows);
+  } else {
+    batch.window.queries = GatherRows(flat.detach(), flat.slice(0, 0, 0), rows);
+  }
+}
+
+void EventWave::Choose(Batch& batch, const std::vector<PendingEvent*>& events) const {
+  const context::Event& kind = events.front()->request->event;
+  std::vector<int> counts;
+  for (size_t b = 0; b < batch.runs.size(); ++b) {
+    const ReplayEvent& r = *events[b / batch.heads]->request;
+    counts.push_back(context::KeptCount(r.event.method, r.keep_ratio, batch.runs[b].count()));
+  }
+  if (batch.scored) {
+    const compaction::Kept kept =
+        compaction::ChooseByAttention(batch.local, batch.window, kind.parameters.chooser, counts);
+    const int64_t t = kept.index.size(1);
+    for (size_t b = 0; b < counts.size(); ++b) {
+      const int64_t* row = kept.index.data_ptr<int64_t>() + static_cast<int64_t>(b) * t;
+      batch.kept.emplace_back(row, row + counts[b]);
+    }
+    return;
+  }
+  for (size_t b = 0; b < counts.size(); ++b) {
+    const PendingEvent& e = *events[b / batch.heads];
+    const int head = static_cast<int>(b % batch.heads);
+    if (kind.parameters.chooser == Chooser::kRandom) {
+      const std::span<const int32_t> positions((*e.heads)[head].position);
+      batch.kept.push_back(
+          compaction::RandomSlots(positions.subspan(batch.runs[b].first, batch.runs[b].count()),
+                                  counts[b], e.request->event.parameters.seed, layer_, head));
+    } else {
+      batch.kept.push_back(compaction::MostRecent(batch.runs[b].count(), counts[b]));
+    }
+  }
+}
+
+void EventWave::Fit(Batch& batch, const std::vector<PendingEvent*>& events,
+                    std::vector<at::Tensor>& k, std::vector<at::Tensor>& v,
+                    std::vector<at::Tensor>& bias) {
+  const int64_t problems = static_cast<int64_t>(batch.runs.size()),
+                e_count = static_cast<int64_t>(events.size());
+  compaction::Kept kept;
+  int64_t t = 1;
+  for (const auto& list : batch.kept) {
+    kept.counts.push_back(static_cast<int>(list.size()));
+    t = std::max<int64_t>(t, static_cast<int64_t>(list.size()));
+  }
+  std::vector<int64_t> index(problems * t, 0);
+  for (int64_t b = 0; b < problems; ++b)
+    std::copy(batch.kept[b].begin(), batch.kept[b].end(), index.begin() + b * t);
+  kept.index = at::tensor(index, at::kLong).view({problems, t});
+  std::vector<double> mu, lambda, lower, upper;
+  for (int64_t b = 0; b < problems; ++b) {
+    const context::Parameters& p = events[b / batch.heads]->request->event.parameters;
+    mu.push_back(p.mu);
+    lambda.push_back(p.lambda);
+    lower.push_back(std::exp(p.log_lower));
+    upper.push_back(std::exp(p.log_upper));
+  }
+  const auto column = [](const std::vector<double>& x) { return at::tensor(x, at::kDouble); };
+  const compaction::Fit fit = compaction::MatchWindow(
+      batch.local, batch.window, kept,
+      {.mu = column(mu), .lambda = column(lambda), .lower = column(lower), .upper = column(upper)},
+      gradient_);
+  for (int64_t b = 0; b < problems; ++b) AddTo(*events[b / batch.heads]->quality, fit, b);
+
+  const at::Tensor kept_slots = batch.slots.gather(1, kept.index);
+  at::Tensor keys =
+      gradient_ == GradientMode::kDetached
+          ? GatherRows(Flat(source_.k).detach(), Flat(source_.k_compact).detach(), kept_slots)
+          : GatherRowsWithGrad(Flat(source_.k), Flat(source_.k_compact), kept_slots);
+  // [E * Hk, t, ...] -> [E * t, Hk, ...]
+  const auto by_slot = [&](const at::Tensor& x) {
+    return x.reshape({e_count, batch.heads, t, -1})
+        .transpose(1, 2)
+        .reshape({e_count * t, batch.heads, -1});
+  };
+  k.push_back(by_slot(keys));
+  v.push_back(by_slot(fit.values));
+  bias.push_back(by_slot(fit.bias).squeeze(2));
+  for (int64_t b = 0; b < problems; ++b) {
+    std::vector<int64_t> fresh(batch.kept[b].size());
+    std::iota(fresh.begin(), fresh.end(), next_slot_ + (b / batch.heads) * t);
+    (*events[b / batch.heads]->heads)[b % batch.heads].Replace(batch.runs[b], batch.kept[b], fresh);
+  }
+  next_slot_ += e_count * t;
+}
+
+void EventWave::SolveAlike(const std::vector<PendingEvent*>& events, std::vector<at::Tensor>& k,
+                           std::vector<at::Tensor>& v, std::vector<at::Tensor>& bias) {
+  const ReplayEvent& kind = *events.front()->request;
+  Batch batch{.heads = source_.k.size(1)};
+  for (const PendingEvent* e : events) {
+    for (const HeadSlots& head : *e->heads)
+      batch.runs.push_back(head.Find(e->request->event.window));
+  }
+  const bool fits = kind.event.method == Method::kAttentionMatching;
+  if (ListensToReferences(kind.event.method, kind.event.parameters.chooser, kind.forced())) {
+    c10::AutoGradMode grad(fits && gradient_ != GradientMode::kDetached &&
+                          c10::GradMode::is_enabled());
+    GatherWindows(batch, events);
+    GatherReferences(batch, events);
+    c10::AutoGradMode full(fits && gradient_ == GradientMode::kFull && c10::GradMode::is_enabled());
+    batch.local = compaction::ScoreWindow(batch.window);
+    batch.scored = true;
+  }
+  if (kind.forced()) {
+    for (size_t b = 0; b < batch.runs.size(); ++b) {
+      const PendingEvent& e = *events[b / batch.heads];
+      const int head = static_cast<int>(b % batch.heads);
+      batch.kept.push_back(
+          IndicesOf((*e.heads)[head], batch.runs[b], e.request->event.kept.at(layer_, head)));
+    }
+  } else {
+    Choose(batch, events);
+  }
+  for (size_t b = 0; b < batch.runs.size(); ++b) {
+    const PendingEvent& e = *events[b / batch.heads];
+    const HeadSlots& head = (*e.heads)[b % batch.heads];
+    std::vector<int32_t> positions;
+    for (int32_t j : batch.kept[b]) positions.push_back(head.position[batch.runs[b].first + j]);
+    e.chosen->push_back(std::move(positions));
+  }
+  if (fits) return Fit(batch, events, k, v, bias);
+  for (size_t b = 0; b < batch.runs.size(); ++b) {
+    HeadSlots& head = (*events[b / batch.heads]->heads)[b % batch.heads];
+    std::vector<int64_t> same;
+    for (int32_t j : batch.kept[b]) same.push_back(head.slot[batch.runs[b].first + j]);
+    head.Replace(batch.runs[b], batch.kept[b], same);
+  }
+}
+
+void EventWave::Solve(std::vector<PendingEvent>& events, std::vector<at::Tensor>& k,
+                      std::vector<at::Tensor>& v, std::vector<at::Tensor>& bias) {
+  next_slot_ = source_.k.size(0) + source_.k_compact.size(0);
+  std::map<std::tuple<Method, Chooser, ReferenceKind, bool>, std::vector<PendingEvent*>> kinds;
+  for (PendingEvent& e : events) {
+    const context::Parameters& p = e.request->event.parameters;
+    kinds[{e.request->event.method, p.chooser, p.reference_kind, e.request->forced()}].push_back(
+        &e);
+  }
+  for (const auto& [kind, alike] : kinds) SolveAlike(alike, k, v, bias);
+}
+
+}  // namespace palimpsest::attention

@@ -1,0 +1,59 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include "common/attention/live_slots.h"
+#include "common/attention/packed_batch.h"
+#include "common/compaction/gradient_mode.h"
+
+namespace at {
+class Tensor;
+}
+
+namespace palimpsest::attention {
+
+struct KeySource;
+
+// One event of one sequence in one layer, about to be solved.
+struct PendingEvent {
+  const ReplayEvent* request = nullptr;
+  std::vector<HeadSlots>* heads = nullptr;  // [Hk] the sequence's live slots; rewritten by the wave
+  std::function<int64_t(int32_t)> row_of;   // query row of a reference position
+  context::Quality* quality = nullptr;      // summed over layers and heads by the caller
+  std::vector<std::vector<int32_t>>* chosen = nullptr;  // [Hk] kept source positions
+};
+
+// Solves events side by side (at most one of each sequence), over all heads of one layer. `source`
+// holds what windows may point at; slots of new compact blocks are numbered from its end. Letters:
+// E events, Hk KV heads, B = E * Hk.
+class EventWave {
+ public:
+  EventWave(int layer, const at::Tensor& q, const KeySource& source, double scale,
+            compaction::GradientMode gradient)
+      : layer_(layer), q_(q), source_(source), scale_(scale), gradient_(gradient) {}
+
+  // Rewrites the live slots of every event. Compact slots are appended to k [C', Hk, d], v, bias.
+  void Solve(std::vector<PendingEvent>& events, std::vector<at::Tensor>& k,
+             std::vector<at::Tensor>& v, std::vector<at::Tensor>& bias);
+
+ private:
+  struct Batch;
+  void SolveAlike(const std::vector<PendingEvent*>& events, std::vector<at::Tensor>& k,
+                  std::vector<at::Tensor>& v, std::vector<at::Tensor>& bias);
+  void Fit(Batch& batch, const std::vector<PendingEvent*>& events, std::vector<at::Tensor>& k,
+           std::vector<at::Tensor>& v, std::vector<at::Tensor>& bias);
+  void GatherWindows(Batch& batch, const std::vector<PendingEvent*>& events) const;
+  void GatherReferences(Batch& batch, const std::vector<PendingEvent*>& events) const;
+  void Choose(Batch& batch, const std::vector<PendingEvent*>& events) const;
+
+  int layer_;
+  const at::Tensor& q_;  // [T, H, d]
+  const KeySource& source_;
+  double scale_;
+  compaction::GradientMode gradient_;
+  int64_t next_slot_ = 0;
+};
+
+}  // namespace palimpsest::attention

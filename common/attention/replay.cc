@@ -1,0 +1,195 @@
+#include "common/attention/replay.h"
+
+#include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
+
+#include <algorithm>
+#include <map>
+#include <numeric>
+
+#include "common/attention/event_wave.h"
+#include "common/attention/execute_torch.h"
+#include "common/attention/rows_torch.h"
+
+namespace palimpsest::attention {
+
+struct ReplayContext::Impl {
+  const PackedBatch& batch;
+  ReplayOptions options;
+  // [nodes][events], filled layer by layer
+  std::vector<std::vector<context::Event>> replayed;
+
+  Impl(const PackedBatch& b, const ReplayOptions& o) : batch(b), options(o) {
+    for (const PackedBatch::Node& node : b.nodes()) {
+      auto& events = replayed.emplace_back();
+      for (const ReplayEvent& e : node.events) {
+        events.push_back(e.event);
+        events.back().kept = context::KeptPositions(b.shape());
+        events.back().quality = {};
+      }
+    }
+  }
+};
+
+namespace {
+
+// One layer of the replay: walks all sequences run by run, event by event.
+class LayerReplay {
+ public:
+  LayerReplay(const PackedBatch& batch, const ReplayOptions& options, int layer,
+              const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+              std::vector<std::vector<context::Event>>& replayed)
+      : batch_(batch),
+        options_(options),
+        layer_(layer),
+        q_(q),
+        heads_(k.size(1)),
+        builder_(q.size(0), static_cast<int>(heads_)),
+        live_(batch.nodes().size()),
+        replayed_(replayed) {
+    source_ = {.k = k,
+               .v = v,
+               .k_compact = k.slice(0, 0, 0),
+               .v_compact = v.slice(0, 0, 0),
+               .bias = Wide(k.slice(0, 0, 0)).slice(2, 0, 1).squeeze(2)};
+  }
+
+  at::Tensor Run() {
+    Walk(0, batch_.prompt_nodes());
+    Walk(batch_.prompt_nodes(), static_cast<int>(batch_.nodes().size()));
+    for (const auto& [key, rows] : shared_rows_) {
+      std::vector<int64_t> slots(key.second);
+      std::iota(slots.begin(), slots.end(), batch_.nodes()[key.first].row_begin);
+      builder_.AddShared(rows, slots);
+    }
+    auto plan = std::make_shared<AttentionPlan>(builder_.Build());
+    if (c10::GradMode::is_enabled())
+      return AttendWithGrad(std::move(plan), q_, source_, options_.scale);
+    return ExecutePlan(*plan, q_, source_, options_.scale).o;
+  }
+
+ private:
+  using Live = std::vector<HeadSlots>;  // [Hk]
+
+  // Nodes [first, last) advance together: all to their k-th event, one wave, and on.
+  void Walk(int first, int last) {
+    size_t most = 0;
+    for (int n = first; n < last; ++n) {
+      const PackedBatch::Node& node = batch_.nodes()[n];
+      live_[n] = node.parent >= 0 ? live_[node.parent] : Live(heads_);
+      most = std::max(most, node.events.size());
+    }
+    for (size_t wave = 0; wave < most; ++wave) {
+      std::vector<PendingEvent> due;
+      std::vector<std::vector<std::vector<int32_t>>> chosen(last - first);
+      for (int n = first; n < last; ++n) {
+        const PackedBatch::Node& node = batch_.nodes()[n];
+        if (wave >= node.events.size()) continue;
+        AdvanceTo(n, wave == 0 ? node.position_begin : node.events[wave - 1].event.at,
+                  node.events[wave].event.at);
+        due.push_back({.request = &node.events[wave],
+                       .heads = &live_[n],
+                       .row_of = [this, n](int32_t p) { return batch_.RowOfNode(n, p); },
+                       .quality = &replayed_[n][wave].quality,
+                       .chosen = &chosen[n - first]});
+      }
+      SolveWave(due);
+      for (int n = first; n < last; ++n) {
+        for (const auto& positions : chosen[n - first]) replayed_[n][wave].kept.AddHead(positions);
+      }
+    }
+    for (int n = first; n < last; ++n) {
+      const PackedBatch::Node& node = batch_.nodes()[n];
+      AdvanceTo(n, node.events.empty() ? node.position_begin : node.events.back().event.at,
+                node.position_begin + node.count);
+    }
+  }
+
+  void SolveWave(std::vector<PendingEvent>& due) {
+    std::vector<at::Tensor> k = {source_.k_compact}, v = {source_.v_compact}, bias = {source_.bias};
+    EventWave(layer_, q_, source_, options_.scale, options_.gradient).Solve(due, k, v, bias);
+    if (k.size() == 1) return;
+    source_.k_compact = at::cat(k);
+    source_.v_compact = at::cat(v);
+    source_.bias = at::cat(bias);
+  }
+
+  // Rows of positions [from, to): what they see is noted, then they become raw slots.
+  void AdvanceTo(int n, int32_t from, int32_t to) {
+    if (to <= from) return;
+    const PackedBatch::Node& node = batch_.nodes()[n];
+    const int64_t begin = batch_.RowOfNode(n, from), count = to - from;
+    std::vector<int64_t> own(count);
+    std::iota(own.begin(), own.end(), begin);
+    builder_.AddCausal(begin, own);
+    Live& live = live_[n];
+    const size_t shared = node.parent >= 0 ? SharedPrompt(node, live) : 0;
+    if (shared > 0) {
+      auto& rows = shared_rows_[{node.parent, static_cast<int64_t>(shared)}];
+      rows.insert(rows.end(), own.begin(), own.end());
+    }
+    std::vector<std::vector<int64_t>> rest;
+    for (const HeadSlots& head : live)
+      rest.emplace_back(head.slot.begin() + shared, head.slot.end());
+    builder_.AddPerHead(begin, count, std::move(rest));
+    for (HeadSlots& head : live) {
+      for (int32_t p = from; p < to; ++p) {
+        head.position.push_back(p);
+        head.slot.push_back(begin + p - from);
+      }
+    }
+  }
+
+  // How many leading slots are, in every head, the parent's first rows as they are.
+  size_t SharedPrompt(const PackedBatch::Node& node, const Live& live) const {
+    const PackedBatch::Node& parent = batch_.nodes()[node.parent];
+    size_t shared = parent.count;
+    for (const HeadSlots& head : live) {
+      size_t j = 0;
+      while (j < std::min(shared, head.slot.size()) &&
+             head.slot[j] == parent.row_begin + static_cast<int64_t>(j))
+        ++j;
+      shared = j;
+    }
+    return shared;
+  }
+
+  const PackedBatch& batch_;
+  const ReplayOptions& options_;
+  int layer_;
+  const at::Tensor& q_;
+  int64_t heads_;
+  KeySource source_;
+  PlanBuilder builder_;
+  std::vector<Live> live_;  // [nodes]
+  std::map<std::pair<int, int64_t>, std::vector<int64_t>>
+      shared_rows_;  // (prompt node, raw prefix) -> query rows
+  std::vector<std::vector<context::Event>>& replayed_;
+};
+
+}  // namespace
+
+ReplayContext::ReplayContext(const PackedBatch& batch, const ReplayOptions& options)
+    : impl_(std::make_unique<Impl>(batch, options)) {}
+ReplayContext::~ReplayContext() = default;
+
+at::Tensor ReplayContext::Attend(int layer, const at::Tensor& q, const at::Tensor& k,
+                                 const at::Tensor& v) {
+  return LayerReplay(impl_->batch, impl_->options, layer, q, k, v, impl_->replayed).Run();
+}
+
+std::vector<std::vector<context::Event>> ReplayContext::TakeEvents() {
+  const double heads =
+      static_cast<double>(impl_->batch.shape().layers) * impl_->batch.shape().kv_heads;
+  for (auto& events : impl_->replayed) {
+    for (context::Event& e : events) {
+      e.quality.mass_error /= heads;
+      e.quality.output_error /= heads;
+      if (e.quality.holdout_mass_error) *e.quality.holdout_mass_error /= heads;
+      if (e.quality.holdout_output_error) *e.quality.holdout_output_error /= heads;
+    }
+  }
+  return std::move(impl_->replayed);
+}
+
+}  // namespace palimpsest::attention

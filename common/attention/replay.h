@@ -1,0 +1,39 @@
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "common/attention/packed_batch.h"
+#include "common/compaction/gradient_mode.h"
+#include "common/model/decoder.h"
+
+namespace palimpsest::attention {
+
+struct ReplayOptions {
+  compaction::GradientMode gradient = compaction::GradientMode::kFull;
+  double scale = 1;  // 1/sqrt(d)
+};
+
+// Evaluates a packed batch so that every row attends to exactly what it attended to when it was
+// sampled. The forward pass is never cut: in each layer the events are solved in order, batched
+// over sequences and heads, then one AttentionPlan with a constant number of kernel groups runs
+// over all rows. One object serves one forward pass, layers in order.
+class ReplayContext final : public model::AttentionContext {
+ public:
+  // `batch` outlives the pass (and its backward).
+  ReplayContext(const PackedBatch& batch, const ReplayOptions& options);
+  ~ReplayContext() override;
+
+  at::Tensor Attend(int layer, const at::Tensor& q, const at::Tensor& k,
+                    const at::Tensor& v) override;
+
+  // After the last layer: the events of each node as they were replayed, with kept positions and
+  // the quality of the fits.
+  std::vector<std::vector<context::Event>> TakeEvents();
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace palimpsest::attention

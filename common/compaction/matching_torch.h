@@ -1,0 +1,65 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <vector>
+
+#include "common/compaction/gradient_mode.h"
+#include "common/context/types.h"
+
+// Attention Matching, batched over events, layers and heads (design section 4).
+// Letters: B problems (one per event, layer and KV head), w window slots, n reference queries, t
+// kept slots, d head width. Ragged sizes are padded to the largest; masks and counts say what is
+// real.
+namespace palimpsest::compaction {
+
+struct WindowBatch {
+  at::Tensor keys;          // [B, w, d]
+  at::Tensor values;        // [B, w, d]
+  at::Tensor bias;          // [B, w] the slots' beta
+  at::Tensor slot_mask;     // [B, w] bool, true = real
+  at::Tensor queries;       // [B, n, d] after RoPE
+  at::Tensor query_mask;    // [B, n] bool, true = fitted
+  at::Tensor holdout_mask;  // [B, n] bool: left out of the fit, reported on; undefined = none
+  double scale = 1;         // s = 1/sqrt(d)
+};
+
+// What the window's slots are worth to the queries: local scores and softmax, kept for choice and
+// fit.
+struct LocalSoftmax {
+  at::Tensor
+      scores;    // [B, n, w] S_ij = s q_i k_j + b_j, fp32 (fp64 for fp64 input); padded slots -1e30
+  at::Tensor a;  // [B, n, w] softmax over the window, 0 at padded slots
+};
+LocalSoftmax ScoreWindow(const WindowBatch& window);
+
+// Kept slots of each problem: indices into its window, ascending. counts[b] of kept[b] are real.
+struct Kept {
+  at::Tensor index;         // int64 [B, t], padded with 0
+  std::vector<int> counts;  // [B]
+};
+// By the chooser, keep_counts[b] slots each. rms/attention, mean, max: over a; omp: pursuit on A'A.
+// Not differentiable.
+Kept ChooseByAttention(const LocalSoftmax& local, const WindowBatch& window,
+                       context::Chooser chooser, const std::vector<int>& keep_counts);
+
+struct Numerics {                       // of each problem: [B], fp64
+  at::Tensor mu, lambda, lower, upper;  // lower, upper bound w itself (not its logarithm)
+};
+
+struct Fit {
+  at::Tensor bias;    // [B, t] fp32 (fp64): b_j + log w_j
+  at::Tensor values;  // [B, t, d] in the input's dtype
+  // [B] fp64, detached: mean |sum_j a_ij w_j - 1|; |X V' - Y| / |Y| (Frobenius); KKT residual
+  // relative to tr(G)/t
+  at::Tensor mass_error, output_error, kkt_residual;
+  at::Tensor holdout_mass_error, holdout_output_error;  // undefined without a holdout
+};
+Fit MatchWindow(const LocalSoftmax& local, const WindowBatch& window, const Kept& kept,
+                const Numerics& numerics, GradientMode gradient);
+
+// Reference vectors that are not queries: standard normal, keyed by (seed, layer, head, query). [n,
+// d] fp32.
+at::Tensor RandomReferences(uint64_t seed, int layer, int head, int n, int d);
+
+}  // namespace palimpsest::compaction

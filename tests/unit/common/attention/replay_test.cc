@@ -1,0 +1,284 @@
+#include "common/attention/replay.h"
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+#include <torch/csrc/autograd/autograd.h>
+
+#include <cmath>
+
+#include "common/base/random.h"
+#include "tests/unit/common/attention/dense_reference.h"
+
+namespace palimpsest::attention {
+namespace {
+
+using compaction::GradientMode;
+using context::Method;
+using context::Range;
+using testing::ReferenceOptions;
+using testing::ToyModel;
+
+constexpr int kLayers = 2, kHeads = 4, kKvHeads = 2, kWidth = 8, kVocab = 11;
+constexpr context::Shape kShape{.layers = kLayers, .kv_heads = kKvHeads};
+
+// A random event at `at` that fits the state: any block-aligned window, any method, ragged kept
+// counts.
+std::optional<ReplayEvent> RandomEvent(RandomStream& random, const context::ContextState& state) {
+  const int32_t at = state.processed();
+  Range window{static_cast<int32_t>(random.Below(at)), 0};
+  window.end = static_cast<int32_t>(random.Between(window.begin + 1, at));
+  while (state.InsideCompact(window.begin)) --window.begin;
+  while (state.InsideCompact(window.end)) ++window.end;
+  context::Event e{.at = at, .window = window, .method = static_cast<Method>(random.Between(1, 3))};
+  if (random.Uniform() < 0.5) e.method = Method::kAttentionMatching;
+  e.parameters.mu = std::exp(random.Uniform() * 6 - 6);
+  e.parameters.lambda = std::exp(random.Uniform() * 6 - 6);
+  if (random.Uniform() < 0.5)
+    e.parameters.log_upper = 0.2, e.parameters.log_lower = -0.2;  // active bounds
+  e.reference.begin = static_cast<int32_t>(random.Below(at));
+  e.reference.end = static_cast<int32_t>(random.Between(e.reference.begin + 1, at));
+  if (e.method == Method::kMarkovian) e.reference = {};
+  e.kept = context::KeptPositions(kShape);
+  std::vector<int32_t> slots, kept;
+  for (int l = 0; l < kLayers; ++l) {
+    for (int h = 0; h < kKvHeads; ++h) {
+      slots.clear();
+      kept.clear();
+      state.AppendSlots(l, h, window, slots);
+      const double keep = random.Uniform();
+      for (int32_t p : slots) {
+        if (e.method != Method::kMarkovian && random.Uniform() < keep) kept.push_back(p);
+      }
+      if (e.method == Method::kAttentionMatching && kept.empty() && !slots.empty())
+        kept.push_back(slots.back());
+      if (e.method == Method::kAttentionMatching && slots.empty()) return std::nullopt;
+      e.kept.AddHead(kept);
+    }
+  }
+  return ReplayEvent{.event = e};
+}
+
+struct RandomBatch {
+  std::vector<std::vector<int32_t>> tokens;
+  std::vector<ReplaySequence> sequences;
+};
+
+std::vector<ReplayEvent> RandomEvents(RandomStream& random, std::vector<ReplayEvent> events,
+                                      int32_t from, int32_t to, double rate) {
+  context::ContextState state(kShape);
+  for (const ReplayEvent& e : events) {
+    state.Append(e.event.at - state.processed());
+    EXPECT_TRUE(state.Apply(e.event).ok());
+  }
+  for (int32_t at = std::max(from, 2); at < to; ++at) {
+    if (random.Uniform() >= rate) continue;
+    state.Append(at - state.processed());
+    if (auto e = RandomEvent(random, state)) {
+      EXPECT_TRUE(state.Apply(e->event).ok());
+      events.push_back(std::move(*e));
+    }
+  }
+  return events;
+}
+
+// Groups of responses to one prompt, events inside prompts and responses, different events each.
+RandomBatch MakeBatch(uint64_t seed, double event_rate = 0.12) {
+  RandomStream random(seed);
+  RandomBatch batch;
+  const int groups = static_cast<int>(random.Between(1, 2));
+  for (int g = 0; g < groups; ++g) {
+    const auto prompt_tokens = static_cast<int32_t>(random.Between(0, 12));
+    std::vector<int32_t> prompt;
+    for (int i = 0; i < prompt_tokens; ++i)
+      prompt.push_back(static_cast<int32_t>(random.Below(kVocab)));
+    const auto prompt_events = RandomEvents(random, {}, 0, prompt_tokens, event_rate);
+    const int responses = static_cast<int>(random.Between(1, 3));
+    for (int r = 0; r < responses; ++r) {
+      std::vector<int32_t> tokens = prompt;
+      const auto length = random.Between(2, 30);
+      for (int i = 0; i < length; ++i) tokens.push_back(static_cast<int32_t>(random.Below(kVocab)));
+      const auto rows = static_cast<int32_t>(tokens.size()) - 1;
+      batch.tokens.push_back(tokens);
+      batch.sequences.push_back(
+          {.prompt_tokens = prompt_tokens,
+           .rows = rows,
+           .events = RandomEvents(random, prompt_events, prompt_tokens, rows, event_rate)});
+    }
+  }
+  for (size_t i = 0; i < batch.tokens.size(); ++i) batch.sequences[i].tokens = batch.tokens[i];
+  return batch;
+}
+
+struct Answer {
+  at::Tensor logprobs;                // all sequences one after another
+  std::vector<at::Tensor> gradients;  // of a random weighting of them
+};
+
+Answer Finish(const ToyModel& model, const at::Tensor& logprobs) {
+  at::Tensor weights = at::empty_like(logprobs);
+  for (int64_t i = 0; i < weights.numel(); ++i)
+    weights.data_ptr<double>()[i] = Uniform01(99, 0, i) - 0.3;
+  return {.logprobs = logprobs.detach(),
+          .gradients = torch::autograd::grad({(logprobs * weights).sum()}, model.parameters)};
+}
+
+Answer Replay(const ToyModel& model, const std::vector<ReplaySequence>& sequences,
+              GradientMode mode, bool share = true, int shift = 0) {
+  const auto batch = PackedBatch::Create(sequences, kShape, share);
+  EXPECT_TRUE(batch.ok()) << batch.status();
+  ReplayContext context(*batch,
+                        {.gradient = mode, .scale = 1 / std::sqrt(static_cast<double>(kWidth))});
+  std::vector<int64_t> positions = batch->positions(), rows, targets;
+  for (int64_t& p : positions) p += p > 12 ? shift : 0;
+  const at::Tensor x = model.Forward(batch->ids(), positions, context);
+  for (size_t i = 0; i < sequences.size(); ++i) {
+    for (int32_t p = 0; p < sequences[i].rows; ++p) {
+      rows.push_back(batch->RowOf(static_cast<int>(i), p));
+      targets.push_back(sequences[i].tokens[p + 1]);
+    }
+  }
+  return Finish(model, model.LogProbs(x, rows, targets));
+}
+
+Answer Reference(const ToyModel& model, const std::vector<ReplaySequence>& sequences,
+                 const ReferenceOptions& options) {
+  std::vector<at::Tensor> parts;
+  for (const ReplaySequence& s : sequences) parts.push_back(ReferenceLogProbs(model, s, options));
+  return Finish(model, at::cat(parts));
+}
+
+double Relative(const std::vector<at::Tensor>& a, const std::vector<at::Tensor>& b) {
+  double difference = 0, norm = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    difference += (a[i] - b[i]).square().sum().item<double>();
+    norm += b[i].square().sum().item<double>();
+  }
+  return std::sqrt(difference / norm);
+}
+
+double MaxAbs(const at::Tensor& a, const at::Tensor& b) {
+  return (a - b).abs().max().item<double>();
+}
+
+class ReplayGradientTest : public ::testing::TestWithParam<GradientMode> {};
+
+TEST_P(ReplayGradientTest, EqualsTheDenseReferenceOverRandomLogs) {
+  double worst = 0, worst_logprob = 0;
+  int events = 0;
+  for (uint64_t seed = 1; seed <= 12; ++seed) {
+    const RandomBatch batch = MakeBatch(seed);
+    for (const ReplaySequence& s : batch.sequences) events += static_cast<int>(s.events.size());
+    const ToyModel model(kLayers, kHeads, kKvHeads, kWidth, kVocab, seed, 2.0);
+    const Answer fast = Replay(model, batch.sequences, GetParam());
+    const Answer slow = Reference(model, batch.sequences, {.gradient = GetParam()});
+    worst_logprob = std::max(worst_logprob, MaxAbs(fast.logprobs, slow.logprobs));
+    worst = std::max(worst, Relative(fast.gradients, slow.gradients));
+  }
+  EXPECT_GT(events, 40);
+  RecordProperty("max_abs_logprob", std::to_string(worst_logprob));
+  std::printf("events %d, log-probability max abs %.2e, gradient relative %.2e\n", events,
+              worst_logprob, worst);
+  EXPECT_LT(worst_logprob, 1e-7);
+  EXPECT_LT(worst, 1e-6);
+}
+
+INSTANTIATE_TEST_SUITE_P(Modes, ReplayGradientTest,
+                         ::testing::Values(GradientMode::kFull, GradientMode::kStraightThrough,
+                                           GradientMode::kDetached));
+
+TEST(ReplayTest, SharedPromptEqualsReplicatedPrompts) {
+  for (uint64_t seed = 21; seed <= 26; ++seed) {
+    const RandomBatch batch = MakeBatch(seed);
+    const ToyModel model(kLayers, kHeads, kKvHeads, kWidth, kVocab, seed);
+    const Answer shared = Replay(model, batch.sequences, GradientMode::kFull, true);
+    const Answer replicated = Replay(model, batch.sequences, GradientMode::kFull, false);
+    EXPECT_LT(MaxAbs(shared.logprobs, replicated.logprobs), 1e-9);
+    EXPECT_LT(Relative(shared.gradients, replicated.gradients), 1e-8);
+  }
+}
+
+TEST(ReplayTest, SharingKeepsOneCopyOfAPrompt) {
+  std::vector<int32_t> tokens = {1, 2, 3, 4, 5, 6, 7, 8};
+  std::vector<ReplaySequence> sequences(3, {.tokens = tokens, .prompt_tokens = 5, .rows = 7});
+  EXPECT_EQ(PackedBatch::Create(sequences, kShape)->rows(), 5 + 3 * 2);
+  EXPECT_EQ(PackedBatch::Create(sequences, kShape, false)->rows(), 3 * 7);
+}
+
+TEST(ReplayTest, WithoutEventsItIsPlainCausalAttention) {
+  const RandomBatch batch = MakeBatch(31, 0.0);
+  const ToyModel model(kLayers, kHeads, kKvHeads, kWidth, kVocab, 31);
+  const Answer fast = Replay(model, batch.sequences, GradientMode::kFull);
+  const Answer slow = Reference(model, batch.sequences, {});
+  EXPECT_LT(MaxAbs(fast.logprobs, slow.logprobs), 1e-12);
+  EXPECT_LT(Relative(fast.gradients, slow.gradients), 1e-11);
+}
+
+TEST(ReplayTest, AnEvictEventThatKeepsAllSlotsChangesNothing) {
+  const RandomBatch batch = MakeBatch(41, 0.0);
+  std::vector<ReplaySequence> evicted = batch.sequences;
+  for (ReplaySequence& s : evicted) {
+    if (s.rows < 6) continue;
+    context::Event e{.at = s.rows - 1, .window = {1, s.rows - 2}, .method = Method::kEvict};
+    e.kept = context::KeptPositions(kShape);
+    std::vector<int32_t> all;
+    for (int32_t p = 1; p < s.rows - 2; ++p) all.push_back(p);
+    for (int i = 0; i < kLayers * kKvHeads; ++i) e.kept.AddHead(all);
+    s.events = {{.event = e}};
+  }
+  const ToyModel model(kLayers, kHeads, kKvHeads, kWidth, kVocab, 41);
+  const Answer with = Replay(model, evicted, GradientMode::kFull),
+               without = Replay(model, batch.sequences, GradientMode::kFull);
+  EXPECT_LT(MaxAbs(with.logprobs, without.logprobs), 1e-12);
+}
+
+// Negative controls: each of the known mistakes must be seen by the comparison above.
+TEST(ReplayNegativeControlTest, PositionsShiftedByOneAreSeen) {
+  const RandomBatch batch = MakeBatch(3);
+  const ToyModel model(kLayers, kHeads, kKvHeads, kWidth, kVocab, 3, 2.0);
+  EXPECT_GT(MaxAbs(Replay(model, batch.sequences, GradientMode::kFull, true, 1).logprobs,
+                   Reference(model, batch.sequences, {}).logprobs),
+            1e-3);
+}
+
+TEST(ReplayNegativeControlTest, MassAppliedTwiceIsSeen) {
+  const RandomBatch batch = MakeBatch(3);
+  const ToyModel model(kLayers, kHeads, kKvHeads, kWidth, kVocab, 3, 2.0);
+  EXPECT_GT(MaxAbs(Replay(model, batch.sequences, GradientMode::kFull).logprobs,
+                   Reference(model, batch.sequences, {.mass_twice = true}).logprobs),
+            1e-3);
+}
+
+TEST(ReplayNegativeControlTest, OneLayersRecordUsedForAllIsSeen) {
+  // One event over raw slots, so that layer 0's positions exist in layer 1 too.
+  std::vector<int32_t> tokens;
+  for (int i = 0; i < 20; ++i) tokens.push_back((i * 7) % kVocab);
+  context::Event e{.at = 12, .window = {2, 10}, .reference = {4, 12}};
+  e.kept = context::KeptPositions(kShape);
+  for (int l = 0; l < kLayers; ++l) {
+    for (int h = 0; h < kKvHeads; ++h)
+      e.kept.AddHead(l == 0 ? std::vector<int32_t>{2, 3} : std::vector<int32_t>{8, 9});
+  }
+  const std::vector<ReplaySequence> s = {
+      {.tokens = tokens, .prompt_tokens = 2, .rows = 19, .events = {{.event = e}}}};
+  const ToyModel model(kLayers, kHeads, kKvHeads, kWidth, kVocab, 5, 2.0);
+  const Answer fast = Replay(model, s, GradientMode::kFull);
+  EXPECT_LT(MaxAbs(fast.logprobs, Reference(model, s, {}).logprobs), 1e-8);
+  EXPECT_GT(MaxAbs(fast.logprobs, Reference(model, s, {.record_layer_for_all = 0}).logprobs), 1e-4);
+}
+
+TEST(PackedBatchTest, ALogThatDoesNotFitIsRefusedByName) {
+  std::vector<int32_t> tokens(10, 1);
+  context::Event e{.at = 5, .window = {2, 7}, .method = Method::kMarkovian};
+  e.kept = context::KeptPositions(kShape);
+  for (int i = 0; i < kLayers * kKvHeads; ++i) e.kept.AddHead({});
+  const std::vector<ReplaySequence> s = {
+      {.tokens = tokens, .prompt_tokens = 2, .rows = 9, .events = {{.event = e}}}};
+  const auto batch = PackedBatch::Create(s, kShape);
+  ASSERT_FALSE(batch.ok());
+  EXPECT_NE(batch.status().message().find("sequences[0].events[0]"), std::string::npos)
+      << batch.status();
+  EXPECT_NE(batch.status().message().find("window"), std::string::npos) << batch.status();
+}
+
+}  // namespace
+}  // namespace palimpsest::attention
