@@ -22,16 +22,20 @@ class ContextState {
   Shape shape() const { return shape_; }
   int32_t processed() const { return processed_; }
   const std::vector<Block>& blocks() const { return blocks_; }
-  // The most slots in any layer and KV head.
-  int32_t live_count() const;
+  // The most slots in any layer and KV head. O(1).
+  int32_t live_count() const { return raw_slots_ + max_compact_slots_; }
+  // `at` of the latest event; -1 before the first. The next event's `at` is greater.
+  int32_t last_event_at() const { return last_event_at_; }
 
   // `n` more tokens have their K/V in the cache.
   void Append(int32_t n = 1);
 
   // The window is replaced by the event's kept slots. Refuses, naming the field, what the log does
-  // not allow: at != processed(), a window that is empty, past `at` or cuts a compact block, kept
-  // positions that are not live slots of the window, not ascending, or of another shape. The digest
-  // is not looked at.
+  // not allow: at != processed() or not past the last event's, a window that is empty, past `at` or
+  // cuts a compact block, kept positions that are not live slots of the window, not ascending, or
+  // of another shape; a markovian event that keeps some, an attention_matching one that keeps none
+  // of a head's. Parameters, reference and digest are not looked at. On refusal nothing has
+  // changed.
   absl::Status Apply(const Event& event);
 
   // Is `p` strictly inside a compact block (so that no window may begin or end there)?
@@ -42,9 +46,17 @@ class ContextState {
   void AppendSlots(int layer, int head, Range range, std::vector<int32_t>& out) const;
 
  private:
+  absl::Status CheckWindow(const Event& event) const;
+  absl::Status CheckKept(const Event& event) const;
+  void Replace(const Event& event);
+  void Recount();
+
   Shape shape_;
   int32_t processed_ = 0;
-  std::vector<Block> blocks_;  // neighbouring raw blocks are merged
+  int32_t last_event_at_ = -1;
+  std::vector<Block> blocks_;  // none is of no positions; neighbouring raw blocks are merged
+  int32_t raw_slots_ = 0;
+  int32_t max_compact_slots_ = 0;  // of compact blocks, the most of any head
 };
 
 }  // namespace palimpsest::context

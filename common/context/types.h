@@ -60,7 +60,13 @@ struct Parameters {
   int32_t holdout_every = 0;  // 0 = off, or >= 2
   bool operator==(const Parameters&) const = default;
 };
+// mu, lambda in (0, 1e12]; log_lower in [-80, 0), log_upper in (0, 80]; a chooser of the method
+// (markovian takes any, it chooses nothing).
 absl::Status Validate(const Parameters& p, Method method);
+// rms; attention for evict. Who builds a request without a chooser fills this in.
+Chooser DefaultChooser(Method method);
+// Does the event listen to reference rows? If not it records the reference range [0, 0).
+bool UsesReference(Method method, Chooser chooser);
 
 struct Shape {
   int32_t layers = 0;
