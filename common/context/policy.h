@@ -27,8 +27,8 @@ struct Segments {
 // When a step begins and >= max_turns turns are uncompacted: everything unprotected before the last
 // n_protect_turns.
 struct Turns {
-  int32_t n_protect_turns = 0;       // >= 0
-  std::optional<int32_t> max_turns;  // default n_protect_turns + 1
+  int32_t n_protect_turns = 0;            // >= 0
+  std::optional<int32_t> max_turns = {};  // default n_protect_turns + 1
   double keep_ratio = 0.25;
   bool operator==(const Turns&) const = default;
 };
@@ -39,25 +39,25 @@ struct Manual {
 };
 
 struct ContextPolicy {
-  std::variant<NoTrigger, KvBudget, Segments, Turns, Manual> trigger;
+  std::variant<NoTrigger, KvBudget, Segments, Turns, Manual> trigger = {};
   Method method = Method::kAttentionMatching;
-  Parameters parameters;  // as recorded in every event; parameters.seed is mixed with `at` by
-                          // nobody: it stands as is
+  Parameters parameters = {};  // as recorded in every event; parameters.seed is mixed with `at` by
+                               // nobody: it stands as is
   int32_t reference_tokens =
       128;                    // the last processed positions whose queries the fit listens to; >= 1
   bool after_window = false;  // restrict the reference range to positions >= window end
-  std::optional<int32_t> protect;  // first tokens that no window touches; absent = the prompt
-  bool stack = false;              // never compact a compact block again
+  std::optional<int32_t> protect = {};  // first tokens that no window touches; absent = the prompt
+  bool stack = false;                   // never compact a compact block again
   bool operator==(const ContextPolicy&) const = default;
 };
 
 // An event without its kept positions: what the engine is asked to do.
 struct EventDraft {
   int32_t at = 0;
-  Range window;
+  Range window = {};
   Method method = Method::kAttentionMatching;
-  Parameters parameters;
-  Range reference;
+  Parameters parameters = {};
+  Range reference = {};
   double keep_ratio = 0;
   bool operator==(const EventDraft&) const = default;
 };
@@ -92,9 +92,11 @@ Decision Decide(const ContextPolicy& policy, const PolicyInput& input);
 absl::StatusOr<EventDraft> DraftManual(const ContextPolicy& policy, const PolicyInput& input,
                                        Range window);
 
-// The first position >= state.processed() whose queries a coming event may ask for; the engine
-// records from there on. INT32_MAX: no event of this policy will ever ask. Never later than what
-// Decide's next event needs.
+// A lower bound of the positions whose queries any coming event may ask for; it never falls while
+// the sequence goes on. So the engine records the token at state.processed() when the bound is <=
+// processed(), and may free recorded positions below it. Exact for kv_budget (the live count grows
+// by one per token) and segments; `turns` and `manual` may ask at any time: their bound trails
+// processed() by reference_tokens, so they always record. INT32_MAX: no event will ever ask.
 int32_t RecordQueriesFrom(const ContextPolicy& policy, const PolicyInput& input);
 
 }  // namespace palimpsest::context

@@ -1,6 +1,8 @@
 #include "common/context/state.h"
 
 #include <algorithm>
+#include <functional>
+#include <utility>
 
 #include "absl/strings/str_format.h"
 
@@ -33,16 +35,6 @@ void ContextState::Append(int32_t n) {
 }
 
 absl::Status ContextState::Apply(const Event& event) {
-  RETURN_IF_ERROR(CheckWindow(event));
-  RETURN_IF_ERROR(CheckKept(event));
-  Replace(event);
-  Recount();
-  last_event_at_ = event.at;
-  return absl::OkStatus();
-}
-
-absl::Status ContextState::CheckWindow(const Event& event) const {
-  const Range w = event.window;
   if (event.at != processed_) {
     return absl::InvalidArgumentError(
         absl::StrFormat("at=%d is not the processed count %d", event.at, processed_));
@@ -51,26 +43,36 @@ absl::Status ContextState::CheckWindow(const Event& event) const {
     return absl::InvalidArgumentError(absl::StrFormat(
         "at=%d is not greater than the previous event's at=%d", event.at, last_event_at_));
   }
-  if (w.begin < 0 || w.empty()) {
+  RETURN_IF_ERROR(CheckWindow(event.window));
+  RETURN_IF_ERROR(CheckKept(event));
+  Replace(event);
+  Recount();
+  last_event_at_ = event.at;
+  return absl::OkStatus();
+}
+
+absl::Status ContextState::CheckWindow(Range window) const {
+  if (window.begin < 0 || window.empty()) {
     return absl::InvalidArgumentError(
-        absl::StrFormat("window=[%d, %d) is not a range of positions", w.begin, w.end));
+        absl::StrFormat("window=[%d, %d) is not a range of positions", window.begin, window.end));
   }
-  if (w.end > event.at) {
+  if (window.end > processed_) {
     return absl::InvalidArgumentError(
-        absl::StrFormat("window.end=%d is past at=%d", w.end, event.at));
+        absl::StrFormat("window.end=%d is past the processed count %d", window.end, processed_));
   }
-  if (InsideCompact(w.begin)) {
+  if (InsideCompact(window.begin)) {
     return absl::InvalidArgumentError(
-        absl::StrFormat("window.begin=%d cuts a compact block", w.begin));
+        absl::StrFormat("window.begin=%d cuts a compact block", window.begin));
   }
-  if (InsideCompact(w.end)) {
-    return absl::InvalidArgumentError(absl::StrFormat("window.end=%d cuts a compact block", w.end));
+  if (InsideCompact(window.end)) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("window.end=%d cuts a compact block", window.end));
   }
   return absl::OkStatus();
 }
 
 absl::Status ContextState::CheckKept(const Event& event) const {
-  if (event.kept.shape() != shape_ || shape_.layers < 0 || shape_.kv_heads < 0 ||
+  if (event.kept.shape() != shape_ || shape_.layers <= 0 || shape_.kv_heads <= 0 ||
       !event.kept.complete()) {
     return absl::InvalidArgumentError(absl::StrFormat(
         "kept of %d layers x %d KV heads does not fill the shape %d x %d",

@@ -11,10 +11,10 @@ namespace palimpsest::context {
 class ContextState {
  public:
   struct Block {
-    Range range;
+    Range range = {};
     bool compact =
         false;  // made by one event; then `kept` holds its slots, else every position is a slot
-    KeptPositions kept;
+    KeptPositions kept = {};
   };
 
   explicit ContextState(Shape shape) : shape_(shape) {}
@@ -38,6 +38,10 @@ class ContextState {
   // changed.
   absl::Status Apply(const Event& event);
 
+  // Is `window` a run of whole blocks, up to cuts of raw ones, within [0, processed())? The status
+  // begins with the field's name.
+  absl::Status CheckWindow(Range window) const;
+
   // Is `p` strictly inside a compact block (so that no window may begin or end there)?
   bool InsideCompact(int32_t p) const;
 
@@ -46,7 +50,6 @@ class ContextState {
   void AppendSlots(int layer, int head, Range range, std::vector<int32_t>& out) const;
 
  private:
-  absl::Status CheckWindow(const Event& event) const;
   absl::Status CheckKept(const Event& event) const;
   void Replace(const Event& event);
   void Recount();

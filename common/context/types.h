@@ -113,21 +113,21 @@ struct Digest {
 struct Quality {
   double mass_error = 0;  // relative, over the fitted reference queries
   double output_error = 0;
-  double kkt_residual = 0;                   // worst head, relative to tr(G)/t
-  std::optional<double> holdout_mass_error;  // present iff holdout_every > 0
-  std::optional<double> holdout_output_error;
+  double kkt_residual = 0;                        // worst head, relative to tr(G)/t
+  std::optional<double> holdout_mass_error = {};  // present iff holdout_every > 0
+  std::optional<double> holdout_output_error = {};
   bool operator==(const Quality&) const = default;
 };
 
 struct Event {
   int32_t at = 0;  // processed count when it happened
-  Range window;
+  Range window = {};
   Method method = Method::kAttentionMatching;
-  Parameters parameters;
-  Range reference;  // [0, 0) for methods without queries
-  KeptPositions kept;
-  std::optional<Digest> digest;
-  Quality quality;
+  Parameters parameters = {};
+  Range reference = {};  // [0, 0) for methods without queries
+  KeptPositions kept = {};
+  std::optional<Digest> digest = {};
+  Quality quality = {};
   double seconds = 0;  // wall time of the event on the engine
   bool operator==(const Event&) const = default;
 };
