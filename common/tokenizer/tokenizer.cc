@@ -113,20 +113,17 @@ absl::Status Tokenizer::Impl::ReadTokens(const TokenizerSpec& spec) {
     }
     next = std::max(next, token.id + 1);
     ids.insert_or_assign(token.content, token.id);
-    tokens.insert_or_assign(token.id, MakeToken(token.content, token.special));
     added.push_back(token);
   }
   std::stable_partition(added.begin(), added.end(), [](const AddedToken& t) { return t.special; });
   for (const AddedToken& token : added) {
-    if (!token.normalized) {
-      raw_finder.Add(token, token.content);
-      continue;
-    }
     std::string text = token.content;
-    if (nfc) {
+    if (token.normalized && nfc) {
       ASSIGN_OR_RETURN(text, Nfc(token.content));
     }
-    normalized_finder.Add(token, text);
+    (token.normalized ? normalized_finder : raw_finder).Add(token, text);
+    tokens.insert_or_assign(token.id,
+                            MakeToken(text, token.special));  // decoded as normalised, too
   }
   for (const auto& [id, token] : tokens) vocab_size = std::max(vocab_size, id + 1);
   return absl::OkStatus();
