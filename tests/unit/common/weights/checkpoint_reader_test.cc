@@ -4,7 +4,7 @@
 
 #include <nlohmann/json.hpp>
 
-#include "scratch_folder.h"
+#include "tests/unit/common/weights/scratch_folder.h"
 
 namespace palimpsest::weights {
 namespace {

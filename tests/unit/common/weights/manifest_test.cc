@@ -5,7 +5,7 @@
 #include <limits>
 
 #include "absl/strings/str_replace.h"
-#include "scratch_folder.h"
+#include "tests/unit/common/weights/scratch_folder.h"
 
 namespace palimpsest::weights {
 namespace {

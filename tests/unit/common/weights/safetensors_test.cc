@@ -5,7 +5,7 @@
 #include <cstring>
 
 #include "common/base/random.h"
-#include "scratch_folder.h"
+#include "tests/unit/common/weights/scratch_folder.h"
 
 namespace palimpsest::weights {
 namespace {

@@ -1,7 +1,7 @@
 #include "absl/strings/str_replace.h"
 #include "common/weights/durable_file.h"
 #include "common/weights/store.h"
-#include "store_fixture.h"
+#include "tests/unit/common/weights/store_fixture.h"
 
 // What a crash, a slow file system or a bad disk leaves behind, made by hand.
 namespace palimpsest::weights {

@@ -7,7 +7,7 @@
 #include <string>
 
 #include "common/weights/store.h"
-#include "scratch_folder.h"
+#include "tests/unit/common/weights/scratch_folder.h"
 
 namespace palimpsest::weights {
 

@@ -1,7 +1,7 @@
 #include "common/weights/store.h"
 
 #include "common/weights/durable_file.h"
-#include "store_fixture.h"
+#include "tests/unit/common/weights/store_fixture.h"
 
 namespace palimpsest::weights {
 namespace {
