@@ -5,6 +5,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
+#include <optional>
 
 namespace palimpsest::model {
 namespace {
@@ -14,7 +15,7 @@ using torch::autograd::variable_list;
 
 struct FusedLinearFunction : torch::autograd::Function<FusedLinearFunction> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& weight,
-                            const at::Tensor& bias, at::TensorList leaves) {
+                            const std::optional<at::Tensor>& bias, at::TensorList leaves) {
     ctx->save_for_backward({x, weight});
     std::vector<int64_t> rows;  // of each leaf; weights and biases told apart by rank
     std::vector<int64_t> ranks;
@@ -26,7 +27,7 @@ struct FusedLinearFunction : torch::autograd::Function<FusedLinearFunction> {
     ctx->saved_data["ranks"] = ranks;
     ctx->saved_data["leaves_need"] = std::any_of(
         leaves.begin(), leaves.end(), [](const at::Tensor& leaf) { return leaf.requires_grad(); });
-    return bias.defined() ? at::linear(x, weight, bias) : at::linear(x, weight);
+    return at::linear(x, weight, bias);
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list output_grads) {
@@ -60,10 +61,9 @@ struct FusedLinearFunction : torch::autograd::Function<FusedLinearFunction> {
 
 at::Tensor FusedLinear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
                        const std::vector<at::Tensor>& leaves) {
-  if (!c10::GradMode::is_enabled()) {
-    return bias.defined() ? at::linear(x, weight, bias) : at::linear(x, weight);
-  }
-  return FusedLinearFunction::apply(x, weight, bias, at::TensorList(leaves));
+  const std::optional<at::Tensor> given = bias.defined() ? std::optional(bias) : std::nullopt;
+  if (!c10::GradMode::is_enabled()) return at::linear(x, weight, given);
+  return FusedLinearFunction::apply(x, weight, given, at::TensorList(leaves));
 }
 
 }  // namespace palimpsest::model
