@@ -1,7 +1,9 @@
 #pragma once
 
+#include <cstdint>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "common/base/status.h"
 
@@ -35,7 +37,7 @@ struct ModelConfig {
   double rms_norm_eps = 1e-6;
   bool tied_embeddings = false;
   bool attention_bias = false;  // q, k, v (Qwen2 always; Llama and Qwen3 when config says so)
-  bool output_bias = false;     // o_proj (Llama's attention_bias covers it)
+  bool output_bias = false;     // o_proj (attention_bias of Llama and Qwen3 covers it)
   bool mlp_bias = false;
   bool operator==(const ModelConfig&) const = default;
 };
@@ -47,5 +49,8 @@ absl::StatusOr<ModelConfig> ReadModelConfig(const std::string& folder);
 absl::StatusOr<ModelConfig> ParseModelConfig(const std::string& json_text);
 // The JSON that transformers reads back to the same model.
 std::string ModelConfigJson(const ModelConfig& config);
+
+// eos_token_id of generation_config.json, else of config.json; empty when neither names one.
+absl::StatusOr<std::vector<int32_t>> ReadStopIds(const std::string& folder);
 
 }  // namespace palimpsest::model

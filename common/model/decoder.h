@@ -16,6 +16,8 @@ namespace palimpsest::model {
 
 // Letters: T packed rows, D hidden width, H query heads, Hk KV heads, d head width, V vocabulary.
 
+using NamedTensors = std::vector<std::pair<std::string, at::Tensor>>;
+
 enum class DType { kFloat32, kBFloat16, kFloat64 };  // fp64 for tests only
 
 // What attention means for the rows of one forward pass. The decoder knows nothing else of caches,
@@ -50,10 +52,19 @@ class Decoder {
   virtual at::Tensor Logits(const at::Tensor& hidden) const = 0;
 
   // Named as in the Hugging Face files; a tied head appears once, as the embedding. Handles share
-  // storage with the model.
-  virtual std::vector<std::pair<std::string, at::Tensor>> Parameters() const = 0;
-  // config.json and model.safetensors, readable by transformers.
-  virtual absl::Status Save(const std::string& folder) const = 0;
+  // storage with the model and are autograd leaves: set requires_grad on them, step them in place.
+  virtual const NamedTensors& Parameters() const = 0;
+  // [V, D]: the output projection; the embedding when tied.
+  virtual const at::Tensor& HeadWeight() const = 0;
+
+  // config.json and model.safetensors, readable by transformers. Makes the folder when it is
+  // absent.
+  absl::Status Save(const std::string& folder) const;
+  // New weights in place, so handles stay good: everything is verified first, and on error nothing
+  // has changed. The folder's config must equal ours.
+  absl::Status LoadWeights(const std::string& folder);
+  // The same from tensors named as Parameters() names them, in any order, dtype and device.
+  absl::Status CopyWeights(const NamedTensors& tensors);
 };
 
 }  // namespace palimpsest::model

@@ -1,0 +1,198 @@
+#include "common/model/decoder.h"
+
+#include <ATen/ATen.h>
+
+#include <map>
+
+#include "absl/strings/str_format.h"
+#include "common/model/head.h"
+#include "common/model/linear.h"
+#include "common/model/parameters.h"
+#include "common/model/rope.h"
+
+namespace palimpsest::model {
+namespace {
+
+at::ScalarType ScalarTypeOf(DType dtype) {
+  switch (dtype) {
+    case DType::kBFloat16:
+      return at::kBFloat16;
+    case DType::kFloat64:
+      return at::kDouble;
+    case DType::kFloat32:
+      break;
+  }
+  return at::kFloat;
+}
+
+// Linear maps of one input, kept as one matrix; see FusedLinear.
+struct Projection {
+  at::Tensor weight, bias;
+  std::vector<at::Tensor> leaves;
+  at::Tensor operator()(const at::Tensor& x) const { return FusedLinear(x, weight, bias, leaves); }
+};
+
+struct Layer {
+  at::Tensor input_norm, mlp_norm;
+  at::Tensor q_norm, k_norm;  // undefined but for Qwen3
+  Projection qkv, gate_up;
+  at::Tensor output, output_bias, down, down_bias;  // biases may be undefined
+};
+
+at::Tensor Linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
+  return bias.defined() ? at::linear(x, weight, bias) : at::linear(x, weight);
+}
+
+// Gives out the storage of the parameters by name.
+class Allocator {
+ public:
+  Allocator(const std::vector<ParameterSpec>& specs, at::ScalarType type) : type_(type) {
+    for (const ParameterSpec& spec : specs) shapes_[spec.name] = spec.shape;
+  }
+
+  // Undefined when the model has no such tensor.
+  at::Tensor One(const std::string& name) {
+    const auto shape = shapes_.find(name);
+    if (shape == shapes_.end()) return {};
+    return made_[name] = at::empty(shape->second, type_);
+  }
+
+  Projection Fused(const std::vector<std::string>& names) {
+    Projection made;
+    made.weight = Stack(names, ".weight", made.leaves);
+    made.bias = Stack(names, ".bias", made.leaves);
+    return made;
+  }
+
+  const at::Tensor& made(const std::string& name) const { return made_.at(name); }
+
+ private:
+  at::Tensor Stack(const std::vector<std::string>& names, const std::string& suffix,
+                   std::vector<at::Tensor>& leaves) {
+    if (!shapes_.contains(names.front() + suffix)) return {};
+    std::vector<int64_t> shape = shapes_.at(names.front() + suffix);
+    shape[0] = 0;
+    for (const std::string& name : names) shape[0] += shapes_.at(name + suffix)[0];
+    const at::Tensor all = at::empty(shape, type_);
+    int64_t row = 0;
+    for (const std::string& name : names) {
+      const int64_t rows = shapes_.at(name + suffix)[0];
+      leaves.push_back(made_[name + suffix] = all.narrow(0, row, rows).detach());
+      row += rows;
+    }
+    return all;
+  }
+
+  at::ScalarType type_;
+  std::map<std::string, std::vector<int64_t>> shapes_;
+  std::map<std::string, at::Tensor> made_;
+};
+
+Layer MakeLayer(int index, Allocator& allocator) {
+  const std::string at = absl::StrFormat("model.layers.%d.", index);
+  Layer layer;
+  layer.input_norm = allocator.One(at + "input_layernorm.weight");
+  layer.mlp_norm = allocator.One(at + "post_attention_layernorm.weight");
+  layer.q_norm = allocator.One(at + "self_attn.q_norm.weight");
+  layer.k_norm = allocator.One(at + "self_attn.k_norm.weight");
+  layer.qkv =
+      allocator.Fused({at + "self_attn.q_proj", at + "self_attn.k_proj", at + "self_attn.v_proj"});
+  layer.output = allocator.One(at + "self_attn.o_proj.weight");
+  layer.output_bias = allocator.One(at + "self_attn.o_proj.bias");
+  layer.gate_up = allocator.Fused({at + "mlp.gate_proj", at + "mlp.up_proj"});
+  layer.down = allocator.One(at + "mlp.down_proj.weight");
+  layer.down_bias = allocator.One(at + "mlp.down_proj.bias");
+  return layer;
+}
+
+class TransformerDecoder final : public Decoder {
+ public:
+  TransformerDecoder(const ModelConfig& config, DType dtype)
+      : config_(config),
+        dtype_(dtype),
+        frequencies_(RopeFrequencies(config, dtype == DType::kFloat64)) {
+    const std::vector<ParameterSpec> specs = ParameterSpecs(config);
+    Allocator allocator(specs, ScalarTypeOf(dtype));
+    embedding_ = allocator.One("model.embed_tokens.weight");
+    for (int i = 0; i < config.layers; ++i) layers_.push_back(MakeLayer(i, allocator));
+    final_norm_ = allocator.One("model.norm.weight");
+    head_ = config.tied_embeddings ? embedding_ : allocator.One("lm_head.weight");
+    for (const ParameterSpec& spec : specs) {
+      parameters_.emplace_back(spec.name, allocator.made(spec.name));
+    }
+  }
+
+  const ModelConfig& config() const override { return config_; }
+  DType dtype() const override { return dtype_; }
+  const NamedTensors& Parameters() const override { return parameters_; }
+  const at::Tensor& HeadWeight() const override { return head_; }
+  at::Tensor Logits(const at::Tensor& hidden) const override { return HeadLogits(hidden, head_); }
+
+  at::Tensor Hidden(const at::Tensor& ids, const at::Tensor& positions,
+                    AttentionContext& attention) const override {
+    at::Tensor x = at::embedding(embedding_, ids);
+    const auto [cos, sin] = RopeTables(positions, frequencies_.to(x.device()), x);
+    for (int i = 0; i < config_.layers; ++i) {
+      const Layer& layer = layers_[i];
+      x = x + AttentionPart(i, Norm(x, layer.input_norm), cos, sin, attention);
+      const auto parts = layer.gate_up(Norm(x, layer.mlp_norm)).chunk(2, -1);
+      x = x + Linear(at::silu(parts[0]) * parts[1], layer.down, layer.down_bias);
+    }
+    return Norm(x, final_norm_);
+  }
+
+ private:
+  // Statistics in fp32 for bf16 rows.
+  at::Tensor Norm(const at::Tensor& x, const at::Tensor& weight) const {
+    return at::rms_norm(x, {x.size(-1)}, weight, config_.rms_norm_eps);
+  }
+
+  at::Tensor AttentionPart(int index, const at::Tensor& x, const at::Tensor& cos,
+                           const at::Tensor& sin, AttentionContext& attention) const {
+    const Layer& layer = layers_[index];
+    const int64_t rows = x.size(0);
+    const int64_t h = config_.heads;
+    const int64_t hk = config_.kv_heads;
+    const at::Tensor qkv = layer.qkv(x).view({rows, h + 2 * hk, config_.head_dim});
+    const at::Tensor v = qkv.narrow(1, h + hk, hk);
+    at::Tensor q, k;
+    if (layer.q_norm.defined()) {
+      q = Rotate(Norm(qkv.narrow(1, 0, h), layer.q_norm), cos, sin);
+      k = Rotate(Norm(qkv.narrow(1, h, hk), layer.k_norm), cos, sin);
+    } else {
+      const at::Tensor both = Rotate(qkv.narrow(1, 0, h + hk), cos, sin);
+      q = both.narrow(1, 0, h);
+      k = both.narrow(1, h, hk);
+    }
+    const at::Tensor mixed = attention.Attend(index, q, k, v);
+    return Linear(mixed.reshape({rows, h * config_.head_dim}), layer.output, layer.output_bias);
+  }
+
+  ModelConfig config_;
+  DType dtype_;
+  at::Tensor frequencies_;  // [d/2]
+  at::Tensor embedding_, final_norm_, head_;
+  std::vector<Layer> layers_;
+  NamedTensors parameters_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Decoder>> Decoder::Load(const std::string& folder, DType dtype) {
+  ASSIGN_OR_RETURN(const ModelConfig config, ReadModelConfig(folder));
+  std::unique_ptr<Decoder> decoder = std::make_unique<TransformerDecoder>(config, dtype);
+  RETURN_IF_ERROR(decoder->LoadWeights(folder));
+  return decoder;
+}
+
+std::unique_ptr<Decoder> Decoder::Random(const ModelConfig& config, uint64_t seed, DType dtype) {
+  auto decoder = std::make_unique<TransformerDecoder>(config, dtype);
+  const std::vector<ParameterSpec> specs = ParameterSpecs(config);
+  for (size_t i = 0; i < specs.size(); ++i) {
+    at::Tensor tensor = decoder->Parameters()[i].second;
+    FillRandom(specs[i], seed, tensor);
+  }
+  return decoder;
+}
+
+}  // namespace palimpsest::model

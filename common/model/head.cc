@@ -1,0 +1,46 @@
+#include "common/model/head.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <vector>
+
+namespace palimpsest::model {
+namespace {
+
+constexpr int64_t kBlock = 16384;  // vocabulary rows widened at once
+
+at::ScalarType WideType(const at::Tensor& weight) {
+  return weight.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+}
+
+template <class Fn>
+void ForEachWideBlock(const at::Tensor& weight, Fn fn) {
+  for (int64_t row = 0; row < weight.size(0); row += kBlock) {
+    const int64_t rows = std::min(kBlock, weight.size(0) - row);
+    fn(row, rows, weight.narrow(0, row, rows).to(WideType(weight)));
+  }
+}
+
+}  // namespace
+
+at::Tensor HeadLogits(const at::Tensor& rows, const at::Tensor& weight) {
+  const at::Tensor wide = rows.to(WideType(weight));
+  if (weight.scalar_type() == WideType(weight)) return at::linear(wide, weight);
+  std::vector<at::Tensor> blocks;
+  ForEachWideBlock(weight, [&](int64_t, int64_t, const at::Tensor& block) {
+    blocks.push_back(at::linear(wide, block));
+  });
+  return blocks.size() == 1 ? blocks.front() : at::cat(blocks, 1);
+}
+
+at::Tensor HeadInputGrad(const at::Tensor& grad, const at::Tensor& weight) {
+  if (weight.scalar_type() == WideType(weight)) return grad.matmul(weight);
+  at::Tensor sum = at::zeros({grad.size(0), weight.size(1)}, grad.options());
+  ForEachWideBlock(weight, [&](int64_t row, int64_t rows, const at::Tensor& block) {
+    sum.addmm_(grad.narrow(1, row, rows), block);
+  });
+  return sum;
+}
+
+}  // namespace palimpsest::model

@@ -1,0 +1,17 @@
+#pragma once
+
+namespace at {
+class Tensor;
+}
+
+namespace palimpsest::model {
+
+// Products with the head weight [V, D] in fp32 (fp64 when it is fp64). A bf16 weight is widened a
+// block of rows at a time: products of bf16 are exact in fp32, and nothing is rounded to bf16.
+
+// rows [N, D] -> logits [N, V].
+at::Tensor HeadLogits(const at::Tensor& rows, const at::Tensor& weight);
+// grad [N, V] (fp32, fp64) -> [N, D] = grad . weight.
+at::Tensor HeadInputGrad(const at::Tensor& grad, const at::Tensor& weight);
+
+}  // namespace palimpsest::model

@@ -1,0 +1,18 @@
+#pragma once
+
+#include <vector>
+
+namespace at {
+class Tensor;
+}
+
+namespace palimpsest::model {
+
+// Several linear maps of one input as one matrix product: rows of `weight` [sum out, in] (and of
+// `bias` [sum out], or undefined) are the storage of `leaves`, the named parameters: first the
+// weights in order, then the biases. Gradients go to the leaves; `weight` and `bias` take none.
+// Forward numbers are the same with and without autograd. x [T, in] -> [T, sum out].
+at::Tensor FusedLinear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
+                       const std::vector<at::Tensor>& leaves);
+
+}  // namespace palimpsest::model
