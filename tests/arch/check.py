@@ -33,7 +33,8 @@ for s in SERVICES:
     EDGES[engine] = ENGINE_MAY | {core}
     EDGES[server] = ROOMS_OF_COMMON | {core, "protos"}
     EDGES[f"services/{s}"] = ROOMS_OF_COMMON | {core, engine, server, "protos"}
-EDGES["tools"] = ROOMS_OF_COMMON | {"protos"}
+# The command runs the engine in process: `palimpsest generate --model DIR`.
+EDGES["tools"] = ROOMS_OF_COMMON | {"protos", "services/inference/core", "services/inference/engine"}
 
 TORCH, GRPC, PROTO, YAML = r"^(torch|ATen|c10)/", r"^grpc", r"(^google/protobuf/|\.pb\.h$)", r"^yaml-cpp/"
 # room prefix -> headers that may not appear there

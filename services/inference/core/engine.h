@@ -1,0 +1,153 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "common/base/status.h"
+#include "common/base/strong_int.h"
+#include "common/context/policy.h"
+#include "common/rl/rollout.h"
+#include "common/rl/sampling.h"
+
+// What the server asks of an engine, in values. The engine lives in services/inference/engine; the
+// server, the command line and tests see this interface only.
+namespace palimpsest::inference {
+
+struct GenerationRequest {
+  std::string request_id;
+  std::string client;
+  std::vector<int32_t> prompt;  // not empty
+  int32_t n = 1;
+  int32_t first_sample = 0;
+  rl::SamplingParams sampling;
+  context::ContextPolicy context;
+  std::optional<rl::BudgetMessages> budget_messages;
+  int32_t priority = 0;  // higher goes first
+  absl::Time deadline = absl::InfiniteFuture();
+};
+
+struct TokenChunk {
+  int32_t sample = 0;
+  int32_t begin = 0;  // position of the first
+  std::vector<int32_t> ids;
+  std::vector<float> logprobs;
+  std::vector<rl::Origin> origins;
+  std::string text;  // new whole characters; empty without a tokenizer
+  PolicyVersion version;
+  int32_t kv_epoch = 0;
+};
+
+struct Finished {
+  int32_t sample = 0;
+  rl::Rollout rollout;
+  std::string text;  // of the sampled tokens, cut at a stop string; empty without a tokenizer
+  std::optional<std::string> stop_string;
+};
+
+struct Failure {
+  int32_t sample = 0;
+  absl::Status status;
+  bool retryable = false;
+  rl::Outcome outcome = rl::Outcome::kInfraFailed;  // kInfraFailed, kCancelled or kTruncated
+  std::optional<rl::Rollout> partial;
+};
+
+// Called on the engine's thread, in order; must not block. Exactly one of OnFinished and OnFailure
+// per sample, last.
+class GenerationSink {
+ public:
+  virtual ~GenerationSink() = default;
+  virtual void OnTokens(TokenChunk chunk) = 0;
+  virtual void OnEvent(int32_t sample, const context::Event& event) = 0;
+  virtual void OnFinished(Finished finished) = 0;
+  virtual void OnFailure(Failure failure) = 0;
+};
+
+struct ScoreRequest {
+  std::vector<int32_t> tokens;         // >= 2
+  std::vector<context::Event> events;  // forced; a missing digest is filled in, a wrong one refused
+  double temperature = 1;              // > 0
+};
+struct ScoreResult {
+  std::vector<float> logprobs;         // [tokens - 1]
+  std::vector<context::Event> events;  // with digests
+  PolicyVersion version;
+};
+
+struct ModelInfo {
+  std::string architecture, dtype;
+  int32_t layers = 0, heads = 0, kv_heads = 0, head_dim = 0, hidden = 0, vocab = 0,
+          max_position = 0;
+  std::vector<int32_t> stop_ids;
+};
+
+struct Limits {
+  int32_t max_running = 64;           // sequences decoded together, >= 1
+  int32_t max_queued = 1024;          // samples that wait; beyond it RESOURCE_EXHAUSTED
+  int32_t max_samples = 256;          // n of one request
+  int64_t kv_pool_bytes = 256 << 20;  // slots and recorded queries, over all layers
+  int32_t prefill_tokens = 512;       // prompt rows of one step, over all sequences
+};
+
+struct Load {
+  int32_t running = 0, queued = 0;
+  int64_t kv_bytes_free = 0;
+  int64_t live_slots = 0, total_slots = 0;
+};
+
+enum class WeightsMode { kKeep, kFinish };
+struct UpdateResult {
+  PolicyVersion version;
+  double load_seconds = 0, flip_seconds = 0;
+  bool already_live = false;
+};
+
+// Any thread may call; one engine thread decodes.
+class Engine {
+ public:
+  virtual ~Engine() = default;
+
+  // Refuses before acceptance: INVALID_ARGUMENT naming field and value; RESOURCE_EXHAUSTED when the
+  // queue is full or the sequence could never fit the pool (what was needed, what is there);
+  // UNAVAILABLE while draining or without weights.
+  virtual absl::Status Submit(GenerationRequest request, std::shared_ptr<GenerationSink> sink) = 0;
+  // Ends the samples of a request within one step: each gets OnFailure(CANCELLED) with its partial
+  // rollout. Unknown: no-op.
+  virtual void Cancel(const std::string& request_id) = 0;
+  virtual int AbortAll(const std::string& client,
+                       const std::string& reason) = 0;  // client empty = all; samples aborted
+
+  virtual absl::StatusOr<ScoreResult> Score(const ScoreRequest& request) = 0;
+
+  // Reads and checks `folder` beside the live weights, then flips between two steps. On an error
+  // the old weights stay. kKeep: running sequences go on, spans tell. kFinish: new requests wait
+  // until the running ones are done under the old weights.
+  virtual absl::StatusOr<UpdateResult> UpdateWeights(const std::string& folder,
+                                                     PolicyVersion version, WeightsMode mode) = 0;
+
+  virtual void Pause() = 0;  // frozen between two steps
+  virtual void Resume() = 0;
+  // No new requests; returns when the running ones are done, or cancels them at the deadline.
+  virtual void Drain(absl::Duration grace) = 0;
+
+  virtual PolicyVersion version() const = 0;
+  virtual const ModelInfo& model() const = 0;
+  virtual const Limits& limits() const = 0;
+  virtual Load load() const = 0;
+};
+
+// What the engine tells telemetry; called on the engine's thread.
+struct EngineObserver {
+  std::function<void(double seconds)> first_token = [](double) {};
+  std::function<void(double seconds)> token_gap = [](double) {};
+  std::function<void(int prompt, int sampled)> tokens = [](int, int) {};
+  std::function<void(context::Method, double seconds)> compaction = [](context::Method, double) {};
+  std::function<void(double seconds, int rows)> step = [](double, int) {};
+};
+
+}  // namespace palimpsest::inference
