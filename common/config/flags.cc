@@ -1,9 +1,9 @@
 #include "common/config/flags.h"
 
+#include <array>
 #include <fstream>
 #include <map>
 #include <optional>
-#include <sstream>
 
 #include "absl/strings/str_format.h"
 
@@ -82,12 +82,13 @@ absl::StatusOr<Node> LoadDocument(const ParsedFlags& flags) {
   std::string text;
   if (!flags.config_file.empty()) {
     std::ifstream file(flags.config_file, std::ios::binary);
-    std::ostringstream all;
-    all << file.rdbuf();
-    if (!file.is_open() || all.bad()) {
+    for (std::array<char, 4096> chunk; file.good();) {
+      file.read(chunk.data(), chunk.size());
+      text.append(chunk.data(), static_cast<size_t>(file.gcount()));
+    }
+    if (!file.is_open() || file.bad()) {
       return absl::NotFoundError(absl::StrFormat("--config %s cannot be read", flags.config_file));
     }
-    text = all.str();
   }
   ASSIGN_OR_RETURN(Node root, ParseYaml(text, flags.config_file));
   for (const std::string& assignment : flags.sets) {
