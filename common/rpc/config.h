@@ -1,0 +1,45 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "common/config/binder.h"
+
+namespace palimpsest {
+
+// Where a daemon listens. There is no TLS yet: beyond loopback only with `insecure`.
+struct RpcServerConfig {
+  std::string host = "127.0.0.1";
+  int port = 0;           // 0: any free one
+  bool insecure = false;  // allows a host that other machines reach, in clear text
+  std::string advertise;  // host for others; empty: `host`, or the host name for a wildcard
+  int64_t max_message = int64_t{64} << 20;               // bytes, both ways
+  absl::Duration keepalive = absl::Seconds(20);          // silence before a ping
+  absl::Duration keepalive_timeout = absl::Seconds(10);  // wait for its answer
+  absl::Duration drain = absl::Seconds(10);              // for running calls at shutdown
+  bool operator==(const RpcServerConfig&) const = default;
+};
+void Bind(Binder& b, RpcServerConfig& c);
+absl::Status Validate(const RpcServerConfig& c);
+
+struct ChannelConfig {
+  absl::Duration call_deadline = absl::Minutes(1);  // of a call that needs no other
+  int64_t max_message = int64_t{64} << 20;
+  absl::Duration keepalive = absl::Seconds(20);  // at least 1 s; servers refuse more pings
+  absl::Duration keepalive_timeout = absl::Seconds(10);
+  absl::Duration max_reconnect_backoff = absl::Seconds(5);
+  bool operator==(const ChannelConfig&) const = default;
+};
+void Bind(Binder& b, ChannelConfig& c);
+absl::Status Validate(const ChannelConfig& c);
+
+// True for localhost, 127.0.0.0/8 and ::1.
+bool IsLoopback(std::string_view host);
+
+// "host:port", with brackets around an IPv6 address.
+std::string JoinHostPort(std::string_view host, int port);
+
+}  // namespace palimpsest

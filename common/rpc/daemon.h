@@ -1,0 +1,59 @@
+#pragma once
+
+#include <cstdio>
+#include <functional>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "common/config/flags.h"
+#include "common/rpc/stop_signal.h"
+
+namespace palimpsest {
+
+// The version of this build, as in build_info.
+std::string_view Version();
+
+// How a daemon ends: 0 done or stopped, 1 failed while running, 2 wrong flags or config.
+inline constexpr int kExitOk = 0;
+inline constexpr int kExitFailed = 1;
+inline constexpr int kExitUsage = 2;
+
+// Prints the error and gives the exit code for it.
+int UsageError(std::string_view name, const absl::Status& status);
+int FinishRun(std::string_view name, const absl::Status& status);
+
+// The main of every daemon. `Config` has a Bind that names its top-level sections, and a Validate.
+// `run` works until it is done or `stop` is raised.
+//   int main(int argc, char** argv) {
+//     return DaemonMain<TrainerDaemonConfig>(argc, argv, "palimpsest-trainer", kSections, Run);
+//   }
+template <class Config>
+int DaemonMain(int argc, const char* const* argv, std::string_view name,
+               const std::vector<std::string_view>& known_sections,
+               const std::function<absl::Status(const Config&, StopSignal&)>& run) {
+  const absl::StatusOr<ParsedFlags> flags = ParseDaemonFlags(argc, argv);
+  if (!flags.ok()) return UsageError(name, flags.status());
+  if (flags->action == DaemonAction::kHelp) {
+    std::fputs(DaemonHelp(name).c_str(), stdout);
+    return kExitOk;
+  }
+  if (flags->action == DaemonAction::kVersion) {
+    std::printf("%s %s\n", std::string(name).c_str(), std::string(Version()).c_str());
+    return kExitOk;
+  }
+  Config config;
+  absl::Status status = LoadConfig(*flags, known_sections, config);
+  if (!status.ok()) return UsageError(name, status);
+  if (flags->action == DaemonAction::kPrintConfig) {
+    std::fputs(PrintConfig(config).c_str(), stdout);
+    return kExitOk;
+  }
+  status = Validate(config);
+  if (!status.ok()) return UsageError(name, status);
+  if (flags->action == DaemonAction::kCheckConfig) return kExitOk;
+  StopSignal stop;
+  return FinishRun(name, run(config, stop));
+}
+
+}  // namespace palimpsest

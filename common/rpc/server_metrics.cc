@@ -1,0 +1,78 @@
+#include "common/rpc/server_metrics.h"
+
+#include <string>
+
+#include "absl/status/status.h"
+
+namespace palimpsest {
+namespace {
+
+using grpc::experimental::InterceptionHookPoints;
+
+struct Families {
+  MetricFamily<Counter> requests;
+  Gauge in_flight;
+  MetricFamily<Histogram> seconds;
+};
+
+class CallMetrics final : public grpc::experimental::Interceptor {
+ public:
+  CallMetrics(Families& families, Clock& clock, const char* method)
+      : families_(families), clock_(clock), method_(method), start_(clock.Now()) {
+    families_.in_flight.Add(1);
+  }
+
+  // The interceptor lives as long as its call, so the end of both is told here: a call that was
+  // cancelled may never come to POST_RECV_CLOSE.
+  ~CallMetrics() override {
+    families_.in_flight.Add(-1);
+    families_.seconds.With({method_}).Observe(absl::ToDoubleSeconds(clock_.Now() - start_));
+    families_.requests.With({method_, absl::StatusCodeToString(code_)}).Add();
+  }
+
+  void Intercept(grpc::experimental::InterceptorBatchMethods* methods) override {
+    if (methods->QueryInterceptionHookPoint(InterceptionHookPoints::PRE_SEND_STATUS)) {
+      code_ = static_cast<absl::StatusCode>(methods->GetSendStatus().error_code());
+    }
+    methods->Proceed();
+  }
+
+ private:
+  Families& families_;
+  Clock& clock_;
+  std::string method_;
+  absl::Time start_;
+  absl::StatusCode code_ = absl::StatusCode::kCancelled;  // when no status is sent
+};
+
+class Factory final : public grpc::experimental::ServerInterceptorFactoryInterface {
+ public:
+  Factory(Metrics& metrics, Clock& clock)
+      : families_{metrics.AddCounter({"rpc_server_requests_total",
+                                      "Calls that ended, by their status.",
+                                      {"method", "code"}}),
+                  metrics.AddGauge({"rpc_server_in_flight", "Calls that are being served."})
+                      .With({}),
+                  metrics.AddHistogram(
+                      {"rpc_server_seconds", "Time from request to end of a call.", {"method"}},
+                      LatencyBuckets())},
+        clock_(clock) {}
+
+  grpc::experimental::Interceptor* CreateServerInterceptor(
+      grpc::experimental::ServerRpcInfo* info) override {
+    return new CallMetrics(families_, clock_, info->method());
+  }
+
+ private:
+  Families families_;
+  Clock& clock_;
+};
+
+}  // namespace
+
+std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface> MakeServerMetrics(
+    Metrics& metrics, Clock& clock) {
+  return std::make_unique<Factory>(metrics, clock);
+}
+
+}  // namespace palimpsest

@@ -1,0 +1,31 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "common/telemetry/metrics.h"
+
+namespace palimpsest {
+
+// Answers GET /metrics, and GET /healthz with 200 or 503. Two worker threads, one request per
+// connection, so that a stop never waits for an idle peer.
+class MetricsServer {
+ public:
+  // `port` 0 takes a free one. `ready` is called on a worker thread: OK answers 200, else 503 with
+  // the message. `metrics` must outlive the server.
+  static absl::StatusOr<std::unique_ptr<MetricsServer>> Start(const std::string& host, int port,
+                                                              Metrics& metrics,
+                                                              std::function<absl::Status()> ready);
+  ~MetricsServer();  // stops; requests that are being answered are finished
+
+  int port() const;
+
+ private:
+  struct Impl;
+  explicit MetricsServer(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace palimpsest

@@ -1,0 +1,63 @@
+#include "common/rpc/config.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "common/config/flags.h"
+
+namespace palimpsest {
+namespace {
+
+using ::testing::HasSubstr;
+
+template <class T>
+void ExpectReadsBack(const T& config) {
+  T again;
+  const absl::Status status = Codec<T>::Read(*ParseYaml(PrintConfig(config), "printed"), "", again);
+  EXPECT_TRUE(status.ok()) << status;
+  EXPECT_EQ(again, config);
+}
+
+TEST(RpcConfigTest, PrintedConfigsReadBack) {
+  ExpectReadsBack(
+      RpcServerConfig{.host = "::1", .port = 17, .advertise = "n", .max_message = 5000});
+  ExpectReadsBack(ChannelConfig{.call_deadline = absl::Minutes(7)});
+}
+
+TEST(RpcConfigTest, DefaultsAreValid) {
+  EXPECT_TRUE(Validate(RpcServerConfig()).ok());
+  EXPECT_TRUE(Validate(ChannelConfig()).ok());
+}
+
+TEST(RpcConfigTest, ErrorsNameFieldAndValue) {
+  RpcServerConfig server;
+  server.port = 70000;
+  EXPECT_THAT(Validate(server).message(), HasSubstr("port=70000"));
+  server = {};
+  server.max_message = int64_t{3} << 30;
+  EXPECT_THAT(Validate(server).message(), HasSubstr("max_message=3221225472"));
+  server = {};
+  server.drain = -absl::Seconds(1);
+  EXPECT_THAT(Validate(server).message(), HasSubstr("drain=-1s"));
+  ChannelConfig channel;
+  channel.call_deadline = absl::ZeroDuration();
+  EXPECT_THAT(Validate(channel).message(), HasSubstr("call_deadline=0"));
+}
+
+TEST(RpcConfigTest, LoopbackIsTold) {
+  for (const char* host : {"localhost", "127.0.0.1", "127.8.9.1", "::1"}) {
+    EXPECT_TRUE(IsLoopback(host)) << host;
+  }
+  for (const char* host :
+       {"0.0.0.0", "::", "10.0.0.1", "128.0.0.1", "node1", "127.0.0.1.example"}) {
+    EXPECT_FALSE(IsLoopback(host)) << host;
+  }
+}
+
+TEST(RpcConfigTest, Ipv6AddressesGetBrackets) {
+  EXPECT_EQ(JoinHostPort("node1", 5), "node1:5");
+  EXPECT_EQ(JoinHostPort("::1", 5), "[::1]:5");
+}
+
+}  // namespace
+}  // namespace palimpsest

@@ -1,0 +1,31 @@
+#pragma once
+
+#include <grpcpp/grpcpp.h>
+#include <grpcpp/impl/service_type.h>
+
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+
+namespace palimpsest {
+
+// A service of bytes, written without protos: /test.Raw/{Echo,Fail,Hang,Slow}.
+//   Echo answers with the request; Fail with kFailedPrecondition; Hang ends only when cancelled;
+//   Slow echoes after 300 ms.
+class RawService final : public grpc::Service {
+ public:
+  RawService();
+};
+
+// A blocking call of bytes. `timeout` infinite sets no deadline.
+absl::StatusOr<std::string> CallRaw(const std::shared_ptr<grpc::Channel>& channel,
+                                    const char* method, const std::string& request,
+                                    absl::Duration timeout = absl::Seconds(10));
+
+// What gRPC's health service says: true for SERVING.
+absl::StatusOr<bool> CheckHealth(const std::shared_ptr<grpc::Channel>& channel,
+                                 const std::string& service);
+
+}  // namespace palimpsest
