@@ -111,6 +111,13 @@ class EngineTest : public ::testing::Test {
     p.parameters.chooser = chooser;
     return p;
   }
+  // The last word to a sink comes a moment before the engine's books are closed.
+  static void ExpectPoolWhole(Engine& engine) {
+    for (int i = 0; i < 1000 && engine.load().kv_bytes_free != engine.limits().kv_pool_bytes; ++i) {
+      SystemClock().SleepFor(absl::Milliseconds(5));
+    }
+    EXPECT_EQ(engine.load().kv_bytes_free, engine.limits().kv_pool_bytes);
+  }
   static std::shared_ptr<Collector> Generate(Engine& engine, GenerationRequest r) {
     auto sink = std::make_shared<Collector>(r.n);
     const absl::Status status = engine.Submit(std::move(r), sink);
@@ -203,7 +210,7 @@ TEST_F(EngineTest, TheSameRequestAmongOthersGivesTheSameTokens) {
     GenerationRequest other = Request(2, 60 + 7 * i);
     other.request_id = "other" + std::to_string(i);
     other.sampling.seed = 100 + i;
-    other.prompt.resize(16 + 5 * i, 77);
+    other.prompt.resize(10 + 2 * i, 77);
     if (i % 2) other.context = Budget(context::Method::kEvict, context::Chooser::kAttention);
     others.push_back(std::make_shared<Collector>(2));
     ASSERT_TRUE(engine->Submit(other, others.back()).ok());
@@ -279,7 +286,7 @@ TEST_F(EngineTest, CancelEndsWithThePartialRollout) {
   ASSERT_EQ(sink->failed.size(), 2u);
   EXPECT_TRUE(absl::IsCancelled(sink->failed.at(0).status));
   EXPECT_GE(sink->failed.at(0).partial->tokens.size(), 21u);
-  EXPECT_EQ(engine->load().kv_bytes_free, engine->limits().kv_pool_bytes);
+  ExpectPoolWhole(*engine);
 }
 
 TEST_F(EngineTest, AFullQueueAndAnOversizedSampleSaySo) {
@@ -294,7 +301,7 @@ TEST_F(EngineTest, MoreSamplesThanFitRunOneAfterAnother) {
   auto engine = Make({.max_running = 3});
   const auto sink = Generate(*engine, Request(10, 20));
   EXPECT_EQ(sink->finished.size(), 10u);
-  EXPECT_EQ(engine->load().kv_bytes_free, engine->limits().kv_pool_bytes);
+  ExpectPoolWhole(*engine);
 }
 
 TEST_F(EngineTest, StopIdsStayInTheIdsAndStopStringsCutTextOnly) {
