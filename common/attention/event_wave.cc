@@ -224,7 +224,7 @@ void EventWave::SolveAlike(const std::vector<PendingEvent*>& events, std::vector
   const bool fits = kind.event.method == Method::kAttentionMatching;
   if (ListensToReferences(kind.event.method, kind.event.parameters.chooser, kind.forced())) {
     c10::AutoGradMode grad(fits && gradient_ != GradientMode::kDetached &&
-                          c10::GradMode::is_enabled());
+                           c10::GradMode::is_enabled());
     GatherWindows(batch, events);
     GatherReferences(batch, events);
     c10::AutoGradMode full(fits && gradient_ == GradientMode::kFull && c10::GradMode::is_enabled());

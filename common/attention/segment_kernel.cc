@@ -1,0 +1,240 @@
+#include "common/attention/segment_kernel.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+namespace palimpsest::attention {
+namespace {
+
+inline float Load(float x) { return x; }
+inline double Load(double x) { return x; }
+inline float Load(BFloat16 x) { return std::bit_cast<float>(static_cast<uint32_t>(x.bits) << 16); }
+
+// e^x for x <= 0, to 2 ulp, in a form that vectorises: x = n ln 2 + r, |r| <= ln(2)/2, e^r by its series. Below -87 it is 0.
+inline float ExpNegative(float x) {
+  const float clamped = std::max(x, -87.0f);
+  const float n = std::floor(clamped * 1.44269504088896341f + 0.5f);
+  const float r = (clamped - n * 0.693359375f) + n * 2.12194440e-4f;
+  float series = 1.9841269841e-4f;
+  series = series * r + 1.3888888889e-3f;
+  series = series * r + 8.3333333333e-3f;
+  series = series * r + 4.1666666667e-2f;
+  series = series * r + 1.6666666667e-1f;
+  series = series * r + 0.5f;
+  series = series * r + 1.0f;
+  series = series * r + 1.0f;
+  const float power = std::bit_cast<float>((static_cast<int32_t>(n) + 127) << 23);
+  return x < -87.0f ? 0.0f : series * power;
+}
+inline double ExpNegative(double x) { return std::exp(x); }
+
+// c [m, n] += a [m, k] b [k, n]; four rows of c share each row of b.
+template <class Real>
+void MultiplyAdd(int m, int n, int k, const Real* __restrict a, const Real* __restrict b,
+                 Real* __restrict c) {
+  int i = 0;
+  for (; i + 4 <= m; i += 4) {
+    Real *c0 = c + i * n, *c1 = c0 + n, *c2 = c1 + n, *c3 = c2 + n;
+    for (int l = 0; l < k; ++l) {
+      const Real a0 = a[i * k + l], a1 = a[(i + 1) * k + l], a2 = a[(i + 2) * k + l],
+                 a3 = a[(i + 3) * k + l];
+      const Real* row = b + l * n;
+#pragma omp simd
+      for (int j = 0; j < n; ++j) {
+        c0[j] += a0 * row[j];
+        c1[j] += a1 * row[j];
+        c2[j] += a2 * row[j];
+        c3[j] += a3 * row[j];
+      }
+    }
+  }
+  for (; i < m; ++i) {
+    Real* c0 = c + i * n;
+    for (int l = 0; l < k; ++l) {
+      const Real a0 = a[i * k + l];
+      const Real* row = b + l * n;
+#pragma omp simd
+      for (int j = 0; j < n; ++j) c0[j] += a0 * row[j];
+    }
+  }
+}
+
+template <class Real>
+void Transpose(int m, int n, const Real* __restrict a, Real* __restrict out) {
+  for (int i = 0; i < m; ++i) {
+    for (int j = 0; j < n; ++j) out[j * m + i] = a[i * n + j];
+  }
+}
+
+// One segment's real rows and keys, gathered. M = g * rows query vectors, ordered head by head.
+template <class Real>
+struct Gathered {
+  int rows = 0, keys = 0, m = 0;
+  std::vector<int64_t> row, slot;  // [rows], [keys]
+  std::vector<int64_t> place;      // [keys] index of the key among the segment's padded keys
+  std::vector<Real> q, k, v, kt, vt, bias;  // [M, d], [keys, d], [d, keys], [keys]
+  std::vector<Real> s, p, o, t;             // scratch
+};
+
+template <class Stored, class Real>
+void Gather(const KernelOperands<Stored, Real>& x, const KernelGroup& group, int64_t s, int h,
+            Gathered<Real>& g) {
+  const int d = x.d, per_head = x.heads / x.kv_heads;
+  g.row.clear(), g.slot.clear(), g.place.clear();
+  for (int64_t i = 0; i < group.queries; ++i) {
+    if (const int64_t row = group.query_rows[s * group.queries + i]; row >= 0) g.row.push_back(row);
+  }
+  const int64_t* slots = group.key_slots.data() + (s * group.kv_heads + h) * group.keys;
+  for (int64_t j = 0; j < group.keys; ++j) {
+    if (slots[j] >= 0) g.slot.push_back(slots[j]), g.place.push_back(j);
+  }
+  g.rows = static_cast<int>(g.row.size());
+  g.keys = static_cast<int>(g.slot.size());
+  g.m = g.rows * per_head;
+  g.q.resize(static_cast<size_t>(g.m) * d);
+  for (int a = 0; a < per_head; ++a) {
+    for (int i = 0; i < g.rows; ++i) {
+      const Stored* from = x.q + (g.row[i] * x.heads + h * per_head + a) * d;
+      Real* to = g.q.data() + (a * g.rows + i) * d;
+      for (int c = 0; c < d; ++c) to[c] = Load(from[c]);
+    }
+  }
+  g.k.resize(static_cast<size_t>(g.keys) * d), g.v.resize(g.k.size()), g.bias.resize(g.keys);
+  for (int j = 0; j < g.keys; ++j) {
+    const bool raw = g.slot[j] < x.raw_slots;
+    const int64_t at = (raw ? g.slot[j] : g.slot[j] - x.raw_slots) * x.kv_heads + h;
+    const Stored *from_k = (raw ? x.k : x.k_compact) + at * d,
+                 *from_v = (raw ? x.v : x.v_compact) + at * d;
+    for (int c = 0; c < d; ++c) g.k[j * d + c] = Load(from_k[c]), g.v[j * d + c] = Load(from_v[c]);
+    g.bias[j] = raw ? Real{0} : x.bias[at];
+  }
+  g.kt.resize(g.k.size());
+  Transpose(g.keys, d, g.k.data(), g.kt.data());
+}
+
+// s [M, keys] = scale q k' + bias; hidden keys at -inf. A causal row always sees itself.
+template <class Real>
+void Scores(const KernelGroup& group, int64_t s, int d, Real scale, Gathered<Real>& g) {
+  g.s.assign(static_cast<size_t>(g.m) * g.keys, Real{0});
+  MultiplyAdd(g.m, g.keys, d, g.q.data(), g.kt.data(), g.s.data());
+  const bool causal = !group.causal_offset.empty();
+  for (int i = 0; i < g.m; ++i) {
+    Real* row = g.s.data() + static_cast<size_t>(i) * g.keys;
+    for (int j = 0; j < g.keys; ++j) row[j] = scale * row[j] + g.bias[j];
+    if (!causal) continue;
+    const int64_t last = i % g.rows + group.causal_offset[s];
+    for (int j = 0; j < g.keys; ++j) {
+      if (g.place[j] > last) row[j] = -std::numeric_limits<Real>::infinity();
+    }
+  }
+}
+
+}  // namespace
+
+template <class Stored, class Real>
+void ForwardSegment(const KernelOperands<Stored, Real>& x, const KernelGroup& group, int64_t s,
+                    int h, Real* o, Real* lse) {
+  thread_local Gathered<Real> g;
+  Gather(x, group, s, h, g);
+  if (g.keys == 0) return;
+  Scores(group, s, x.d, x.scale, g);
+  const int d = x.d, per_head = x.heads / x.kv_heads;
+  g.t.resize(g.m);  // L of the part
+  for (int i = 0; i < g.m; ++i) {
+    Real* row = g.s.data() + static_cast<size_t>(i) * g.keys;
+    const Real most = *std::max_element(row, row + g.keys);
+    Real sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int j = 0; j < g.keys; ++j) {
+      row[j] = ExpNegative(row[j] - most);
+      sum += row[j];
+    }
+    const Real inverse = 1 / sum;
+    for (int j = 0; j < g.keys; ++j) row[j] *= inverse;
+    g.t[i] = most + std::log(sum);
+  }
+  g.o.assign(static_cast<size_t>(g.m) * d, Real{0});
+  MultiplyAdd(g.m, d, g.keys, g.s.data(), g.v.data(), g.o.data());
+  for (int i = 0; i < g.m; ++i) {
+    const int64_t at = g.row[i % g.rows] * x.heads + h * per_head + i / g.rows;
+    const Real high = std::max(lse[at], g.t[i]),
+               merged = high + std::log(std::exp(lse[at] - high) + std::exp(g.t[i] - high));
+    const Real old_share = std::exp(lse[at] - merged), share = std::exp(g.t[i] - merged);
+    for (int c = 0; c < d; ++c)
+      o[at * d + c] = old_share * o[at * d + c] + share * g.o[static_cast<size_t>(i) * d + c];
+    lse[at] = merged;
+  }
+}
+
+template <class Stored, class Real>
+void BackwardSegment(const KernelOperands<Stored, Real>& x, const KernelGroup& group, int64_t s,
+                     int h, const Real* d_o, const Real* lse, const Real* delta,
+                     const KernelGradients<Real>& out) {
+  thread_local Gathered<Real> g;
+  thread_local std::vector<Real> g_o, transposed;
+  Gather(x, group, s, h, g);
+  if (g.keys == 0) return;
+  Scores(group, s, x.d, x.scale, g);
+  const int d = x.d, per_head = x.heads / x.kv_heads;
+  const auto row_at = [&](int i) {
+    return g.row[i % g.rows] * x.heads + h * per_head + i / g.rows;
+  };
+  g_o.resize(static_cast<size_t>(g.m) * d);
+  for (int i = 0; i < g.m; ++i)
+    std::copy_n(d_o + row_at(i) * d, d, g_o.data() + static_cast<size_t>(i) * d);
+  g.vt.resize(g.v.size());
+  Transpose(g.keys, d, g.v.data(), g.vt.data());
+  g.p.assign(g.s.size(), Real{0});  // dP, then dS
+  MultiplyAdd(g.m, g.keys, d, g_o.data(), g.vt.data(), g.p.data());
+  for (int i = 0; i < g.m; ++i) {
+    const Real l = lse[row_at(i)], dl = delta[row_at(i)];
+    Real *prob = g.s.data() + static_cast<size_t>(i) * g.keys,
+         *d_s = g.p.data() + static_cast<size_t>(i) * g.keys;
+#pragma omp simd
+    for (int j = 0; j < g.keys; ++j) {
+      prob[j] = ExpNegative(prob[j] - l);
+      d_s[j] = prob[j] * (d_s[j] - dl);
+    }
+  }
+  g.o.assign(static_cast<size_t>(g.m) * d, Real{0});
+  MultiplyAdd(g.m, d, g.keys, g.p.data(), g.k.data(), g.o.data());
+  for (int i = 0; i < g.m; ++i) {
+    for (int c = 0; c < d; ++c)
+      out.q[row_at(i) * d + c] += x.scale * g.o[static_cast<size_t>(i) * d + c];
+  }
+  transposed.resize(g.s.size());
+  std::vector<Real>&d_v = g.v, &d_k = g.k;  // what they held is no longer needed
+  Transpose(g.m, g.keys, g.s.data(), transposed.data());
+  d_v.assign(d_v.size(), Real{0});
+  MultiplyAdd(g.keys, d, g.m, transposed.data(), g_o.data(), d_v.data());
+  Transpose(g.m, g.keys, g.p.data(), transposed.data());
+  d_k.assign(d_k.size(), Real{0});
+  MultiplyAdd(g.keys, d, g.m, transposed.data(), g.q.data(), d_k.data());
+  for (int j = 0; j < g.keys; ++j) {
+    const bool raw = g.slot[j] < x.raw_slots;
+    const int64_t at = (raw ? g.slot[j] : g.slot[j] - x.raw_slots) * x.kv_heads + h;
+    Real *to_k = (raw ? out.k : out.k_compact) + at * d,
+         *to_v = (raw ? out.v : out.v_compact) + at * d;
+    for (int c = 0; c < d; ++c) to_k[c] += x.scale * d_k[j * d + c], to_v[c] += d_v[j * d + c];
+    if (raw) continue;
+    Real sum = 0;
+    for (int i = 0; i < g.m; ++i) sum += transposed[static_cast<size_t>(j) * g.m + i];
+    out.bias[at] += sum;
+  }
+}
+
+#define PALIMPSEST_SEGMENT_KERNEL(Stored, Real)                                                   \
+  template void ForwardSegment(const KernelOperands<Stored, Real>&, const KernelGroup&, int64_t,  \
+                               int, Real*, Real*);                                                \
+  template void BackwardSegment(const KernelOperands<Stored, Real>&, const KernelGroup&, int64_t, \
+                                int, const Real*, const Real*, const Real*,                       \
+                                const KernelGradients<Real>&);
+PALIMPSEST_SEGMENT_KERNEL(float, float)
+PALIMPSEST_SEGMENT_KERNEL(double, double)
+PALIMPSEST_SEGMENT_KERNEL(BFloat16, float)
+#undef PALIMPSEST_SEGMENT_KERNEL
+
+}  // namespace palimpsest::attention

@@ -1,0 +1,113 @@
+// Decoding under compaction against decoding without, in one run, interleaved: tokens per second of
+// the engine. Usage: decode_bench [samples] [tokens] [rounds]
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+
+#include "absl/synchronization/notification.h"
+#include "common/base/clock.h"
+#include "common/model/decoder.h"
+#include "services/inference/engine/engine_factory.h"
+
+namespace palimpsest::inference {
+namespace {
+
+class Waiter final : public GenerationSink {
+ public:
+  explicit Waiter(int samples) : left_(samples) {}
+  void OnTokens(TokenChunk) override {}
+  void OnEvent(int32_t, const context::Event&) override { ++events; }
+  void OnFinished(Finished) override { Done(); }
+  void OnFailure(Failure f) override {
+    std::fprintf(stderr, "%s\n", f.status.ToString().c_str());
+    std::exit(1);
+  }
+  absl::Notification done;
+  int events = 0;
+
+ private:
+  void Done() {
+    if (--left_ == 0) done.Notify();
+  }
+  int left_;
+};
+
+struct Variant {
+  const char* name;
+  context::ContextPolicy policy;
+  std::vector<double> tokens_per_second = {};
+  double events = 0;
+};
+
+int Main(int argc, char** argv) {
+  const int samples = argc > 1 ? std::atoi(argv[1]) : 128,
+            tokens = argc > 2 ? std::atoi(argv[2]) : 154;
+  const int rounds = argc > 3 ? std::atoi(argv[3]) : 3;
+  const std::string folder =
+      std::filesystem::temp_directory_path() / ("decode_bench_" + std::to_string(getpid()));
+  std::filesystem::create_directories(folder);
+  const model::ModelConfig config{.layers = 4,
+                                  .hidden = 128,
+                                  .intermediate = 384,
+                                  .heads = 4,
+                                  .kv_heads = 2,
+                                  .head_dim = 32,
+                                  .vocab = 257,
+                                  .max_position = 4096};
+  if (!model::Decoder::Random(config, 1, model::DType::kFloat32)->Save(folder).ok()) return 1;
+  auto engine = MakeEngine({.model_folder = folder,
+                            .version = PolicyVersion(1),
+                            .limits = {.max_running = samples + 1}});
+  if (!engine.ok()) return 1;
+  const context::KvBudget third{
+      .budget = (16 + tokens) / 3, .window = (16 + tokens) / 6, .keep_ratio = 0.43};
+  std::vector<Variant> variants = {
+      {"none", {}},
+      {"attention_matching",
+       {.trigger = third, .method = context::Method::kAttentionMatching, .reference_tokens = 48}},
+      {"evict",
+       {.trigger = third,
+        .method = context::Method::kEvict,
+        .parameters = {.chooser = context::Chooser::kAttention},
+        .reference_tokens = 48}},
+      {"markovian", {.trigger = third, .method = context::Method::kMarkovian}}};
+  for (int round = 0; round < rounds; ++round) {
+    for (Variant& v : variants) {
+      GenerationRequest r{.request_id = v.name,
+                          .prompt = std::vector<int32_t>(16, 65),
+                          .n = samples,
+                          .context = v.policy};
+      r.sampling.max_tokens = tokens;
+      r.sampling.ignore_eos = true;
+      auto waiter = std::make_shared<Waiter>(samples);
+      const absl::Time begin = SystemClock().Now();
+      if (!(*engine)->Submit(r, waiter).ok()) return 1;
+      waiter->done.WaitForNotification();
+      v.tokens_per_second.push_back(samples * tokens /
+                                    absl::ToDoubleSeconds(SystemClock().Now() - begin));
+      v.events = static_cast<double>(waiter->events) / samples;
+    }
+  }
+  const auto median = [](std::vector<double> x) {
+    std::sort(x.begin(), x.end());
+    return x[x.size() / 2];
+  };
+  const double base = median(variants[0].tokens_per_second);
+  for (const Variant& v : variants) {
+    std::printf(
+        "{\"method\": \"%s\", \"samples\": %d, \"tokens\": %d, \"events\": %.1f, \"tokens_per_s\": "
+        "%.0f, \"ratio\": %.3f}\n",
+        v.name, samples, tokens, v.events, median(v.tokens_per_second),
+        median(v.tokens_per_second) / base);
+  }
+  std::filesystem::remove_all(folder);
+  return 0;
+}
+
+}  // namespace
+}  // namespace palimpsest::inference
+
+int main(int argc, char** argv) { return palimpsest::inference::Main(argc, argv); }
