@@ -1,0 +1,126 @@
+#include "services/inference/server/config.h"
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_format.h"
+
+namespace palimpsest::inference {
+namespace {
+
+absl::Status AtLeast(const char* field, int64_t value, int64_t least) {
+  if (value >= least) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrFormat("inference.%s=%d is below %d", field, value, least));
+}
+
+absl::Status AtLeast(const char* field, absl::Duration value, absl::Duration least) {
+  if (value >= least && value <= absl::Hours(24 * 7)) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrFormat("inference.%s=%s is outside of [%s, 168h]",
+                                                    field, absl::FormatDuration(value),
+                                                    absl::FormatDuration(least)));
+}
+
+}  // namespace
+
+absl::StatusOr<HostPort> ParseHostPort(std::string_view field, std::string_view text) {
+  const auto refuse = [&](const char* what) {
+    return absl::InvalidArgumentError(absl::StrFormat("%s=%s: %s", field, text, what));
+  };
+  const size_t colon = text.rfind(':');
+  if (colon == std::string_view::npos) return refuse("expected host:port");
+  std::string_view host = text.substr(0, colon);
+  if (host.size() >= 2 && host.front() == '[' && host.back() == ']') {
+    host = host.substr(1, host.size() - 2);
+  } else if (host.find(':') != std::string_view::npos) {
+    return refuse("an IPv6 host stands in brackets");
+  }
+  if (host.empty()) return refuse("the host is empty");
+  HostPort parsed{.host = std::string(host)};
+  if (!absl::SimpleAtoi(std::string(text.substr(colon + 1)), &parsed.port) || parsed.port < 0 ||
+      parsed.port > 65535) {
+    return refuse("the port is outside of [0, 65535]");
+  }
+  return parsed;
+}
+
+absl::StatusOr<RpcServerConfig> InferenceConfig::Rpc() const {
+  ASSIGN_OR_RETURN(const HostPort at, ParseHostPort("inference.listen", listen));
+  RpcServerConfig whole = rpc;
+  whole.host = at.host;
+  whole.port = at.port;
+  return whole;
+}
+
+void Bind(Binder& b, InferenceConfig& c) {
+  b.Field("rank", c.rank, "among the replicas of the run");
+  b.Field("listen", c.listen, "host:port of gRPC; port 0 takes a free one");
+  b.Field("metrics", c.metrics, "host:port of /metrics and /healthz");
+  b.Field("insecure", c.rpc.insecure, "allows a host beyond loopback, in clear text");
+  b.Field("advertise", c.rpc.advertise, "host that others connect to; empty: as in listen");
+  b.Bytes("max_message", c.rpc.max_message, "largest message, both ways");
+  b.Field("keepalive", c.rpc.keepalive, "silence before a ping");
+  b.Field("keepalive_timeout", c.rpc.keepalive_timeout, "without an answer the peer is lost");
+  b.Field("drain", c.rpc.drain, "for running calls at shutdown");
+  b.Field("dtype", c.dtype, "float32 or bfloat16");
+  b.Field("threads", c.threads, "of the math");
+  b.Field("max_running", c.limits.max_running, "sequences decoded together");
+  b.Field("max_queued", c.limits.max_queued, "samples that wait; beyond it RESOURCE_EXHAUSTED");
+  b.Field("max_samples", c.limits.max_samples, "n of one request");
+  b.Bytes("kv_pool_bytes", c.limits.kv_pool_bytes, "slots and recorded queries, over all layers");
+  b.Field("prefill_tokens", c.limits.prefill_tokens, "prompt rows of one step");
+  b.Field("max_scores", c.max_scores, "Score calls at once; beyond it RESOURCE_EXHAUSTED");
+  b.Field("reader_queue", c.reader_queue, "streamed messages that a slow reader may be behind");
+  b.Field("remember", c.remember, "finished generations, for a repeated request_id");
+  b.Bytes("remember_bytes", c.remember_bytes, "of them together");
+  b.Field("store_poll", c.store_poll, "between two looks at the weights store");
+  b.Field("lease", c.lease, "what this replica serves is kept in the store so long");
+  b.Enum("weights_mode", c.weights_mode,
+         {{"keep", WeightsMode::kKeep}, {"finish", WeightsMode::kFinish}},
+         "what becomes of running sequences when polling finds new weights");
+  b.Field("first_version_wait", c.first_version_wait,
+          "for the first weights; then the daemon ends");
+  b.Field("drain_grace", c.drain_grace, "for running sequences at SIGTERM");
+}
+
+absl::Status Validate(const InferenceConfig& c) {
+  RETURN_IF_ERROR(AtLeast("rank", c.rank, 0));
+  ASSIGN_OR_RETURN(const RpcServerConfig rpc, c.Rpc());
+  if (const absl::Status status = Validate(rpc); !status.ok()) {
+    return absl::InvalidArgumentError("inference." + std::string(status.message()));
+  }
+  RETURN_IF_ERROR(ParseHostPort("inference.metrics", c.metrics).status());
+  if (c.dtype != "float32" && c.dtype != "bfloat16") {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("inference.dtype=%s is neither float32 nor bfloat16", c.dtype));
+  }
+  RETURN_IF_ERROR(AtLeast("threads", c.threads, 1));
+  RETURN_IF_ERROR(AtLeast("max_running", c.limits.max_running, 1));
+  RETURN_IF_ERROR(AtLeast("max_queued", c.limits.max_queued, 1));
+  RETURN_IF_ERROR(AtLeast("max_samples", c.limits.max_samples, 1));
+  RETURN_IF_ERROR(AtLeast("kv_pool_bytes", c.limits.kv_pool_bytes, 1));
+  RETURN_IF_ERROR(AtLeast("prefill_tokens", c.limits.prefill_tokens, 1));
+  RETURN_IF_ERROR(AtLeast("max_scores", c.max_scores, 1));
+  RETURN_IF_ERROR(AtLeast("reader_queue", c.reader_queue, 1));
+  RETURN_IF_ERROR(AtLeast("remember", c.remember, absl::ZeroDuration()));
+  RETURN_IF_ERROR(AtLeast("remember_bytes", c.remember_bytes, 0));
+  RETURN_IF_ERROR(AtLeast("store_poll", c.store_poll, absl::Milliseconds(10)));
+  RETURN_IF_ERROR(AtLeast("lease", c.lease, absl::Seconds(1)));
+  if (c.lease < 3 * c.store_poll) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("inference.lease=%s is below three times inference.store_poll=%s",
+                        absl::FormatDuration(c.lease), absl::FormatDuration(c.store_poll)));
+  }
+  RETURN_IF_ERROR(AtLeast("first_version_wait", c.first_version_wait, absl::Seconds(1)));
+  return AtLeast("drain_grace", c.drain_grace, absl::ZeroDuration());
+}
+
+void Bind(Binder& b, InferenceDaemonConfig& c) {
+  b.Section("run", c.run, "what all daemons of a run share");
+  b.Section("inference", c.inference, "one replica");
+}
+
+absl::Status Validate(const InferenceDaemonConfig& c) {
+  RETURN_IF_ERROR(Validate(c.run));
+  return Validate(c.inference);
+}
+
+}  // namespace palimpsest::inference

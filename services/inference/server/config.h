@@ -1,0 +1,54 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "absl/time/time.h"
+#include "common/config/binder.h"
+#include "common/config/run_sections.h"
+#include "common/rpc/config.h"
+#include "services/inference/core/engine.h"
+
+namespace palimpsest::inference {
+
+struct HostPort {
+  std::string host = "127.0.0.1";
+  int port = 0;  // 0: any free one
+};
+// "127.0.0.1:0", "[::1]:9090". INVALID_ARGUMENT names `field`.
+absl::StatusOr<HostPort> ParseHostPort(std::string_view field, std::string_view text);
+
+// `inference:` of the YAML.
+struct InferenceConfig {
+  int rank = 0;                         // among the replicas of a run
+  std::string listen = "127.0.0.1:0";   // gRPC; host and port of `rpc` are taken from here
+  std::string metrics = "127.0.0.1:0";  // GET /metrics and /healthz
+  RpcServerConfig rpc;                  // without its host and port
+  std::string dtype = "float32";        // float32 or bfloat16
+  int threads = 2;                      // of the math
+  Limits limits;
+  int max_scores = 8;       // Score calls at once
+  int reader_queue = 4096;  // streamed messages that a slow reader may be behind
+  absl::Duration remember = absl::Minutes(10);  // finished generations, for a repeated request
+  int64_t remember_bytes = 128 << 20;
+  absl::Duration store_poll = absl::Seconds(1);
+  absl::Duration lease = absl::Minutes(5);
+  WeightsMode weights_mode = WeightsMode::kKeep;  // of versions found by polling
+  absl::Duration first_version_wait = absl::Minutes(10);
+  absl::Duration drain_grace = absl::Seconds(20);  // for running sequences at SIGTERM
+
+  // `rpc` with host and port of `listen`.
+  absl::StatusOr<RpcServerConfig> Rpc() const;
+};
+void Bind(Binder& b, InferenceConfig& c);
+absl::Status Validate(const InferenceConfig& c);
+
+// What palimpsest-inference reads of the YAML.
+struct InferenceDaemonConfig {
+  RunSection run;
+  InferenceConfig inference;
+};
+void Bind(Binder& b, InferenceDaemonConfig& c);
+absl::Status Validate(const InferenceDaemonConfig& c);
+
+}  // namespace palimpsest::inference

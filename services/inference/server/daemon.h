@@ -1,0 +1,22 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "common/rpc/stop_signal.h"
+#include "services/inference/server/config.h"
+
+namespace palimpsest::inference {
+
+// Makes the engine from a version's folder; main.cc brings the real one, tests a scripted one.
+using EngineMaker = std::function<absl::StatusOr<std::unique_ptr<Engine>>(
+    const std::string& folder, PolicyVersion version, const InferenceConfig& config,
+    EngineObserver observer)>;
+
+// One inference replica from start to end: listens and writes its address at once, serves when the
+// first weights are loaded, drains when `stop` is raised. OK after a stop, the reason otherwise.
+absl::Status RunDaemon(const InferenceDaemonConfig& config, const EngineMaker& make_engine,
+                       StopSignal& stop);
+
+}  // namespace palimpsest::inference

@@ -1,0 +1,162 @@
+#include "services/inference/server/request.h"
+
+#include <cmath>
+
+#include "absl/strings/str_format.h"
+#include "common/wire/context.h"
+#include "common/wire/field.h"
+#include "common/wire/rollout.h"
+#include "common/wire/sampling.h"
+
+namespace palimpsest::inference {
+namespace {
+
+constexpr size_t kMaxName = 128;  // bytes of an id or a client's name
+
+absl::Status NotServed(std::string_view field) {
+  return absl::UnimplementedError(absl::StrFormat("%s: not served by this server", field));
+}
+
+absl::Status NoTokenizer(std::string_view field) {
+  return absl::FailedPreconditionError(
+      absl::StrFormat("%s: the model has no tokenizer, only ids are understood", field));
+}
+
+template <class Ids>
+absl::Status CheckIds(std::string_view path, const Ids& ids, int32_t vocab) {
+  for (int i = 0; i < static_cast<int>(ids.size()); ++i) {
+    if (ids[i] >= 0 && ids[i] < vocab) continue;
+    return wire::Refused(wire::Item(path, i),
+                         absl::StrFormat("%d is outside of the vocabulary [0, %d)", ids[i], vocab));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<int32_t>> Prompt(const v1::GenerateRequest& proto, int32_t vocab,
+                                            const Tokenizer* tokenizer) {
+  std::vector<int32_t> prompt;
+  switch (proto.prompt_case()) {
+    case v1::GenerateRequest::kPromptIds:
+      prompt.assign(proto.prompt_ids().ids().begin(), proto.prompt_ids().ids().end());
+      if (prompt.empty()) return wire::Refused("prompt_ids.ids", "is empty");
+      RETURN_IF_ERROR(CheckIds("prompt_ids.ids", prompt, vocab));
+      return prompt;
+    case v1::GenerateRequest::kPromptText: {
+      if (tokenizer == nullptr) return NoTokenizer("prompt_text");
+      auto encoded = tokenizer->Encode(proto.prompt_text());
+      if (!encoded.ok()) return wire::About("prompt_text", encoded.status());
+      if (encoded->empty()) return wire::Refused("prompt_text", "is empty");
+      RETURN_IF_ERROR(CheckIds("prompt_text", *encoded, vocab));
+      return *std::move(encoded);
+    }
+    case v1::GenerateRequest::kPromptChat:
+      return NotServed("prompt_chat");
+    case v1::GenerateRequest::PROMPT_NOT_SET:
+      break;
+  }
+  return wire::Refused("prompt", "none of prompt_ids, prompt_text, prompt_chat is set");
+}
+
+absl::StatusOr<rl::SamplingParams> Sampling(const v1::SamplingParams& proto,
+                                            const Tokenizer* tokenizer) {
+  if (proto.has_top_logprobs()) return NotServed("sampling.top_logprobs");
+  if (proto.has_prompt_logprobs()) return NotServed("sampling.prompt_logprobs");
+  if (proto.stop_strings_size() > 0 && tokenizer == nullptr) {
+    return NoTokenizer("sampling.stop_strings");
+  }
+  return wire::FromProto(proto, "sampling");
+}
+
+// Turns and manual events belong to sessions: one request is one step.
+absl::StatusOr<context::ContextPolicy> Context(const v1::ContextPolicy& proto, int32_t prompt) {
+  if (proto.has_turns()) return NotServed("context.turns");
+  if (proto.has_manual()) return NotServed("context.manual");
+  ASSIGN_OR_RETURN(const context::ContextPolicy policy, wire::FromProto(proto, "context"));
+  RETURN_IF_ERROR(wire::Under("context", context::Validate(policy, prompt)));
+  return policy;
+}
+
+absl::Status CheckCounts(const v1::GenerateRequest& proto, const Limits& limits) {
+  if (proto.n() < 0 || proto.n() > limits.max_samples) {
+    return wire::Refused("n", absl::StrFormat("%d is outside of [0, max_samples=%d]", proto.n(),
+                                              limits.max_samples));
+  }
+  if (proto.first_sample() < 0 ||
+      proto.first_sample() > std::numeric_limits<int32_t>::max() - limits.max_samples) {
+    return wire::Refused("first_sample", absl::StrFormat("%d is outside of [0, 2^31 - 1 - %d]",
+                                                         proto.first_sample(), limits.max_samples));
+  }
+  if (proto.client().size() > kMaxName) {
+    return wire::Refused("client",
+                         absl::StrFormat("%d bytes, at most %d", proto.client().size(), kMaxName));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status CheckRequestId(const std::string& id) {
+  if (!id.empty() && id.size() <= kMaxName) return absl::OkStatus();
+  return wire::Refused("request_id",
+                       absl::StrFormat("%d bytes, must be 1 to %d", id.size(), kMaxName));
+}
+
+absl::Status CheckMinVersion(const std::optional<int64_t>& asked, PolicyVersion live) {
+  if (!asked.has_value() || *asked <= live.value()) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrFormat(
+      "min_policy_version=%d: the live weights are of version %d", *asked, live.value()));
+}
+
+absl::StatusOr<GenerationRequest> ParseGenerate(const v1::GenerateRequest& proto,
+                                                const Engine& engine, const Tokenizer* tokenizer,
+                                                absl::Time deadline) {
+  RETURN_IF_ERROR(CheckCounts(proto, engine.limits()));
+  RETURN_IF_ERROR(CheckMinVersion(
+      proto.has_min_policy_version() ? std::optional(proto.min_policy_version()) : std::nullopt,
+      engine.version()));
+  GenerationRequest request{.request_id = proto.request_id(),
+                            .client = proto.client(),
+                            .n = proto.n() == 0 ? 1 : proto.n(),
+                            .first_sample = proto.first_sample(),
+                            .priority = proto.priority(),
+                            .deadline = deadline};
+  ASSIGN_OR_RETURN(request.prompt, Prompt(proto, engine.model().vocab, tokenizer));
+  ASSIGN_OR_RETURN(request.sampling, Sampling(proto.sampling(), tokenizer));
+  if (proto.has_context()) {
+    ASSIGN_OR_RETURN(request.context,
+                     Context(proto.context(), static_cast<int32_t>(request.prompt.size())));
+  }
+  if (proto.has_budget_messages()) {
+    if (tokenizer == nullptr) return NoTokenizer("budget_messages");
+    ASSIGN_OR_RETURN(request.budget_messages, wire::FromProto(proto.budget_messages()));
+  }
+  return request;
+}
+
+absl::StatusOr<ScoreRequest> ParseScore(const v1::ScoreRequest& proto, const Engine& engine) {
+  if (proto.has_top_logprobs()) return NotServed("top_logprobs");
+  RETURN_IF_ERROR(CheckMinVersion(
+      proto.has_min_policy_version() ? std::optional(proto.min_policy_version()) : std::nullopt,
+      engine.version()));
+  ScoreRequest request;
+  request.tokens.assign(proto.ids().begin(), proto.ids().end());
+  if (request.tokens.size() < 2) {
+    return wire::Refused("ids", absl::StrFormat("%d ids, at least 2", request.tokens.size()));
+  }
+  RETURN_IF_ERROR(CheckIds("ids", request.tokens, engine.model().vocab));
+  ASSIGN_OR_RETURN(request.events, wire::EventsFromProto(proto.events()));
+  if (proto.has_temperature()) request.temperature = proto.temperature();
+  if (!std::isfinite(request.temperature) || request.temperature <= 0) {
+    return wire::Refused("temperature",
+                         absl::StrFormat("%g is not a finite number > 0", request.temperature));
+  }
+  return request;
+}
+
+absl::Time DeadlineOf(const grpc::ServerContextBase& context) {
+  const auto deadline = context.deadline();
+  if (deadline == std::chrono::system_clock::time_point::max()) return absl::InfiniteFuture();
+  return absl::FromChrono(deadline);
+}
+
+}  // namespace palimpsest::inference

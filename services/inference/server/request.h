@@ -1,0 +1,29 @@
+#pragma once
+
+#include <grpcpp/server_context.h>
+
+#include "common/tokenizer/tokenizer.h"
+#include "palimpsest/v1/inference.pb.h"
+#include "services/inference/core/engine.h"
+
+// What a request asks, checked: message -> value. INVALID_ARGUMENT and UNIMPLEMENTED name the
+// field.
+namespace palimpsest::inference {
+
+// 1 to 128 bytes.
+absl::Status CheckRequestId(const std::string& id);
+
+// FAILED_PRECONDITION when the live weights are older than asked.
+absl::Status CheckMinVersion(const std::optional<int64_t>& asked, PolicyVersion live);
+
+// `tokenizer` null: a request that needs text is FAILED_PRECONDITION.
+absl::StatusOr<GenerationRequest> ParseGenerate(const v1::GenerateRequest& proto,
+                                                const Engine& engine, const Tokenizer* tokenizer,
+                                                absl::Time deadline);
+
+absl::StatusOr<ScoreRequest> ParseScore(const v1::ScoreRequest& proto, const Engine& engine);
+
+// The call's deadline; InfiniteFuture when it has none.
+absl::Time DeadlineOf(const grpc::ServerContextBase& context);
+
+}  // namespace palimpsest::inference

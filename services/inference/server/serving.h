@@ -1,0 +1,42 @@
+#pragma once
+
+#include <memory>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "common/base/status.h"
+#include "common/tokenizer/tokenizer.h"
+#include "services/inference/core/engine.h"
+
+namespace palimpsest::inference {
+
+enum class ServingPhase { kStarting, kServing, kPaused, kDraining };
+
+// The engine of this replica, once there is one, and what the replica admits. Any thread. The
+// engine and the tokenizer are installed once, by the weights follower, and stay.
+class Serving {
+ public:
+  void Install(std::shared_ptr<Engine> engine, std::shared_ptr<const Tokenizer> tokenizer);
+
+  std::shared_ptr<Engine> engine() const;              // null while starting
+  std::shared_ptr<const Tokenizer> tokenizer() const;  // null: only ids are understood
+  ServingPhase phase() const;
+
+  // The engine for new work: UNAVAILABLE while starting or draining.
+  absl::StatusOr<std::shared_ptr<Engine>> Admit() const;
+  // The engine for control calls: UNAVAILABLE while starting.
+  absl::StatusOr<std::shared_ptr<Engine>> Loaded() const;
+
+  absl::Status Pause();
+  absl::Status Resume();
+  void StartDraining();  // for good
+
+ private:
+  mutable absl::Mutex mu_;
+  std::shared_ptr<Engine> engine_ ABSL_GUARDED_BY(mu_);
+  std::shared_ptr<const Tokenizer> tokenizer_ ABSL_GUARDED_BY(mu_);
+  bool paused_ ABSL_GUARDED_BY(mu_) = false;
+  bool draining_ ABSL_GUARDED_BY(mu_) = false;
+};
+
+}  // namespace palimpsest::inference

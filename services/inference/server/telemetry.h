@@ -1,0 +1,35 @@
+#pragma once
+
+#include <map>
+#include <string>
+
+#include "common/telemetry/metrics.h"
+#include "services/inference/core/engine.h"
+
+namespace palimpsest::inference {
+
+// The series of one replica. Any thread; `metrics` outlives it.
+class Telemetry {
+ public:
+  explicit Telemetry(Metrics& metrics);
+
+  // For the engine. Must not outlive this.
+  EngineObserver Observer();
+
+  void ReportLoad(const Load& load);
+  void SetReady(bool ready) { ready_.Set(ready ? 1 : 0); }
+  void SetVersion(PolicyVersion version);
+  void SampleEnded(rl::Outcome outcome);
+  void ReaderTooSlow() { slow_readers_.Add(); }
+  void BroadcastSeconds(const std::string& stage, double seconds);  // verify, load or flip
+  void WeightsFailed(absl::StatusCode code);
+
+ private:
+  Gauge ready_, policy_version_, in_flight_, queue_depth_, live_slots_, total_slots_, kv_free_;
+  Counter prompt_tokens_, sampled_tokens_, slow_readers_;
+  Histogram first_token_, token_gap_, step_;
+  MetricFamily<Counter> samples_, compactions_, weights_failures_;
+  MetricFamily<Histogram> compaction_seconds_, broadcast_seconds_;
+};
+
+}  // namespace palimpsest::inference

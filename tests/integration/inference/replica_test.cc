@@ -1,0 +1,132 @@
+#include <gmock/gmock.h>
+#include <grpcpp/grpcpp.h>
+#include <signal.h>
+#include <spawn.h>
+#include <sys/wait.h>
+
+#include <filesystem>
+
+#include "common/rpc/address.h"
+#include "common/rpc/channel.h"
+#include "common/weights/store.h"
+#include "palimpsest/v1/inference.grpc.pb.h"
+#include "tests/unit/common/weights/scratch_folder.h"
+
+// The daemon itself, with the real engine, as a process of its own.
+namespace palimpsest {
+namespace {
+
+constexpr char kModel[] = "tests/golden/model/qwen3_tied";
+
+class ReplicaTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    weights::Write(scratch_ / "run.yaml", "run: {name: test, folder: " + run_ +
+                                              "}\ninference: {store_poll: 50ms, threads: 1}\n");
+    writer_ = *weights::StoreWriter::Open(run_ + "/store", {.run = "test"}, SystemClock());
+  }
+  void TearDown() override {
+    if (pid_ > 0) kill(pid_, SIGKILL), waitpid(pid_, nullptr, 0);
+  }
+  void Publish(int64_t step) {
+    const auto fill = [](const std::string& folder) {
+      for (const auto& file : std::filesystem::directory_iterator(kModel)) {
+        const std::string name = file.path().filename();
+        if (name == "config.json" || name.ends_with(".safetensors")) {
+          std::filesystem::copy(file.path(), folder + "/" + name);
+        }
+      }
+      return absl::OkStatus();
+    };
+    const auto version = writer_->Publish(step, fill);
+    ASSERT_TRUE(version.ok()) << version.status();
+  }
+  void StartDaemon() {
+    std::string config = scratch_ / "run.yaml";
+    std::string daemon = DAEMON, flag = "--config";
+    char* argv[] = {daemon.data(), flag.data(), config.data(), nullptr};
+    ASSERT_EQ(posix_spawn(&pid_, DAEMON, nullptr, nullptr, argv, environ), 0);
+    absl::StatusOr<Address> address = absl::NotFoundError("");
+    for (int i = 0; i < 300 && !(address.ok() && address->pid == pid_); ++i) {
+      absl::SleepFor(absl::Milliseconds(100));
+      address = ReadAddress(run_, "inference", 0);
+    }
+    ASSERT_TRUE(address.ok()) << address.status();
+    stub_ = v1::InferenceService::NewStub(*MakeChannel(address->host_port, {}));
+  }
+  // Waits until it serves `version`.
+  bool Serves(int64_t version) {
+    for (int i = 0; i < 300; ++i) {
+      const auto context = MakeContext({});
+      v1::InferenceServiceGetServerInfoRequest request;
+      request.set_revision(v1::CONTRACT_REVISION_CURRENT);
+      v1::InferenceServiceGetServerInfoResponse response;
+      if (stub_->GetServerInfo(context.get(), request, &response).ok() &&
+          response.policy_version() == version) {
+        return true;
+      }
+      absl::SleepFor(absl::Milliseconds(100));
+    }
+    return false;
+  }
+  v1::Rollout Generate(const std::string& id) {
+    v1::GenerateRequest request;
+    request.set_request_id(id);
+    for (int token = 1; token <= 8; ++token) request.mutable_prompt_ids()->add_ids(token);
+    request.mutable_sampling()->set_max_tokens(40);
+    request.mutable_sampling()->set_seed(7);
+    request.mutable_sampling()->set_ignore_eos(true);
+    auto* trigger = request.mutable_context()->mutable_kv_budget();
+    trigger->set_budget(24);
+    trigger->set_window(12);
+    const auto context = MakeContext({});
+    const auto reader = stub_->Generate(context.get(), request);
+    v1::GenerateResponse update;
+    while (reader->Read(&update)) continue;
+    const grpc::Status status = reader->Finish();
+    EXPECT_TRUE(status.ok()) << status.error_message();
+    EXPECT_TRUE(update.has_finished()) << update.DebugString();
+    return update.finished().rollout();
+  }
+
+  weights::ScratchFolder scratch_;
+  const std::string run_ = scratch_ / "run";
+  std::unique_ptr<weights::StoreWriter> writer_;
+  std::unique_ptr<v1::InferenceService::Stub> stub_;
+  pid_t pid_ = 0;
+};
+
+TEST_F(ReplicaTest, GeneratesUnderCompactionFollowsTheStoreAndEndsOnSigterm) {
+  StartDaemon();  // before there are any weights
+  Publish(0);
+  ASSERT_TRUE(Serves(1));
+  const v1::Rollout rollout = Generate("a");
+  EXPECT_EQ(rollout.tokens_size(), 48);
+  EXPECT_GE(rollout.events_size(), 2);
+  ASSERT_EQ(rollout.spans_size(), 1);
+  EXPECT_EQ(rollout.spans(0).policy_version(), 1);
+  Publish(1);
+  EXPECT_TRUE(Serves(2));
+  kill(pid_, SIGTERM);
+  int status = 0;
+  waitpid(std::exchange(pid_, 0), &status, 0);
+  EXPECT_TRUE(WIFEXITED(status));
+  EXPECT_EQ(WEXITSTATUS(status), 0);
+  EXPECT_TRUE(absl::IsNotFound(ReadAddress(run_, "inference", 0).status()));
+}
+
+TEST_F(ReplicaTest, AfterKillMinusNineARestartGeneratesTheSame) {
+  Publish(0);
+  StartDaemon();
+  ASSERT_TRUE(Serves(1));
+  const v1::Rollout before = Generate("a");
+  kill(pid_, SIGKILL);
+  waitpid(pid_, nullptr, 0);
+  StartDaemon();
+  ASSERT_TRUE(Serves(1));
+  const v1::Rollout after = Generate("a");
+  EXPECT_THAT(after.tokens(), ::testing::ElementsAreArray(before.tokens()));
+}
+
+}  // namespace
+}  // namespace palimpsest

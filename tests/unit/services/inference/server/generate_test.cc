@@ -1,0 +1,231 @@
+#include "tests/unit/services/inference/server/server_fixture.h"
+
+namespace palimpsest::inference {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::StartsWith;
+using GenerateTest = ServerTest;
+
+std::string Status(grpc::StatusCode code, const std::string& message) {
+  return "status " + std::to_string(code) + " " + message;
+}
+
+TEST_F(GenerateTest, SendsAcceptedThenTokensThenFinished) {
+  StartServer();
+  Stream stream = Call(Request("a"));
+  EXPECT_EQ(stream.Next(), "accepted");
+  EXPECT_EQ(stream.last.accepted().request_id(), "a");
+  EXPECT_THAT(stream.last.accepted().prompt_ids(), ElementsAre(1, 2, 3));
+  EXPECT_EQ(stream.last.accepted().policy_version(), 1);
+  engine_->Token("a");
+  EXPECT_EQ(stream.Next(), "tokens 3+1");
+  EXPECT_THAT(stream.last.tokens().origins(), ElementsAre(v1::TOKEN_ORIGIN_SAMPLED));
+  EXPECT_EQ(stream.last.tokens().policy_version(), 1);
+  engine_->Compact("a");
+  engine_->Token("a");
+  engine_->Finish("a");
+  EXPECT_THAT(stream.Rest(), ElementsAre("compaction", "tokens 4+1", "finished 0", "end"));
+  EXPECT_EQ(stream.last.finished().rollout().tokens_size(), 5);
+  EXPECT_EQ(stream.last.finished().text(), "all");
+}
+
+TEST_F(GenerateTest, AcceptedComesFirstAlsoWhenTheEngineIsQuicker) {
+  StartServer();
+  engine_->FinishInsideSubmit(2);
+  v1::GenerateRequest request = Request("a");
+  request.set_n(2);
+  request.set_first_sample(4);
+  EXPECT_THAT(Call(request).Rest(), ElementsAre("accepted", "finished 4", "finished 5", "end"));
+}
+
+TEST_F(GenerateTest, WithoutStreamTokensThereIsOnlyAcceptedAndFinished) {
+  StartServer();
+  v1::GenerateRequest request = Request("a");
+  request.set_stream_tokens(false);
+  Stream stream = Call(request);
+  EXPECT_EQ(stream.Next(), "accepted");
+  engine_->Token("a");
+  engine_->Compact("a");
+  engine_->Finish("a");
+  EXPECT_THAT(stream.Rest(), ElementsAre("finished 0", "end"));
+}
+
+TEST_F(GenerateTest, AFailureCarriesCodeOutcomeAndWhatThereIs) {
+  StartServer();
+  Stream stream = Call(Request("a"));
+  ASSERT_EQ(stream.Next(), "accepted");
+  engine_->Token("a");
+  engine_->Fail("a", absl::InternalError("broken"), true, rl::Outcome::kInfraFailed);
+  EXPECT_THAT(stream.Rest(), ElementsAre("tokens 3+1", "error 0", "end"));
+  const v1::GenerationError& error = stream.last.error();
+  EXPECT_EQ(error.code(), grpc::StatusCode::INTERNAL);
+  EXPECT_EQ(error.message(), "broken");
+  EXPECT_TRUE(error.retryable());
+  EXPECT_EQ(error.outcome(), v1::OUTCOME_INFRA_FAILED);
+  EXPECT_EQ(error.partial().tokens_size(), 4);
+}
+
+TEST_F(GenerateTest, WhatTheClientCancelsIsCancelledInTheEngine) {
+  StartServer();
+  Stream stream = Call(Request("a"));
+  ASSERT_EQ(stream.Next(), "accepted");
+  stream.context->TryCancel();
+  EXPECT_TRUE(engine_->WaitForCancel("a"));
+  EXPECT_THAT(stream.Next(), StartsWith("status 1"));
+}
+
+TEST_F(GenerateTest, TheDeadlineReachesTheEngineAndEndsTheGeneration) {
+  StartServer();
+  const absl::Time before = absl::Now();
+  Stream stream = Call(Request("a"), absl::Milliseconds(500));
+  ASSERT_EQ(stream.Next(), "accepted");
+  EXPECT_GT(engine_->submission(0).deadline, before);
+  EXPECT_LT(engine_->submission(0).deadline, before + absl::Seconds(5));
+  EXPECT_TRUE(engine_->WaitForCancel("a"));
+  EXPECT_THAT(stream.Next(), StartsWith("status 4"));
+}
+
+TEST_F(GenerateTest, TheSameRequestWhileItRunsJoinsTheSameGeneration) {
+  StartServer();
+  Stream first = Call(Request("a"));
+  ASSERT_EQ(first.Next(), "accepted");
+  engine_->Token("a");
+  engine_->Token("a");
+  EXPECT_EQ(first.Next(), "tokens 3+1");
+  EXPECT_EQ(first.Next(), "tokens 4+1");
+  Stream second = Call(Request("a"));
+  EXPECT_EQ(second.Next(), "accepted");
+  EXPECT_EQ(second.Next(), "tokens 3+2");  // what was before, in one
+  first.context->TryCancel();              // the other one still listens
+  engine_->Token("a");
+  EXPECT_EQ(second.Next(), "tokens 5+1");
+  engine_->Finish("a");
+  EXPECT_THAT(second.Rest(), ElementsAre("finished 0", "end"));
+  EXPECT_EQ(engine_->submissions(), 1u);
+}
+
+TEST_F(GenerateTest, TheSameRequestAfterwardsGetsTheSameResults) {
+  StartServer();
+  engine_->FinishInsideSubmit(3);
+  Stream first = Call(Request("a"));
+  EXPECT_THAT(first.Rest(), ElementsAre("accepted", "finished 0", "end"));
+  Stream second = Call(Request("a"));
+  EXPECT_THAT(second.Rest(), ElementsAre("accepted", "finished 0", "end"));
+  EXPECT_EQ(first.last.SerializeAsString(), second.last.SerializeAsString());
+  EXPECT_EQ(engine_->submissions(), 1u);
+}
+
+TEST_F(GenerateTest, WhatMaySucceedLaterIsGeneratedAgain) {
+  StartServer();
+  Stream first = Call(Request("a"));
+  ASSERT_EQ(first.Next(), "accepted");
+  engine_->Fail("a", absl::UnavailableError("lost"), true, rl::Outcome::kInfraFailed);
+  EXPECT_THAT(first.Rest(), ElementsAre("error 0", "end"));
+  engine_->FinishInsideSubmit(1);
+  EXPECT_THAT(Call(Request("a")).Rest(), ElementsAre("accepted", "finished 0", "end"));
+  EXPECT_EQ(engine_->submissions(), 2u);
+}
+
+TEST_F(GenerateTest, AnIdOfAnotherRequestIsRefusedNamingWhatDiffers) {
+  StartServer();
+  engine_->FinishInsideSubmit(1);
+  Call(Request("a")).Rest();
+  v1::GenerateRequest other = Request("a");
+  other.mutable_sampling()->set_seed(9);
+  const std::string status = Call(other).Next();
+  EXPECT_THAT(status, StartsWith("status 6 request_id=a"));
+  EXPECT_THAT(status, HasSubstr("sampling"));
+  EXPECT_EQ(engine_->submissions(), 1u);
+}
+
+TEST_F(GenerateTest, ARefusalOfTheEngineIsPassedOnAndFreesTheId) {
+  StartServer();
+  engine_->RefuseNext(absl::ResourceExhaustedError("max_queued=8: full"));
+  EXPECT_EQ(Call(Request("a")).Next(),
+            Status(grpc::StatusCode::RESOURCE_EXHAUSTED, "max_queued=8: full"));
+  engine_->FinishInsideSubmit(1);
+  EXPECT_THAT(Call(Request("a")).Rest(), ElementsAre("accepted", "finished 0", "end"));
+}
+
+TEST_F(GenerateTest, ASlowReaderIsEndedAndItsGenerationCancelled) {
+  StartServer(true, 4);
+  Stream stream = Call(Request("a"));
+  ASSERT_EQ(stream.Next(), "accepted");
+  const std::string text(1 << 20, 'x');  // more than gRPC holds for a peer that does not read
+  for (int i = 0; i < 40; ++i) engine_->Token("a", text);
+  EXPECT_TRUE(engine_->WaitForCancel("a"));
+  EXPECT_THAT(stream.Rest().back(), HasSubstr("status 8 the reader is 4 streamed messages behind"));
+}
+
+struct Refusal {
+  const char* field;
+  grpc::StatusCode code;
+  std::function<void(v1::GenerateRequest&)> breaks;
+};
+
+TEST_F(GenerateTest, RefusalsNameTheField) {
+  StartServer();
+  using R = v1::GenerateRequest;
+  constexpr auto kInvalid = grpc::StatusCode::INVALID_ARGUMENT;
+  constexpr auto kUnimplemented = grpc::StatusCode::UNIMPLEMENTED;
+  const std::vector<Refusal> refusals{
+      {"request_id", kInvalid, [](R& r) { r.clear_request_id(); }},
+      {"request_id", kInvalid, [](R& r) { r.set_request_id(std::string(129, 'a')); }},
+      {"prompt:", kInvalid, [](R& r) { r.clear_prompt(); }},
+      {"prompt_ids.ids:", kInvalid, [](R& r) { r.mutable_prompt_ids()->clear_ids(); }},
+      {"prompt_ids.ids[1]", kInvalid, [](R& r) { r.mutable_prompt_ids()->set_ids(1, 300); }},
+      {"prompt_ids.ids[0]", kInvalid, [](R& r) { r.mutable_prompt_ids()->set_ids(0, -1); }},
+      {"prompt_text", kInvalid, [](R& r) { r.set_prompt_text(""); }},
+      {"prompt_chat", kUnimplemented, [](R& r) { r.mutable_prompt_chat(); }},
+      {"n:", kInvalid, [](R& r) { r.set_n(5); }},
+      {"n:", kInvalid, [](R& r) { r.set_n(-1); }},
+      {"first_sample", kInvalid, [](R& r) { r.set_first_sample(-1); }},
+      {"client", kInvalid, [](R& r) { r.set_client(std::string(129, 'c')); }},
+      {"sampling.top_p", kInvalid, [](R& r) { r.mutable_sampling()->set_top_p(2); }},
+      {"sampling.top_logprobs", kUnimplemented,
+       [](R& r) { r.mutable_sampling()->set_top_logprobs(1); }},
+      {"sampling.prompt_logprobs", kUnimplemented,
+       [](R& r) { r.mutable_sampling()->set_prompt_logprobs(0); }},
+      {"context.turns", kUnimplemented, [](R& r) { r.mutable_context()->mutable_turns(); }},
+      {"context.manual", kUnimplemented, [](R& r) { r.mutable_context()->mutable_manual(); }},
+      {"context.", kInvalid,
+       [](R& r) {  // protected prompt of 3 + window 8 > budget
+         auto* trigger = r.mutable_context()->mutable_kv_budget();
+         trigger->set_budget(8);
+         trigger->set_window(8);
+       }},
+      {"budget_messages.text", kInvalid, [](R& r) { r.mutable_budget_messages(); }},
+      {"min_policy_version=2", grpc::StatusCode::FAILED_PRECONDITION,
+       [](R& r) { r.set_min_policy_version(2); }},
+  };
+  int id = 0;
+  for (const Refusal& refusal : refusals) {
+    v1::GenerateRequest request = Request("r" + std::to_string(id++));
+    refusal.breaks(request);
+    EXPECT_THAT(Call(request).Next(), StartsWith(Status(refusal.code, refusal.field)));
+  }
+  EXPECT_EQ(engine_->submissions(), 0u);
+}
+
+TEST_F(GenerateTest, TextIsTokenisedWithoutSpecialTokens) {
+  StartServer();
+  v1::GenerateRequest request = Request("a");
+  request.set_prompt_text("hi");
+  Stream stream = Call(request);
+  ASSERT_EQ(stream.Next(), "accepted");
+  EXPECT_THAT(stream.last.accepted().prompt_ids(), ElementsAre('h', 'i'));
+  EXPECT_THAT(engine_->submission(0).prompt, ElementsAre('h', 'i'));
+}
+
+TEST_F(GenerateTest, NothingIsAdmittedBeforeTheWeightsAndWhileDraining) {
+  StartServer(false);
+  EXPECT_THAT(Call(Request("a")).Next(), StartsWith("status 14 starting"));
+  InstallEngine();
+  serving_.StartDraining();
+  EXPECT_THAT(Call(Request("a")).Next(), StartsWith("status 14 draining"));
+}
+
+}  // namespace
+}  // namespace palimpsest::inference
