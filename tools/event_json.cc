@@ -18,6 +18,13 @@ absl::Status Refused(const std::string& path, std::string_view what) {
   return absl::InvalidArgumentError(absl::StrFormat("%s: %s", path, what));
 }
 
+// A refusal of the context room, told with its place.
+template <class T>
+absl::StatusOr<T> At(const std::string& path, absl::StatusOr<T> result) {
+  if (result.ok()) return result;
+  return Refused(path, std::string(result.status().message()));
+}
+
 // A JSON object whose keys are taken one by one; what is left over is refused.
 class ObjectReader {
  public:
@@ -51,11 +58,14 @@ class ObjectReader {
   std::vector<std::string> taken_;
 };
 
+// A number without fraction or sign, up to 2^64 - 1.
+bool IsWhole(const json& value) {
+  return value.is_number_unsigned() || (value.is_number_integer() && value.get<int64_t>() >= 0);
+}
+
 absl::StatusOr<int32_t> Int32(const json& value, const std::string& path) {
-  if (value.is_number_unsigned()) {
-    const uint64_t number = value.get<uint64_t>();
-    if (number <= uint64_t{std::numeric_limits<int32_t>::max()}) return int32_t(number);
-  }
+  constexpr uint64_t kMax = std::numeric_limits<int32_t>::max();
+  if (IsWhole(value) && value.get<uint64_t>() <= kMax) return value.get<int32_t>();
   return Refused(path, absl::StrFormat("%s is not a whole number of 0 to 2^31 - 1", value.dump()));
 }
 
@@ -98,12 +108,13 @@ absl::StatusOr<context::Parameters> ParametersFromJson(const json& value, const 
   }
   ASSIGN_OR_RETURN(const json* const chooser, object.Take("chooser"));
   ASSIGN_OR_RETURN(const std::string chooser_name, Text(*chooser, path + ".chooser"));
-  ASSIGN_OR_RETURN(p.chooser, context::ChooserFromName(chooser_name));
+  ASSIGN_OR_RETURN(p.chooser, At(path + ".chooser", context::ChooserFromName(chooser_name)));
   ASSIGN_OR_RETURN(const json* const kind, object.Take("reference_kind"));
   ASSIGN_OR_RETURN(const std::string kind_name, Text(*kind, path + ".reference_kind"));
-  ASSIGN_OR_RETURN(p.reference_kind, context::ReferenceKindFromName(kind_name));
+  ASSIGN_OR_RETURN(p.reference_kind,
+                   At(path + ".reference_kind", context::ReferenceKindFromName(kind_name)));
   ASSIGN_OR_RETURN(const json* const seed, object.Take("seed"));
-  if (!seed->is_number_unsigned()) return Refused(path + ".seed", "is not a whole number >= 0");
+  if (!IsWhole(*seed)) return Refused(path + ".seed", "is not a whole number >= 0");
   p.seed = seed->get<uint64_t>();
   ASSIGN_OR_RETURN(const json* const holdout, object.Take("holdout_every"));
   ASSIGN_OR_RETURN(p.holdout_every, Int32(*holdout, path + ".holdout_every"));
@@ -229,7 +240,7 @@ absl::StatusOr<context::Event> EventFromJson(const json& value, const std::strin
   ASSIGN_OR_RETURN(event.window, RangeFromJson(*window, path + ".window"));
   ASSIGN_OR_RETURN(const json* const method, object.Take("method"));
   ASSIGN_OR_RETURN(const std::string method_name, Text(*method, path + ".method"));
-  ASSIGN_OR_RETURN(event.method, context::MethodFromName(method_name));
+  ASSIGN_OR_RETURN(event.method, At(path + ".method", context::MethodFromName(method_name)));
   ASSIGN_OR_RETURN(const json* const reference, object.Take("reference"));
   ASSIGN_OR_RETURN(event.reference, RangeFromJson(*reference, path + ".reference"));
   ASSIGN_OR_RETURN(const json* const kept, object.Take("kept"));
@@ -242,7 +253,7 @@ absl::StatusOr<context::Event> EventFromJson(const json& value, const std::strin
   if (const json* const digest = object.TakeIfThere("digest")) {
     ASSIGN_OR_RETURN(const std::string hex, Text(*digest, path + ".digest"));
     if (!hex.empty()) {
-      ASSIGN_OR_RETURN(event.digest, context::Digest::FromHex(hex));
+      ASSIGN_OR_RETURN(event.digest, At(path + ".digest", context::Digest::FromHex(hex)));
     }
   }
   RETURN_IF_ERROR(object.NothingElse());

@@ -63,13 +63,13 @@ TEST(EventJsonTest, RefusalsNameTheField) {
       {"/at", -1, "event.at"},
       {"/at", 1.5, "event.at"},
       {"/window", json({1}), "event.window"},
-      {"/method", "shrink", "shrink"},
+      {"/method", "shrink", "event.method"},
       {"/kept", json({1}), "event.kept"},
       {"/kept", json::parse("[[[1]], [[1], [2]]]"), "event.kept[1]"},
       {"/kept/1/0", json({"a"}), "event.kept[1][0][0]"},
       {"/parameters/mu", "x", "event.parameters.mu"},
       {"/parameters/tau", 1, "tau"},
-      {"/digest", "xyz", "xyz"},
+      {"/digest", "xyz", "event.digest"},
       {"/seconds", 1, "seconds"},
   };
   for (const auto& broken : cases) {
