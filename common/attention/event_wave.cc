@@ -114,7 +114,7 @@ void EventWave::GatherReferences(Batch& batch, const std::vector<PendingEvent*>&
   batch.window.query_mask = mask(fitted);
   if (any_holdout) batch.window.holdout_mask = mask(held_out);
   const at::Tensor rows = at::tensor(index, at::kLong).view({problems, n});
-  const at::Tensor flat = Flat(kind == ReferenceKind::kKeys ? source_.k : q_);
+  const at::Tensor flat = Flat(kind == ReferenceKind::kKeys ? reference_keys_ : q_);
   if (kind == ReferenceKind::kRandom) {
     std::vector<at::Tensor> drawn;
     for (int64_t b = 0; b < problems; ++b) {

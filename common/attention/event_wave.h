@@ -30,9 +30,10 @@ struct PendingEvent {
 // E events, Hk KV heads, B = E * Hk.
 class EventWave {
  public:
-  EventWave(int layer, const at::Tensor& q, const KeySource& source, double scale,
+  // q [R, H, d] and reference_keys [R, Hk, d]: what `row_of` indexes; keys are read for reference_kind `keys` only.
+  EventWave(int layer, const at::Tensor& q, const at::Tensor& reference_keys, const KeySource& source, double scale,
             compaction::GradientMode gradient)
-      : layer_(layer), q_(q), source_(source), scale_(scale), gradient_(gradient) {}
+      : layer_(layer), q_(q), reference_keys_(reference_keys), source_(source), scale_(scale), gradient_(gradient) {}
 
   // Rewrites the live slots of every event. Compact slots are appended to k [C', Hk, d], v, bias.
   void Solve(std::vector<PendingEvent>& events, std::vector<at::Tensor>& k,
@@ -49,7 +50,8 @@ class EventWave {
   void Choose(Batch& batch, const std::vector<PendingEvent*>& events) const;
 
   int layer_;
-  const at::Tensor& q_;  // [T, H, d]
+  const at::Tensor& q_;
+  const at::Tensor& reference_keys_;
   const KeySource& source_;
   double scale_;
   compaction::GradientMode gradient_;

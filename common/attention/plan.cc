@@ -29,7 +29,8 @@ void PlanBuilder::AddCausal(int64_t begin, std::span<const int64_t> slots) {
   const int64_t count = static_cast<int64_t>(slots.size());
   for (int64_t tile = 0; tile < count; tile += kTileRows) {
     const int64_t end = std::min(count, tile + kTileRows);
-    Segment s{.rows = std::vector<int64_t>(end - tile),
+    Segment s{.kind = Kind::kCausal,
+              .rows = std::vector<int64_t>(end - tile),
               .slots = {{slots.begin(), slots.begin() + end}},
               .causal_offset = tile};
     std::iota(s.rows.begin(), s.rows.end(), begin + tile);
@@ -41,9 +42,9 @@ void PlanBuilder::AddShared(std::span<const int64_t> rows, std::span<const int64
   if (slots.empty()) return;
   for (size_t tile = 0; tile < rows.size(); tile += kTileRows) {
     const auto part = rows.subspan(tile, std::min<size_t>(kTileRows, rows.size() - tile));
-    segments_.push_back({.rows = {part.begin(), part.end()},
-                         .slots = {{slots.begin(), slots.end()}},
-                         .causal_offset = {}});
+    segments_.push_back({.kind = Kind::kShared,
+                         .rows = {part.begin(), part.end()},
+                         .slots = {{slots.begin(), slots.end()}}});
   }
 }
 
@@ -53,9 +54,9 @@ void PlanBuilder::AddPerHead(int64_t begin, int64_t count,
                   [](const auto& s) { return s.empty(); }))
     return;
   for (int64_t tile = 0; tile < count; tile += kTileRows) {
-    Segment s{.rows = std::vector<int64_t>(std::min(kTileRows, count - tile)),
-              .slots = slots_by_head,
-              .causal_offset = {}};
+    Segment s{.kind = Kind::kPerHead,
+              .rows = std::vector<int64_t>(std::min(kTileRows, count - tile)),
+              .slots = slots_by_head};
     std::iota(s.rows.begin(), s.rows.end(), begin + tile);
     segments_.push_back(std::move(s));
   }
@@ -66,7 +67,7 @@ void PlanBuilder::Pack(std::span<const Segment* const> members, AttentionPlan& p
   for (const Segment* s : members) {
     g.queries = std::max<int64_t>(g.queries, static_cast<int64_t>(s->rows.size()));
     g.keys = std::max(g.keys, s->keys());
-    if (s->causal_offset) g.causal_offset.push_back(*s->causal_offset);
+    if (s->kind == Kind::kCausal) g.causal_offset.push_back(s->causal_offset);
   }
   g.query_rows.assign(g.segments * g.queries, -1);
   g.key_slots.assign(g.segments * g.kv_heads * g.keys, -1);
@@ -82,10 +83,9 @@ void PlanBuilder::Pack(std::span<const Segment* const> members, AttentionPlan& p
 }
 
 AttentionPlan PlanBuilder::Build() {
-  std::map<std::tuple<bool, int, int>, std::vector<const Segment*>> classes;
+  std::map<std::tuple<Kind, int, int>, std::vector<const Segment*>> classes;
   for (const Segment& s : segments_) {
-    classes[{s.causal_offset.has_value(), Log2Class(static_cast<int64_t>(s.rows.size())),
-             Log2Class(s.keys())}]
+    classes[{s.kind, Log2Class(static_cast<int64_t>(s.rows.size())), Log2Class(s.keys())}]
         .push_back(&s);
   }
   AttentionPlan plan{.rows = rows_, .groups = {}};

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstdint>
-#include <optional>
 #include <span>
 #include <vector>
 
@@ -12,7 +11,8 @@ namespace palimpsest::attention {
 // cuts and a decode step are all plans. Letters: S segments, Hk KV heads, Lq padded queries, Lk
 // padded keys.
 
-// Segments of one shape, run as one batched kernel.
+// Segments of one shape, run as one batched kernel. A row of q stands in at most one segment of a
+// group.
 struct KernelGroup {
   int64_t segments = 0, kv_heads = 0, queries = 0, keys = 0;
   std::vector<int64_t> query_rows;     // [S, Lq] row of q; -1 = padding
@@ -25,8 +25,8 @@ struct AttentionPlan {
   std::vector<KernelGroup> groups;
 };
 
-// Collects segments and packs them into few groups: classes of a power of two of (queries, keys),
-// padded to the largest member.
+// Collects segments and packs them into few groups: by kind (a row is given to each kind at most
+// once) and classes of a power of two of (queries, keys), padded to the largest member.
 class PlanBuilder {
  public:
   PlanBuilder(int64_t rows, int kv_heads) : rows_(rows), kv_heads_(kv_heads) {}
@@ -42,10 +42,12 @@ class PlanBuilder {
   AttentionPlan Build();
 
  private:
+  enum class Kind { kCausal, kShared, kPerHead };
   struct Segment {
+    Kind kind = Kind::kCausal;
     std::vector<int64_t> rows;
     std::vector<std::vector<int64_t>> slots;  // one list for all heads, or one per head
-    std::optional<int64_t> causal_offset;
+    int64_t causal_offset = 0;
     int64_t keys() const;
   };
   void Pack(std::span<const Segment* const> members, AttentionPlan& plan) const;

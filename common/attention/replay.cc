@@ -107,7 +107,7 @@ class LayerReplay {
 
   void SolveWave(std::vector<PendingEvent>& due) {
     std::vector<at::Tensor> k = {source_.k_compact}, v = {source_.v_compact}, bias = {source_.bias};
-    EventWave(layer_, q_, source_, options_.scale, options_.gradient).Solve(due, k, v, bias);
+    EventWave(layer_, q_, source_.k, source_, options_.scale, options_.gradient).Solve(due, k, v, bias);
     if (k.size() == 1) return;
     source_.k_compact = at::cat(k);
     source_.v_compact = at::cat(v);

@@ -1,0 +1,125 @@
+#include "services/inference/core/admission.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_replace.h"
+
+namespace palimpsest::inference {
+namespace {
+
+int32_t MaxTokens(const GenerationRequest& request, int32_t max_position) {
+  const int32_t room = max_position - static_cast<int32_t>(request.prompt.size());
+  return std::min(room, request.sampling.max_tokens.value_or(room));
+}
+
+bool Records(const context::ContextPolicy& policy) {
+  return !std::holds_alternative<context::NoTrigger>(policy.trigger) &&
+         context::UsesReference(policy.method, policy.parameters.chooser);
+}
+
+}  // namespace
+
+int64_t RowsNeeded(const GenerationRequest& request, int32_t max_position) {
+  const int64_t prompt = static_cast<int64_t>(request.prompt.size());
+  // Messages may take the sequence to its last position.
+  const int64_t full =
+      request.budget_messages ? max_position : prompt + MaxTokens(request, max_position);
+  if (const auto* kv = std::get_if<context::KvBudget>(&request.context.trigger)) {
+    // At an event the kept rows stand beside the window that they replace.
+    return std::min<int64_t>(
+        full, int64_t{kv->budget} +
+                  context::KeptCount(request.context.method, kv->keep_ratio, kv->budget));
+  }
+  return full;
+}
+
+RowCost CostOf(const ModelInfo& m) {
+  const int64_t bytes = m.dtype == "bfloat16" ? 2 : 4;
+  return {.row_bytes = int64_t{m.layers} * m.kv_heads * (2 * m.head_dim * bytes + 4),
+          .recorded_bytes = int64_t{m.layers} * m.heads * m.head_dim * bytes};
+}
+
+int64_t BytesNeeded(const GenerationRequest& request, const ModelInfo& model) {
+  const RowCost cost = CostOf(model);
+  const int64_t rows = RowsNeeded(request, model.max_position);
+  // The store of recorded positions keeps up to twice the reference range before it moves.
+  const int64_t recorded =
+      Records(request.context)
+          ? std::min<int64_t>(rows, 2 * int64_t{request.context.reference_tokens})
+          : 0;
+  return rows * cost.row_bytes + recorded * cost.recorded_bytes;
+}
+
+int64_t PromptBytes(const GenerationRequest& request, const ModelInfo& model) {
+  const int64_t rows = std::min<int64_t>(static_cast<int64_t>(request.prompt.size()),
+                                         RowsNeeded(request, model.max_position));
+  return rows * CostOf(model).row_bytes;
+}
+
+absl::Status CheckRequest(const GenerationRequest& r, const ModelInfo& model, const Limits& limits,
+                          bool has_tokenizer) {
+  if (r.prompt.empty()) return absl::InvalidArgumentError("prompt is empty");
+  for (size_t i = 0; i < r.prompt.size(); ++i) {
+    if (r.prompt[i] < 0 || r.prompt[i] >= model.vocab) {
+      return absl::InvalidArgumentError(
+          absl::StrFormat("prompt[%d]=%d is not in [0, %d)", i, r.prompt[i], model.vocab));
+    }
+  }
+  if (static_cast<int64_t>(r.prompt.size()) >= model.max_position) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("prompt has %d tokens, the model's max_position is %d", r.prompt.size(),
+                        model.max_position));
+  }
+  if (r.n < 1 || r.n > limits.max_samples) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("n=%d is not in [1, %d]", r.n, limits.max_samples));
+  }
+  if (r.first_sample < 0)
+    return absl::InvalidArgumentError(
+        absl::StrFormat("first_sample=%d is negative", r.first_sample));
+  RETURN_IF_ERROR(rl::Validate(r.sampling));
+  for (int32_t id : r.sampling.stop_ids) {
+    if (id < 0 || id >= model.vocab) {
+      return absl::InvalidArgumentError(
+          absl::StrFormat("sampling.stop_ids has %d, not in [0, %d)", id, model.vocab));
+    }
+  }
+  for (const auto& [id, bias] : r.sampling.logit_bias) {
+    if (id < 0 || id >= model.vocab) {
+      return absl::InvalidArgumentError(
+          absl::StrFormat("sampling.logit_bias has id %d, not in [0, %d)", id, model.vocab));
+    }
+  }
+  if (!r.sampling.stop_strings.empty() && !has_tokenizer) {
+    return absl::InvalidArgumentError(
+        "sampling.stop_strings needs a tokenizer, the model's folder has none");
+  }
+  if (r.budget_messages) {
+    if (!has_tokenizer)
+      return absl::InvalidArgumentError(
+          "budget_messages needs a tokenizer, the model's folder has none");
+    RETURN_IF_ERROR(rl::Validate(*r.budget_messages));
+  }
+  RETURN_IF_ERROR(context::Validate(r.context, static_cast<int32_t>(r.prompt.size())));
+  if (std::holds_alternative<context::Turns>(r.context.trigger) ||
+      std::holds_alternative<context::Manual>(r.context.trigger)) {
+    return absl::InvalidArgumentError(
+        "context: turns and manual events belong to sessions, not to Generate");
+  }
+  const int64_t bytes = BytesNeeded(r, model) + PromptBytes(r, model);
+  if (bytes > limits.kv_pool_bytes) {
+    return absl::ResourceExhaustedError(absl::StrFormat(
+        "a prompt and a sample of it need up to %d bytes of KV cache, the pool has %d", bytes,
+        limits.kv_pool_bytes));
+  }
+  return absl::OkStatus();
+}
+
+std::string RenderMessage(const rl::BudgetMessages& messages, int32_t used, int32_t budget) {
+  return absl::StrReplaceAll(messages.text, {{"{used}", std::to_string(used)},
+                                             {"{left}", std::to_string(std::max(0, budget - used))},
+                                             {"{budget}", std::to_string(budget)}});
+}
+
+}  // namespace palimpsest::inference

@@ -1,0 +1,36 @@
+#pragma once
+
+#include <cstdint>
+
+#include "services/inference/core/engine.h"
+
+// What may run, decided from numbers alone.
+namespace palimpsest::inference {
+
+// The most cache rows (one slot of every layer and head) a sample of this request can hold at once.
+// Prompts are counted for each sample although they are shared: never too few.
+int64_t RowsNeeded(const GenerationRequest& request, int32_t max_position);
+
+// Bytes of one cache row and of one recorded position (queries of all heads; keys too when the
+// policy asks).
+struct RowCost {
+  int64_t row_bytes = 0;
+  int64_t recorded_bytes = 0;
+};
+RowCost CostOf(const ModelInfo& model);
+
+// Bytes a sample reserves: its rows and its recorded reference queries.
+int64_t BytesNeeded(const GenerationRequest& request, const ModelInfo& model);
+
+// Bytes of the prompt's own copy, which stays until every sample has been started from it.
+int64_t PromptBytes(const GenerationRequest& request, const ModelInfo& model);
+
+// INVALID_ARGUMENT naming field and value; RESOURCE_EXHAUSTED when one sample can never fit the
+// pool.
+absl::Status CheckRequest(const GenerationRequest& request, const ModelInfo& model,
+                          const Limits& limits, bool has_tokenizer);
+
+// Text of a budget message: {used}, {left}, {budget} replaced by counts of sampled tokens.
+std::string RenderMessage(const rl::BudgetMessages& messages, int32_t used, int32_t budget);
+
+}  // namespace palimpsest::inference

@@ -1,0 +1,301 @@
+#include <ATen/Parallel.h>
+
+#include <deque>
+#include <filesystem>
+#include <thread>
+
+#include "absl/strings/str_format.h"
+#include "absl/synchronization/mutex.h"
+#include "services/inference/core/admission.h"
+#include "services/inference/engine/engine_factory.h"
+#include "services/inference/engine/running_batch_torch.h"
+#include "services/inference/engine/score.h"
+
+namespace palimpsest::inference {
+namespace {
+
+// One thread decodes; callers hand over requests, flips and orders under `mu_` and wait for what
+// they asked for.
+class DecodeEngine final : public Engine {
+ public:
+  DecodeEngine(EngineOptions options, ModelInfo model, std::unique_ptr<const Tokenizer> tokenizer,
+               std::shared_ptr<const model::Decoder> decoder)
+      : options_(std::move(options)),
+        model_(std::move(model)),
+        tokenizer_(std::move(tokenizer)),
+        clock_(options_.clock ? *options_.clock : SystemClock()),
+        decoder_(std::move(decoder)),
+        version_(options_.version),
+        thread_([this] { Loop(); }) {}
+
+  ~DecodeEngine() override {
+    {
+      absl::MutexLock lock(&mu_);
+      stop_ = true;
+    }
+    thread_.join();
+  }
+
+  absl::Status Submit(GenerationRequest request, std::shared_ptr<GenerationSink> sink) override {
+    RETURN_IF_ERROR(CheckRequest(request, model_, options_.limits, tokenizer_ != nullptr));
+    if (tokenizer_) RETURN_IF_ERROR(StopStrings::Create(request.sampling.stop_strings).status());
+    absl::MutexLock lock(&mu_);
+    if (draining_) return absl::UnavailableError("the server is draining");
+    if (queued_ + request.n > options_.limits.max_queued) {
+      return absl::ResourceExhaustedError(
+          absl::StrFormat("%d samples asked for, room for %d of %d in the queue", request.n,
+                          options_.limits.max_queued - queued_, options_.limits.max_queued));
+    }
+    queued_ += request.n;
+    auto state = std::make_shared<RequestState>();
+    state->arrived = clock_.Now();
+    state->request = std::move(request);
+    state->sink = std::move(sink);
+    // Higher priority first, then the earlier.
+    auto place = waiting_.end();
+    while (place != waiting_.begin() &&
+           (*std::prev(place))->request.priority < state->request.priority)
+      --place;
+    waiting_.insert(place, std::move(state));
+    return absl::OkStatus();
+  }
+
+  void Cancel(const std::string& request_id) override {
+    absl::MutexLock lock(&mu_);
+    CancelWhere([&](const RequestState& s) { return s.request.request_id == request_id; },
+                absl::CancelledError("cancelled by the caller"));
+  }
+
+  int AbortAll(const std::string& client, const std::string& reason) override {
+    absl::MutexLock lock(&mu_);
+    return CancelWhere(
+        [&](const RequestState& s) { return client.empty() || s.request.client == client; },
+        absl::CancelledError("aborted: " + reason));
+  }
+
+  absl::StatusOr<ScoreResult> Score(const ScoreRequest& request) override {
+    std::shared_ptr<const model::Decoder> decoder;
+    PolicyVersion version;
+    {
+      absl::MutexLock lock(&mu_);
+      decoder = decoder_;
+      version = version_;
+    }
+    return ScoreTokens(*decoder, version, request);
+  }
+
+  absl::StatusOr<UpdateResult> UpdateWeights(const std::string& folder, PolicyVersion version,
+                                             WeightsMode mode) override {
+    absl::MutexLock one_at_a_time(&update_mu_);
+    if (version == this->version()) return UpdateResult{.version = version, .already_live = true};
+    const absl::Time begin = clock_.Now();
+    ASSIGN_OR_RETURN(std::unique_ptr<model::Decoder> staged,
+                     model::Decoder::Load(folder, decoder_->dtype()));
+    if (!(staged->config() == decoder_->config())) {
+      return absl::FailedPreconditionError(absl::StrFormat(
+          "%s/config.json is of another model than the one that is served", folder));
+    }
+    const absl::Time loaded = clock_.Now();
+    absl::MutexLock lock(&mu_);
+    next_ = std::move(staged);
+    next_version_ = version;
+    next_mode_ = mode;
+    const auto flipped = [this]()
+                             ABSL_SHARED_LOCKS_REQUIRED(mu_) { return next_ == nullptr || stop_; };
+    mu_.Await(absl::Condition(&flipped));
+    if (next_ != nullptr)
+      return absl::UnavailableError("the engine stopped before the weights were flipped");
+    return UpdateResult{.version = version,
+                        .load_seconds = absl::ToDoubleSeconds(loaded - begin),
+                        .flip_seconds = absl::ToDoubleSeconds(clock_.Now() - loaded)};
+  }
+
+  void Pause() override {
+    absl::MutexLock lock(&mu_);
+    paused_ = true;
+  }
+  void Resume() override {
+    absl::MutexLock lock(&mu_);
+    paused_ = false;
+  }
+
+  void Drain(absl::Duration grace) override {
+    const auto idle = [this]() ABSL_SHARED_LOCKS_REQUIRED(mu_) {
+      return waiting_.empty() && active_.empty();
+    };
+    absl::MutexLock lock(&mu_);
+    draining_ = true;
+    paused_ = false;
+    if (mu_.AwaitWithTimeout(absl::Condition(&idle), grace)) return;
+    CancelWhere([](const RequestState&) { return true; },
+                absl::CancelledError("the server is shutting down"));
+    mu_.Await(absl::Condition(&idle));
+  }
+
+  PolicyVersion version() const override {
+    absl::MutexLock lock(&mu_);
+    return version_;
+  }
+  const ModelInfo& model() const override { return model_; }
+  const Limits& limits() const override { return options_.limits; }
+  Load load() const override {
+    absl::MutexLock lock(&mu_);
+    Load load = load_;
+    load.queued = queued_;
+    return load;
+  }
+
+ private:
+  template <class Which>
+  int CancelWhere(const Which& which, const absl::Status& status)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    int samples = 0;
+    for (auto* list : {&waiting_, &active_}) {
+      for (const auto& s : *list) {
+        if (!which(*s) || s->cancelled) continue;
+        s->cancel_status = status;
+        s->cancelled = true;
+        samples += s->request.n;
+      }
+    }
+    return samples;
+  }
+
+  bool HasWork() const ABSL_SHARED_LOCKS_REQUIRED(mu_) {
+    const bool cancels = std::any_of(waiting_.begin(), waiting_.end(),
+                                     [](const auto& s) { return bool{s->cancelled}; });
+    return stop_ || next_ != nullptr || cancels ||
+           (!paused_ && !(waiting_.empty() && active_.empty()));
+  }
+
+  void Loop() {
+    at::set_num_threads(options_.threads);
+    RunningBatch batch(model_, options_.limits, tokenizer_.get(), options_.observer, clock_);
+    while (true) {
+      std::shared_ptr<const model::Decoder> decoder;
+      PolicyVersion version;
+      bool paused;
+      {
+        absl::MutexLock lock(&mu_);
+        mu_.Await(absl::Condition(this, &DecodeEngine::HasWork));
+        if (stop_) break;
+        Flip(batch.empty());
+        AdmitWaiting(batch);
+        decoder = decoder_;
+        version = version_;
+        paused = paused_;
+      }
+      batch.Sweep();
+      if (!paused && !batch.empty()) batch.Step(*decoder, version);
+      absl::MutexLock lock(&mu_);
+      load_ = batch.load();
+      std::erase_if(active_, [](const auto& s) { return s.use_count() == 1; });
+    }
+    EndAll(batch);
+  }
+
+  void Flip(bool idle) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    if (next_ == nullptr || (next_mode_ == WeightsMode::kFinish && !idle)) return;
+    decoder_ = std::move(next_);
+    next_ = nullptr;
+    version_ = next_version_;
+  }
+
+  void AdmitWaiting(RunningBatch& batch) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    std::erase_if(waiting_, [&](const std::shared_ptr<RequestState>& s) {
+      const bool late = clock_.Now() >= s->request.deadline;
+      if (!s->cancelled && !late) return false;
+      const absl::Status status =
+          s->cancelled ? s->cancel_status
+                       : absl::DeadlineExceededError("the deadline passed in the queue");
+      for (int32_t i = 0; i < s->request.n; ++i) {
+        s->sink->OnFailure({.sample = s->request.first_sample + i,
+                            .status = status,
+                            .retryable = false,
+                            .outcome = rl::Outcome::kCancelled,
+                            .partial = {}});
+      }
+      queued_ -= s->request.n;
+      return true;
+    });
+    if (paused_ || (next_ != nullptr && next_mode_ == WeightsMode::kFinish)) return;
+    while (!waiting_.empty() && batch.CanAdmit(waiting_.front()->request)) {
+      queued_ -= waiting_.front()->request.n;
+      active_.push_back(waiting_.front());
+      batch.Admit(std::move(waiting_.front()));
+      waiting_.pop_front();
+    }
+  }
+
+  // The engine goes away: nobody is left without a last word.
+  void EndAll(RunningBatch& batch) {
+    absl::MutexLock lock(&mu_);
+    CancelWhere([](const RequestState&) { return true; },
+                absl::UnavailableError("the engine is stopping"));
+    AdmitWaiting(batch);
+    batch.Sweep();
+  }
+
+  const EngineOptions options_;
+  const ModelInfo model_;
+  const std::unique_ptr<const Tokenizer> tokenizer_;
+  Clock& clock_;
+  absl::Mutex update_mu_ ABSL_ACQUIRED_BEFORE(mu_);
+  mutable absl::Mutex mu_;
+  std::deque<std::shared_ptr<RequestState>> waiting_ ABSL_GUARDED_BY(mu_);
+  std::deque<std::shared_ptr<RequestState>> active_
+      ABSL_GUARDED_BY(mu_);  // in the batch; a lone reference is done
+  std::shared_ptr<const model::Decoder> decoder_, next_;
+  PolicyVersion version_, next_version_;
+  WeightsMode next_mode_ = WeightsMode::kKeep;
+  Load load_ ABSL_GUARDED_BY(mu_);
+  int32_t queued_ ABSL_GUARDED_BY(mu_) = 0;
+  bool paused_ ABSL_GUARDED_BY(mu_) = false;
+  bool draining_ ABSL_GUARDED_BY(mu_) = false;
+  bool stop_ ABSL_GUARDED_BY(mu_) = false;
+  std::thread thread_;
+};
+
+ModelInfo Describe(const model::ModelConfig& c, const std::string& dtype,
+                   std::vector<int32_t> stop_ids) {
+  const char* names[] = {"qwen3", "qwen2", "llama"};
+  return {.architecture = names[static_cast<int>(c.architecture)],
+          .dtype = dtype,
+          .layers = c.layers,
+          .heads = c.heads,
+          .kv_heads = c.kv_heads,
+          .head_dim = c.head_dim,
+          .hidden = c.hidden,
+          .vocab = c.vocab,
+          .max_position = c.max_position,
+          .stop_ids = std::move(stop_ids)};
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Engine>> MakeEngine(EngineOptions options) {
+  if (options.dtype != "float32" && options.dtype != "bfloat16") {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("dtype=%s is neither float32 nor bfloat16", options.dtype));
+  }
+  if (options.threads < 1)
+    return absl::InvalidArgumentError(absl::StrFormat("threads=%d is not >= 1", options.threads));
+  if (options.limits.max_running < 1 || options.limits.prefill_tokens < 1 ||
+      options.limits.kv_pool_bytes < 1) {
+    return absl::InvalidArgumentError(
+        "limits: max_running, prefill_tokens and kv_pool_bytes must be >= 1");
+  }
+  const auto dtype = options.dtype == "bfloat16" ? model::DType::kBFloat16 : model::DType::kFloat32;
+  ASSIGN_OR_RETURN(std::unique_ptr<model::Decoder> decoder,
+                   model::Decoder::Load(options.model_folder, dtype));
+  ASSIGN_OR_RETURN(std::vector<int32_t> stop_ids, model::ReadStopIds(options.model_folder));
+  std::unique_ptr<const Tokenizer> tokenizer;
+  if (std::filesystem::exists(options.model_folder + "/tokenizer.json")) {
+    ASSIGN_OR_RETURN(tokenizer, Tokenizer::Load(options.model_folder));
+  }
+  ModelInfo info = Describe(decoder->config(), options.dtype, std::move(stop_ids));
+  return std::make_unique<DecodeEngine>(std::move(options), std::move(info), std::move(tokenizer),
+                                        std::move(decoder));
+}
+
+}  // namespace palimpsest::inference

@@ -1,0 +1,21 @@
+#pragma once
+
+#include "common/base/clock.h"
+#include "services/inference/core/engine.h"
+
+namespace palimpsest::inference {
+
+struct EngineOptions {
+  std::string model_folder;  // Hugging Face folder; a tokenizer.json in it is used when it is there
+  PolicyVersion version;
+  std::string dtype = "float32";  // or "bfloat16"
+  int threads = 2;                // of one forward pass
+  Limits limits;
+  Clock* clock = nullptr;  // absent: the system's
+  EngineObserver observer;
+};
+
+// Loads the model and starts the engine's thread.
+absl::StatusOr<std::unique_ptr<Engine>> MakeEngine(EngineOptions options);
+
+}  // namespace palimpsest::inference

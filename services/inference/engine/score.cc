@@ -1,0 +1,69 @@
+#include "services/inference/engine/score.h"
+
+#include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
+
+#include <cmath>
+
+#include "absl/strings/str_format.h"
+#include "common/attention/replay.h"
+#include "common/context/log.h"
+#include "common/model/logprob.h"
+
+namespace palimpsest::inference {
+namespace {
+
+absl::Status Check(const ScoreRequest& r, const model::ModelConfig& config) {
+  if (r.tokens.size() < 2)
+    return absl::InvalidArgumentError(
+        absl::StrFormat("ids has %d tokens, at least 2 are scored", r.tokens.size()));
+  if (static_cast<int64_t>(r.tokens.size()) > config.max_position) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "ids has %d tokens, the model's max_position is %d", r.tokens.size(), config.max_position));
+  }
+  for (size_t i = 0; i < r.tokens.size(); ++i) {
+    if (r.tokens[i] < 0 || r.tokens[i] >= config.vocab) {
+      return absl::InvalidArgumentError(
+          absl::StrFormat("ids[%d]=%d is not in [0, %d)", i, r.tokens[i], config.vocab));
+    }
+  }
+  if (!(r.temperature > 0) || !std::isfinite(r.temperature)) {
+    return absl::InvalidArgumentError(absl::StrFormat("temperature=%g is not > 0", r.temperature));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<ScoreResult> ScoreTokens(const model::Decoder& decoder, PolicyVersion version,
+                                        const ScoreRequest& request) {
+  const model::ModelConfig& config = decoder.config();
+  RETURN_IF_ERROR(Check(request, config));
+  const context::Shape shape{.layers = config.layers, .kv_heads = config.kv_heads};
+  ScoreResult result{.logprobs = {}, .events = request.events, .version = version};
+  if (!result.events.empty()) {
+    RETURN_IF_ERROR(context::CompleteDigests(request.tokens, result.events));
+    RETURN_IF_ERROR(context::CheckLog(shape, request.tokens, result.events));
+  }
+  attention::ReplaySequence sequence{.tokens = request.tokens,
+                                     .prompt_tokens = 0,
+                                     .rows = static_cast<int32_t>(request.tokens.size()) - 1};
+  for (const context::Event& e : result.events) sequence.events.push_back({.event = e});
+  ASSIGN_OR_RETURN(const attention::PackedBatch batch,
+                   attention::PackedBatch::Create({&sequence, 1}, shape));
+  c10::NoGradGuard no_grad;
+  attention::ReplayContext replay(batch,
+                                  {.gradient = compaction::GradientMode::kDetached,
+                                   .scale = 1 / std::sqrt(static_cast<double>(config.head_dim))});
+  const at::Tensor hidden = decoder.Hidden(at::tensor(batch.ids(), at::kLong),
+                                           at::tensor(batch.positions(), at::kLong), replay);
+  const std::vector<int64_t> targets(request.tokens.begin() + 1, request.tokens.end());
+  const at::Tensor logprobs =
+      model::TokenLogProbs(decoder, hidden, at::tensor(targets, at::kLong), request.temperature)
+          .to(at::kFloat)
+          .contiguous();
+  result.logprobs.assign(logprobs.data_ptr<float>(), logprobs.data_ptr<float>() + logprobs.numel());
+  return result;
+}
+
+}  // namespace palimpsest::inference

@@ -1,0 +1,27 @@
+#pragma once
+
+#include <vector>
+
+#include "common/model/decoder.h"
+
+namespace palimpsest::inference {
+
+class KvPool;
+struct Sequence;
+
+// The rows that one sequence contributes to a step.
+struct StepItem {
+  Sequence* sequence = nullptr;
+  int32_t count = 0;  // of its pending tokens, from the first
+};
+
+// One forward pass over the rows of all items: writes their K/V, records reference queries, and
+// returns the logits of the last row of those items that have no pending token left, in their
+// order: fp32 [items_with_logits, V], row-major.
+struct StepOutput {
+  std::vector<int> with_logits;  // indices into items
+  std::vector<float> logits;     // [with_logits, V]
+};
+StepOutput RunStep(const model::Decoder& decoder, KvPool& pool, const std::vector<StepItem>& items);
+
+}  // namespace palimpsest::inference
