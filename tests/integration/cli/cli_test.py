@@ -5,9 +5,12 @@ Usage: cli_test.py PATH_OF_PALIMPSEST, from the root of the repository. Needs th
 """
 import json
 import pathlib
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 
 BINARY = ""
@@ -194,6 +197,91 @@ class CommandLine(Case):
                      "--temperature", "1", "--context", "kv_budget", "--set", "context.budget=10",
                      "--set", "context.window=8")
         self.refused(1, "UNAVAILABLE", "score", "--server", "127.0.0.1:1", "--ids-file", prompt)
+
+
+class Launch(Case):
+    """`launch` beside stand-ins for the daemons: shell scripts that note how they were called."""
+
+    CONFIG = "run: {name: try, folder: %s/run, seed: 1}\norchestrator: {}\n"
+
+    def setUp(self):
+        super().setUp()
+        self.bin = pathlib.Path(self.folder.name)
+        shutil.copy(BINARY, self.bin / "palimpsest")
+        self.config = self.bin / "run.yaml"
+        self.config.write_text(self.CONFIG % self.bin)
+        for role in ("env", "trainer", "inference"):
+            self.stand_in(role, "trap 'echo bye; exit 0' TERM; while :; do sleep 0.05; done")
+
+    def stand_in(self, role, body, check="exit 0"):
+        path = self.bin / f"palimpsest-{role}"
+        path.write_text(f'#!/bin/sh\ncase "$*" in *--check-config*) {check};; esac\necho "$@"\n{body}\n')
+        path.chmod(0o755)
+
+    def launch(self, *extra):
+        return subprocess.run([self.bin / "palimpsest", "launch", "--config", self.config, *extra],
+                              capture_output=True, timeout=60)
+
+    def log(self, role):
+        return (self.bin / f"run/logs/{role}-0.log").read_text()
+
+    def test_the_run_ends_with_its_orchestrator_and_says_where_the_report_is(self):
+        self.stand_in("orchestrator", f"mkdir {self.bin}/run/report; echo '{{}}' > {self.bin}/run/report/report.json")
+        done = self.launch("--set", "run.seed=7")
+        self.assertEqual(done.returncode, 0, done.stderr.decode())
+        outcome = json.loads(done.stdout)
+        self.assertEqual(outcome["report"], f"{self.bin}/run/report/report.json")
+        self.assertNotIn("failure", outcome)
+        for role in ("env", "trainer", "inference", "orchestrator"):
+            self.assertIn(f"--config {self.config} --set run.seed=7", self.log(role))
+        self.assertIn("bye", self.log("trainer"))
+
+    def test_a_daemon_that_was_killed_is_started_again(self):
+        self.stand_in("trainer", f"test -e {self.bin}/twice && exec sleep 60; touch {self.bin}/twice; kill -9 $$")
+        self.stand_in("orchestrator", f"while ! test $(wc -l < {self.bin}/run/logs/trainer-0.log) = 2; do sleep 0.1; done")
+        done = self.launch()
+        self.assertEqual(done.returncode, 0, done.stderr.decode())
+        self.assertEqual(json.loads(done.stdout)["restarts"], 1)
+        self.assertIn("trainer-0 ended: killed by signal 9", done.stderr.decode())
+
+    def test_a_refused_configuration_starts_nothing(self):
+        self.stand_in("orchestrator", "exit 0")
+        self.stand_in("trainer", "exit 0", check='echo "run.yaml:3: trainer.x is unknown" >&2; exit 2')
+        done = self.launch()
+        self.assertEqual(done.returncode, 2)
+        self.assertEqual(done.stdout, b"")
+        self.assertIn("trainer.x is unknown", done.stderr.decode())
+        self.assertIn("trainer-0 refuses", done.stderr.decode())
+        self.assertFalse((self.bin / "run/logs/env-0.log").exists())
+
+    def test_ctrl_c_stops_all(self):
+        self.stand_in("orchestrator", "trap 'echo saved; exit 0' TERM; while :; do sleep 0.05; done")
+        child = subprocess.Popen([self.bin / "palimpsest", "launch", "--config", self.config],
+                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        for line in child.stderr:
+            if b"orchestrator-0 started" in line:
+                break
+        time.sleep(0.5)
+        child.send_signal(signal.SIGINT)
+        out, _ = child.communicate(timeout=30)
+        self.assertEqual(child.returncode, 130)
+        self.assertEqual(json.loads(out)["exit_code"], 130)
+        self.assertIn("saved", self.log("orchestrator"))
+        self.assertIn("bye", self.log("inference"))
+
+    def test_children_do_not_outlive_a_killed_launch(self):
+        self.stand_in("orchestrator", "while :; do sleep 0.05; done")
+        child = subprocess.Popen([self.bin / "palimpsest", "launch", "--config", self.config],
+                                 stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        pids = [int(child.stderr.readline().split(b"pid ")[1]) for _ in range(4)]
+        time.sleep(0.3)
+        child.kill()
+        child.communicate(timeout=30)
+        for _ in range(100):
+            if not any(pathlib.Path(f"/proc/{pid}/exe").exists() for pid in pids):
+                return
+            time.sleep(0.1)
+        self.fail(f"still there: {pids}")
 
 
 if __name__ == "__main__":
