@@ -42,7 +42,7 @@ struct ProgressWatch::Impl {
   // Takes or gives back the running call; false when it shall not run any more.
   bool SetCall(grpc::ClientContext* context) {
     const absl::MutexLock lock(&mu);
-    call = context;
+    call = stopped ? nullptr : context;
     return !stopped;
   }
 
