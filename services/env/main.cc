@@ -1,0 +1,52 @@
+#include <unistd.h>
+
+#include "common/base/clock.h"
+#include "common/base/status.h"
+#include "common/rpc/address.h"
+#include "common/rpc/daemon.h"
+#include "common/rpc/server.h"
+#include "common/telemetry/log.h"
+#include "common/telemetry/metrics.h"
+#include "common/telemetry/metrics_server.h"
+#include "services/env/server/daemon_config.h"
+#include "services/env/server/environment_service.h"
+
+namespace palimpsest::env {
+namespace {
+
+constexpr char kName[] = "palimpsest-env";
+
+absl::Status Run(const EnvDaemonConfig& config, StopSignal& stop) {
+  SetLogConfig({.role = "env", .run = config.run.name});
+  ASSIGN_OR_RETURN(EnvironmentMap environments, BuiltInEnvironments(config.env.tasks));
+  Metrics metrics("env", Version(), SystemClock());
+  Gauge ready = metrics.AddGauge({"ready", "1 while calls are answered."}).With({});
+  EnvironmentServer service(std::move(environments), {config.run.name, config.env.rank}, metrics,
+                            SystemClock());
+  ASSIGN_OR_RETURN(const RpcServerConfig listen, ListenConfig(config.env));
+  ASSIGN_OR_RETURN(const auto server, RpcServer::Start(listen, {&service}, metrics, SystemClock()));
+  ASSIGN_OR_RETURN(const HostPort pages, ParseHostPort("env.metrics", config.env.metrics));
+  ASSIGN_OR_RETURN(const auto http, MetricsServer::Start(pages.host, pages.port, metrics, [&stop] {
+                     return stop.Requested() ? absl::UnavailableError("stopping")
+                                             : absl::OkStatus();
+                   }));
+  RETURN_IF_ERROR(
+      WriteAddress(config.run.folder, "env", config.env.rank, {server->address(), getpid()}));
+  ready.Set(1);
+  Log(Severity::kInfo, "env serves",
+      {{"address", server->address()}, {"metrics_port", http->port()}});
+  stop.Wait();
+  ready.Set(0);
+  server->Shutdown();
+  Log(Severity::kInfo, "env stopped");
+  return RemoveAddress(config.run.folder, "env", config.env.rank, getpid());
+}
+
+}  // namespace
+}  // namespace palimpsest::env
+
+int main(int argc, char** argv) {
+  using namespace palimpsest;
+  return DaemonMain<env::EnvDaemonConfig>(
+      argc, argv, env::kName, {"model", "inference", "trainer", "orchestrator"}, env::Run);
+}

@@ -1,0 +1,84 @@
+#include "services/env/server/daemon_config.h"
+
+#include <charconv>
+
+#include "absl/strings/str_format.h"
+#include "common/base/status.h"
+
+namespace palimpsest::env {
+
+void Bind(Binder& b, RegistersOptions& c) {
+  b.Field("lines", c.lines, "computed registers, [4, 22]");
+  b.Field("asked_first", c.asked_first, "first computed register that far questions ask");
+  b.Field("asked_last", c.asked_last, "last one, at least asked_first + 3 and below lines");
+  b.Field("far_share", c.far_share, "chance of a far question, [0, 1]");
+  b.Field("line_weight", c.line_weight, "share of the reward on exactly right lines, [0, 1]");
+}
+
+void Bind(Binder& b, CountdownOptions& c) {
+  b.Field("min_numbers", c.min_numbers, "given numbers, at least 2");
+  b.Field("max_numbers", c.max_numbers, "given numbers at most");
+  b.Field("min_value", c.min_value, "of a given number, at least 1");
+  b.Field("max_value", c.max_value, "of a given number at most");
+  b.Field("min_target", c.min_target, "at least 1");
+  b.Field("max_target", c.max_target, "at most");
+  b.Field("max_response_bytes", c.max_response_bytes, "room for an answer, at least 64");
+}
+
+void Bind(Binder& b, EnvSection& c) {
+  b.Field("listen", c.listen, "host:port of the RPCs; port 0 takes a free one");
+  b.Field("metrics", c.metrics, "host:port of /metrics and /healthz");
+  b.Field("rank", c.rank, "which of the run's environment daemons this is");
+  b.Field("insecure", c.insecure, "allows a host beyond loopback although calls are not encrypted");
+  b.Section("registers", c.tasks.registers, "the task registers");
+  b.Section("countdown", c.tasks.countdown, "the task countdown");
+}
+
+void Bind(Binder& b, EnvDaemonConfig& c) {
+  b.Section("run", c.run);
+  b.Section("env", c.env);
+}
+
+absl::Status Validate(const EnvDaemonConfig& c) {
+  RETURN_IF_ERROR(Validate(c.run));
+  if (c.env.rank < 0) {
+    return absl::InvalidArgumentError(absl::StrFormat("env.rank=%d is negative", c.env.rank));
+  }
+  ASSIGN_OR_RETURN(const RpcServerConfig listen, ListenConfig(c.env));
+  RETURN_IF_ERROR(Validate(listen));
+  RETURN_IF_ERROR(ParseHostPort("env.metrics", c.env.metrics).status());
+  return BuiltInEnvironments(c.env.tasks).status();
+}
+
+absl::StatusOr<HostPort> ParseHostPort(std::string_view field, std::string_view text) {
+  const absl::Status refused = absl::InvalidArgumentError(
+      absl::StrFormat("%s=\"%s\" is not host:port with a port of 0 to 65535", field, text));
+  const size_t colon = text.rfind(':');
+  if (colon == std::string_view::npos || colon == 0) return refused;
+  std::string_view host = text.substr(0, colon);
+  const std::string_view digits = text.substr(colon + 1);
+  if (host.front() == '[' && host.back() == ']') {
+    host = host.substr(1, host.size() - 2);
+  } else if (host.find(':') != std::string_view::npos) {
+    return refused;
+  }
+  HostPort parsed{.host = std::string(host)};
+  const auto [end, error] =
+      std::from_chars(digits.data(), digits.data() + digits.size(), parsed.port);
+  if (host.empty() || error != std::errc() || end != digits.data() + digits.size() ||
+      parsed.port < 0 || parsed.port > 65535) {
+    return refused;
+  }
+  return parsed;
+}
+
+absl::StatusOr<RpcServerConfig> ListenConfig(const EnvSection& c) {
+  ASSIGN_OR_RETURN(const HostPort place, ParseHostPort("env.listen", c.listen));
+  RpcServerConfig config;
+  config.host = place.host;
+  config.port = place.port;
+  config.insecure = c.insecure;
+  return config;
+}
+
+}  // namespace palimpsest::env

@@ -1,0 +1,174 @@
+#include "services/env/server/environment_service.h"
+
+#include <unistd.h>
+
+#include <utility>
+
+#include "absl/strings/str_format.h"
+#include "common/base/status.h"
+#include "common/rpc/daemon.h"
+#include "common/rpc/status.h"
+
+namespace palimpsest::env {
+namespace {
+
+constexpr int kMaxResponseBytes = 1 << 20;  // longer ones are refused, not judged
+
+absl::StatusOr<Split> SplitFromProto(v1::Split split, std::string_view field) {
+  switch (split) {
+    case v1::SPLIT_TRAIN:
+      return Split::kTrain;
+    case v1::SPLIT_SFT:
+      return Split::kSft;
+    case v1::SPLIT_HELDOUT:
+      return Split::kHeldout;
+    default:
+      return absl::InvalidArgumentError(
+          absl::StrFormat("%s=%d is none of TRAIN, SFT, HELDOUT", field, static_cast<int>(split)));
+  }
+}
+
+absl::Status CheckResponseText(const std::string& text) {
+  if (text.size() <= kMaxResponseBytes) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrFormat("response_text has %d bytes, at most %d", text.size(), kMaxResponseBytes));
+}
+
+bool Demonstrates(const Environment& environment) {
+  const absl::StatusOr<Episode> episode = environment.Make(Split::kSft, 0, 0);
+  return episode.ok() && environment.Demonstrate(*episode, Noise{}).ok();
+}
+
+}  // namespace
+
+EnvironmentServer::EnvironmentServer(EnvironmentMap environments, const ServerIdentity& identity,
+                                     Metrics& metrics, Clock& clock)
+    : environments_(std::move(environments)),
+      scored_(metrics.AddCounter({"env_scores_total", "Responses that were judged.", {"task"}})) {
+  const int64_t started = absl::ToUnixMillis(clock.Now());
+  info_.set_revision(v1::CONTRACT_REVISION_CURRENT);
+  info_.set_version(std::string(Version()));
+  info_.set_role("env");
+  info_.set_rank(identity.rank);
+  info_.set_run(identity.run);
+  info_.set_started_unix_ms(started);
+  info_.set_instance(absl::StrFormat("%d-%d", started, getpid()));
+}
+
+grpc::Status EnvironmentServer::GetServerInfo(
+    grpc::ServerContext*, const v1::EnvironmentServiceGetServerInfoRequest* request,
+    v1::EnvironmentServiceGetServerInfoResponse* response) {
+  if (request->revision() != v1::CONTRACT_REVISION_CURRENT) {
+    return ToGrpc(absl::FailedPreconditionError(
+        absl::StrFormat("revision=%d, this server speaks %d", request->revision(),
+                        static_cast<int>(v1::CONTRACT_REVISION_CURRENT))));
+  }
+  *response->mutable_server() = info_;
+  response->set_state(v1::SERVING_STATE_SERVING);
+  return grpc::Status::OK;
+}
+
+grpc::Status EnvironmentServer::ListTasks(grpc::ServerContext*, const v1::ListTasksRequest*,
+                                          v1::ListTasksResponse* response) {
+  for (const auto& [name, environment] : environments_) {
+    v1::Task& task = *response->add_tasks();
+    task.set_name(name);
+    task.set_description(std::string(environment->description()));
+    task.set_demonstrates(Demonstrates(*environment));
+    const absl::StatusOr<Episode> sample = environment->Make(Split::kTrain, 0, 0);
+    if (sample.ok()) task.set_max_response(sample->max_response_bytes);
+  }
+  return grpc::Status::OK;
+}
+
+grpc::Status EnvironmentServer::Reset(grpc::ServerContext*, const v1::ResetRequest* request,
+                                      v1::ResetResponse* response) {
+  return ToGrpc(DoReset(*request, *response));
+}
+
+absl::Status EnvironmentServer::DoReset(const v1::ResetRequest& request,
+                                        v1::ResetResponse& response) const {
+  v1::Episode named;
+  named.set_task(request.task());
+  named.set_split(request.split());
+  named.set_seed(request.seed());
+  named.set_index(request.index());
+  ASSIGN_OR_RETURN(const Problem problem, Find(named));
+  *response.mutable_episode() = named;
+  response.set_text(problem.episode.prompt);
+  response.set_max_response(problem.episode.max_response_bytes);
+  for (const std::string& stop : problem.episode.stops) response.add_stops(stop);
+  if (problem.episode.needs_memory) response.add_tags("needs_memory");
+  return absl::OkStatus();
+}
+
+grpc::Status EnvironmentServer::Step(grpc::ServerContext*, const v1::StepRequest* request,
+                                     v1::StepResponse*) {
+  const absl::StatusOr<Problem> problem = Find(request->episode());
+  if (!problem.ok()) return ToGrpc(problem.status());
+  return ToGrpc(absl::FailedPreconditionError(absl::StrFormat(
+      "episode.task=\"%s\" is single-turn: it is scored, not stepped", request->episode().task())));
+}
+
+grpc::Status EnvironmentServer::Score(grpc::ServerContext*,
+                                      const v1::EnvironmentServiceScoreRequest* request,
+                                      v1::EnvironmentServiceScoreResponse* response) {
+  return ToGrpc(DoScore(*request, *response));
+}
+
+absl::Status EnvironmentServer::DoScore(const v1::EnvironmentServiceScoreRequest& request,
+                                        v1::EnvironmentServiceScoreResponse& response) {
+  if (request.outcome() != v1::OUTCOME_OK && request.outcome() != v1::OUTCOME_TRUNCATED) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("outcome=%d is neither OK nor TRUNCATED: such a rollout is never scored",
+                        static_cast<int>(request.outcome())));
+  }
+  RETURN_IF_ERROR(CheckResponseText(request.response_text()));
+  ASSIGN_OR_RETURN(const Problem problem, Find(request.episode()));
+  ASSIGN_OR_RETURN(const env::Score score,
+                   problem.environment->Grade(problem.episode, request.response_text()));
+  response.set_reward(score.reward);
+  response.set_reason(score.reason);
+  response.set_outcome(v1::OUTCOME_OK);
+  for (const auto& [name, value] : score.parts) {
+    v1::RewardPart& part = *response.add_parts();
+    part.set_name(name);
+    part.set_value(value);
+  }
+  scored_.With({request.episode().task()}).Add();
+  return absl::OkStatus();
+}
+
+grpc::Status EnvironmentServer::Demonstrate(grpc::ServerContext*,
+                                            const v1::DemonstrateRequest* request,
+                                            v1::DemonstrateResponse* response) {
+  return ToGrpc(DoDemonstrate(*request, *response));
+}
+
+absl::Status EnvironmentServer::DoDemonstrate(const v1::DemonstrateRequest& request,
+                                              v1::DemonstrateResponse& response) const {
+  const double noise = request.answer_noise();
+  if (!(noise >= 0 && noise <= 1)) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("answer_noise=%g is outside of [0, 1]", noise));
+  }
+  ASSIGN_OR_RETURN(const Problem problem, Find(request.episode()));
+  ASSIGN_OR_RETURN(*response.mutable_response_text(),
+                   problem.environment->Demonstrate(problem.episode, Noise{.answer = noise}));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<EnvironmentServer::Problem> EnvironmentServer::Find(const v1::Episode& proto) const {
+  ASSIGN_OR_RETURN(const Environment* const environment,
+                   FindEnvironment(environments_, proto.task()));
+  ASSIGN_OR_RETURN(const Split split, SplitFromProto(proto.split(), "episode.split"));
+  if (!proto.state().empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("episode.state has %d bytes; the task \"%s\" keeps no state",
+                        proto.state().size(), proto.task()));
+  }
+  ASSIGN_OR_RETURN(Episode episode, environment->Make(split, proto.seed(), proto.index()));
+  return Problem{environment, std::move(episode)};
+}
+
+}  // namespace palimpsest::env

@@ -1,0 +1,289 @@
+#!/usr/bin/env python3
+"""Runs the built `palimpsest` as a script would: arguments and stdin in, JSON on stdout out.
+
+Usage: cli_test.py PATH_OF_PALIMPSEST, from the root of the repository. Needs the standard library only.
+"""
+import json
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+
+BINARY = ""
+GOLDEN = pathlib.Path("tests/golden")
+MODEL = GOLDEN / "model/qwen3_tied"  # 2 layers, 2 KV heads, vocabulary 131; no tokenizer
+LLAMA = GOLDEN / "model/llama3_scaling"
+TOKENIZER = GOLDEN / "tokenizer/qwen2"
+PROMPT = [(7 * i + 3) % 131 for i in range(12)]
+PARAMETERS = {"mu", "lambda", "log_lower", "log_upper", "chooser", "reference_kind", "seed", "holdout_every"}
+EVENT_KEYS = {"at", "window", "method", "reference", "kept", "parameters", "quality", "digest"}
+BUDGET = ["--context", "kv_budget", "--set", "context.budget=36", "--set", "context.window=16",
+          "--set", "context.keep_ratio=0.5", "--set", "context.reference_tokens=12"]
+
+
+def run(*args, stdin=""):
+    return subprocess.run([BINARY, *map(str, args)], input=stdin.encode(), capture_output=True, timeout=120)
+
+
+class Case(unittest.TestCase):
+    def setUp(self):
+        self.folder = tempfile.TemporaryDirectory()
+        self.addCleanup(self.folder.cleanup)
+
+    def file(self, name, value):
+        path = pathlib.Path(self.folder.name, name)
+        path.write_text(json.dumps(value))
+        return path
+
+    def ok(self, *args, stdin=""):
+        """The one JSON object that a successful call prints."""
+        done = run(*args, stdin=stdin)
+        self.assertEqual(done.returncode, 0, done.stderr.decode())
+        return json.loads(done.stdout)
+
+    def refused(self, code, words, *args, stdin=""):
+        """A call that fails prints nothing but its reason, on stderr."""
+        done = run(*args, stdin=stdin)
+        self.assertEqual(done.returncode, code, done.stderr.decode())
+        self.assertEqual(done.stdout, b"")
+        self.assertIn(words, done.stderr.decode())
+
+
+class Tokens(Case):
+    def test_text_goes_to_ids_and_back(self):
+        text = "Hello  world\n\tпривет 👋🏽 x=1\r\n"
+        ids = self.ok("tokenize", "--model", TOKENIZER, stdin=text)
+        self.assertEqual(set(ids), {"ids"})
+        self.assertTrue(all(isinstance(i, int) for i in ids["ids"]))
+        self.assertEqual(self.ok("detokenize", "--model", TOKENIZER, stdin=json.dumps(ids)), {"text": text})
+
+    def test_jsonl_answers_line_by_line(self):
+        texts = ["one", "", "two\nlines", "  "]
+        done = run("tokenize", "--model", TOKENIZER, "--jsonl",
+                   stdin="".join(json.dumps({"text": t}) + "\n" for t in texts))
+        self.assertEqual(done.returncode, 0, done.stderr.decode())
+        lines = done.stdout.decode().splitlines()
+        self.assertEqual(len(lines), len(texts))
+        back = run("detokenize", "--model", TOKENIZER, "--jsonl", stdin=done.stdout.decode())
+        self.assertEqual([json.loads(line)["text"] for line in back.stdout.decode().splitlines()], texts)
+
+    def test_broken_input_names_its_line(self):
+        self.refused(1, "unknown", "detokenize", "--model", TOKENIZER, stdin='{"ids": [1], "x": 2}')
+        done = run("tokenize", "--model", TOKENIZER, "--jsonl", stdin='{"text": "a"}\nnope\n')
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("stdin:2", done.stderr.decode())
+
+
+class Generation(Case):
+    def generate(self, *extra, model=MODEL, tokens=80, temperature="1"):
+        prompt = self.file("prompt.json", {"ids": PROMPT})
+        return self.ok("generate", "--model", model, "--ids-file", prompt, "--max-tokens", tokens,
+                       "--temperature", temperature, "--ignore-eos", *extra)
+
+    def score(self, out, *extra, model=MODEL, events=None):
+        ids = self.file("all.json", {"ids": PROMPT + out["ids"]})
+        args = ["score", "--model", model, "--ids-file", ids, *extra]
+        if events is not None:
+            args += ["--events-file", self.file("events.json", events)]
+        scored = self.ok(*args)
+        self.assertEqual(set(scored), {"logprobs"})
+        self.assertEqual(len(scored["logprobs"]), len(PROMPT) + len(out["ids"]) - 1)
+        return scored["logprobs"][len(PROMPT) - 1:]
+
+    def far(self, out, scored):
+        return max(abs(a - b) for a, b in zip(out["logprobs"], scored, strict=True))
+
+    def test_the_output_has_the_shape_of_the_contract(self):
+        out = self.generate(*BUDGET)
+        self.assertEqual(set(out), {"ids", "logprobs", "origins", "finish_reason", "events"})
+        self.assertEqual(len(out["ids"]), 80)
+        self.assertEqual(len(out["logprobs"]), 80)
+        self.assertEqual(out["origins"], ["sampled"] * 80)
+        self.assertEqual(out["finish_reason"], "length")
+        self.assertGreaterEqual(len(out["events"]), 3)
+        last = 0
+        for event in out["events"]:
+            self.assertEqual(set(event), EVENT_KEYS)
+            self.assertEqual(set(event["parameters"]), PARAMETERS)
+            self.assertEqual(event["method"], "attention_matching")
+            self.assertGreater(event["at"], last)
+            last = event["at"]
+            begin, end = event["window"]
+            self.assertGreaterEqual(begin, len(PROMPT))  # the prompt is protected
+            self.assertLessEqual(end, event["at"])
+            self.assertEqual(event["reference"], [event["at"] - 12, event["at"]])
+            self.assertEqual([len(layer) for layer in event["kept"]], [2, 2])
+            for head in (h for layer in event["kept"] for h in layer):
+                self.assertEqual(head, sorted(set(head)))
+                self.assertEqual(len(head), 8)
+                self.assertTrue(all(begin <= p < end for p in head))
+            self.assertRegex(event["digest"], "^[0-9a-f]{32}$")
+
+    def test_score_says_what_generate_said(self):
+        for method in ("attention_matching", "evict", "markovian"):
+            with self.subTest(method=method):
+                out = self.generate(*BUDGET, "--set", f"context.method={method}")
+                self.assertGreaterEqual(len(out["events"]), 2)
+                self.assertLessEqual(self.far(out, self.score(out, events=out)), 2e-4)
+                # The control: without its log the same tokens have other log-probabilities.
+                self.assertGreater(self.far(out, self.score(out)), 1e-3)
+
+    def test_segments_and_the_options_are_heard(self):
+        out = self.generate("--context", "segments", "--set", "context.every=20", "--set", "context.window=10",
+                            "--set", "context.keep_ratio=0.3", "--set", "context.holdout_every=3",
+                            "--set", "context.protect=4", "--set", "context.mu=0.05")
+        self.assertEqual([e["at"] - len(PROMPT) for e in out["events"]], [20, 40, 60])
+        self.assertEqual(out["events"][0]["window"][0], 4)
+        self.assertEqual(out["events"][0]["parameters"]["mu"], 0.05)
+        self.assertIn("holdout_mass_error", out["events"][0]["quality"])
+        self.assertLessEqual(self.far(out, self.score(out, events=out)), 2e-4)
+
+    def test_temperature_is_that_of_the_recorded_log_probabilities(self):
+        out = self.generate(*BUDGET, temperature="0.7")
+        self.assertLessEqual(self.far(out, self.score(out, "--temperature", "0.7", events=out)), 2e-4)
+        greedy = self.generate(*BUDGET, temperature="0")
+        self.assertLessEqual(self.far(greedy, self.score(greedy, events=greedy)), 2e-4)  # recorded at 1
+
+    def test_the_same_seed_draws_the_same_tokens(self):
+        self.assertEqual(self.generate("--seed", 5)["ids"], self.generate("--seed", 5)["ids"])
+        self.assertNotEqual(self.generate("--seed", 5)["ids"], self.generate("--seed", 6)["ids"])
+        self.assertEqual(self.generate()["ids"], self.generate("--seed", 0)["ids"])
+
+    def test_a_missing_digest_is_filled_in_and_a_wrong_one_refused(self):
+        out = self.generate(*BUDGET)
+        events = json.loads(json.dumps(out["events"]))
+        for event in events:
+            del event["digest"]
+        self.assertLessEqual(self.far(out, self.score(out, events={"events": events})), 2e-4)
+        events[1]["digest"] = "0" * 32
+        ids = self.file("all.json", {"ids": PROMPT + out["ids"]})
+        broken = self.file("broken.json", {"events": events})
+        self.refused(1, "digest", "score", "--model", MODEL, "--ids-file", ids, "--events-file", broken)
+
+    def test_bfloat16_runs(self):
+        out = self.generate("--dtype", "bfloat16", model=GOLDEN / "model/qwen3_bf16", tokens=20)
+        self.assertEqual(len(out["ids"]), 20)
+
+    def test_a_llama_compacts_as_well(self):
+        out = self.generate(*BUDGET, model=LLAMA)
+        self.assertLessEqual(self.far(out, self.score(out, model=LLAMA, events=out)), 2e-4)
+
+
+class CommandLine(Case):
+    def test_senseless_command_lines_exit_with_2(self):
+        prompt = self.file("prompt.json", {"ids": PROMPT})
+        generate = ["generate", "--model", MODEL, "--ids-file", prompt, "--temperature", "1"]
+        self.refused(2, "--max-tokens", *generate)
+        self.refused(2, "--max-tokens", *generate, "--max-tokens", "0")
+        self.refused(2, "bugdet", *generate, "--max-tokens", "5", *BUDGET, "--set", "context.bugdet=3")
+        self.refused(2, "sometimes", *generate, "--max-tokens", "5", "--context", "sometimes")
+        self.refused(2, "--dtype", *generate, "--max-tokens", "5", "--dtype", "int8")
+        self.refused(2, "one of --model DIR and --server", "tokenize")
+        self.refused(2, "one of --model DIR and --server", "tokenize", "--model", "a", "--server", "b:1")
+        self.refused(2, "", "frobnicate")
+        self.refused(2, "", "score", "--model", MODEL, "--ids-file", prompt, "--frobnicate")
+
+    def test_work_that_fails_exits_with_1(self):
+        prompt = self.file("prompt.json", {"ids": PROMPT})
+        self.refused(1, "no-such-folder", "tokenize", "--model", "no-such-folder", stdin="x")
+        self.refused(1, "no-such-file", "score", "--model", MODEL, "--ids-file", "no-such-file")
+        self.refused(1, "is not JSON", "score", "--model", MODEL, "--ids-file", "README.md")
+        # protected + window > budget
+        self.refused(1, "budget", "generate", "--model", MODEL, "--ids-file", prompt, "--max-tokens", "5",
+                     "--temperature", "1", "--context", "kv_budget", "--set", "context.budget=10",
+                     "--set", "context.window=8")
+        self.refused(1, "UNAVAILABLE", "score", "--server", "127.0.0.1:1", "--ids-file", prompt)
+
+
+class Launch(Case):
+    """`launch` beside stand-ins for the daemons: shell scripts that note how they were called."""
+
+    CONFIG = "run: {name: try, folder: %s/run, seed: 1}\norchestrator: {}\n"
+
+    def setUp(self):
+        super().setUp()
+        self.bin = pathlib.Path(self.folder.name)
+        shutil.copy(BINARY, self.bin / "palimpsest")
+        self.config = self.bin / "run.yaml"
+        self.config.write_text(self.CONFIG % self.bin)
+        for role in ("env", "trainer", "inference"):
+            self.stand_in(role, "trap 'echo bye; exit 0' TERM; while :; do sleep 0.05; done")
+
+    def stand_in(self, role, body, check="exit 0"):
+        path = self.bin / f"palimpsest-{role}"
+        path.write_text(f'#!/bin/sh\ncase "$*" in *--check-config*) {check};; esac\necho "$@"\n{body}\n')
+        path.chmod(0o755)
+
+    def launch(self, *extra):
+        return subprocess.run([self.bin / "palimpsest", "launch", "--config", self.config, *extra],
+                              capture_output=True, timeout=60)
+
+    def log(self, role):
+        return (self.bin / f"run/logs/{role}-0.log").read_text()
+
+    def test_the_run_ends_with_its_orchestrator_and_says_where_the_report_is(self):
+        self.stand_in("orchestrator", f"mkdir {self.bin}/run/report; echo '{{}}' > {self.bin}/run/report/report.json")
+        done = self.launch("--set", "run.seed=7")
+        self.assertEqual(done.returncode, 0, done.stderr.decode())
+        outcome = json.loads(done.stdout)
+        self.assertEqual(outcome["report"], f"{self.bin}/run/report/report.json")
+        self.assertNotIn("failure", outcome)
+        for role in ("env", "trainer", "inference", "orchestrator"):
+            self.assertIn(f"--config {self.config} --set run.seed=7", self.log(role))
+        self.assertIn("bye", self.log("trainer"))
+
+    def test_a_daemon_that_was_killed_is_started_again(self):
+        self.stand_in("trainer", f"test -e {self.bin}/twice && exec sleep 60; touch {self.bin}/twice; kill -9 $$")
+        self.stand_in("orchestrator", f"while ! test $(wc -l < {self.bin}/run/logs/trainer-0.log) = 2; do sleep 0.1; done")
+        done = self.launch()
+        self.assertEqual(done.returncode, 0, done.stderr.decode())
+        self.assertEqual(json.loads(done.stdout)["restarts"], 1)
+        self.assertIn("trainer-0 ended: killed by signal 9", done.stderr.decode())
+
+    def test_a_refused_configuration_starts_nothing(self):
+        self.stand_in("orchestrator", "exit 0")
+        self.stand_in("trainer", "exit 0", check='echo "run.yaml:3: trainer.x is unknown" >&2; exit 2')
+        done = self.launch()
+        self.assertEqual(done.returncode, 2)
+        self.assertEqual(done.stdout, b"")
+        self.assertIn("trainer.x is unknown", done.stderr.decode())
+        self.assertIn("trainer-0 refuses", done.stderr.decode())
+        self.assertFalse((self.bin / "run/logs/env-0.log").exists())
+
+    def test_ctrl_c_stops_all(self):
+        self.stand_in("orchestrator", "trap 'echo saved; exit 0' TERM; while :; do sleep 0.05; done")
+        child = subprocess.Popen([self.bin / "palimpsest", "launch", "--config", self.config],
+                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        for line in child.stderr:
+            if b"orchestrator-0 started" in line:
+                break
+        time.sleep(0.5)
+        child.send_signal(signal.SIGINT)
+        out, _ = child.communicate(timeout=30)
+        self.assertEqual(child.returncode, 130)
+        self.assertEqual(json.loads(out)["exit_code"], 130)
+        self.assertIn("saved", self.log("orchestrator"))
+        self.assertIn("bye", self.log("inference"))
+
+    def test_children_do_not_outlive_a_killed_launch(self):
+        self.stand_in("orchestrator", "while :; do sleep 0.05; done")
+        child = subprocess.Popen([self.bin / "palimpsest", "launch", "--config", self.config],
+                                 stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        pids = [int(child.stderr.readline().split(b"pid ")[1]) for _ in range(4)]
+        time.sleep(0.3)
+        child.kill()
+        child.communicate(timeout=30)
+        for _ in range(100):
+            if not any(pathlib.Path(f"/proc/{pid}/exe").exists() for pid in pids):
+                return
+            time.sleep(0.1)
+        self.fail(f"still there: {pids}")
+
+
+if __name__ == "__main__":
+    BINARY = sys.argv.pop(1)
+    unittest.main()

@@ -1,0 +1,79 @@
+#include "tools/context_settings.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+namespace palimpsest::tools {
+namespace {
+
+using ::testing::HasSubstr;
+
+absl::StatusOr<context::ContextPolicy> Parse(std::string_view name, std::vector<std::string> sets) {
+  return ParseContextPolicy(name, sets);
+}
+
+TEST(ContextSettingsTest, EveryKeyReachesItsField) {
+  const auto policy = Parse(
+      "kv_budget",
+      {"context.budget=56", "context.window=28", "context.keep_ratio=0.43", "context.method=evict",
+       "context.reference_tokens=48", "context.protect=7", "context.stack=true",
+       "context.after_window=true", "context.mu=0.5", "context.lambda=0.25", "context.log_lower=-3",
+       "context.log_upper=4", "context.chooser=random", "context.reference_kind=keys",
+       "context.seed=18446744073709551615", "context.holdout_every=4"});
+  ASSERT_TRUE(policy.ok()) << policy.status();
+  context::ContextPolicy expected;
+  expected.trigger = context::KvBudget{.budget = 56, .window = 28, .keep_ratio = 0.43};
+  expected.method = context::Method::kEvict;
+  expected.reference_tokens = 48;
+  expected.protect = 7;
+  expected.stack = true;
+  expected.after_window = true;
+  expected.parameters = {.mu = 0.5,
+                         .lambda = 0.25,
+                         .log_lower = -3,
+                         .log_upper = 4,
+                         .chooser = context::Chooser::kRandom,
+                         .reference_kind = context::ReferenceKind::kKeys,
+                         .seed = 18446744073709551615u,
+                         .holdout_every = 4};
+  EXPECT_EQ(*policy, expected);
+}
+
+TEST(ContextSettingsTest, TheChooserFollowsTheMethodUnlessItIsSet) {
+  EXPECT_EQ(Parse("kv_budget", {"context.method=evict"})->parameters.chooser,
+            context::Chooser::kAttention);
+  EXPECT_EQ(
+      Parse("kv_budget", {"context.chooser=recent", "context.method=evict"})->parameters.chooser,
+      context::Chooser::kRecent);
+  EXPECT_EQ(Parse("kv_budget", {})->parameters.chooser, context::Chooser::kRms);
+}
+
+TEST(ContextSettingsTest, ProtectPromptIsTheDefault) {
+  EXPECT_FALSE(Parse("segments", {"context.protect=prompt"})->protect.has_value());
+}
+
+TEST(ContextSettingsTest, SegmentsHasItsOwnKeys) {
+  const auto policy = Parse("segments", {"context.every=30", "context.window=20"});
+  EXPECT_EQ(std::get<context::Segments>(policy->trigger).every, 30);
+  EXPECT_THAT(Parse("segments", {"context.budget=3"}).status().message(), HasSubstr("budget"));
+  EXPECT_THAT(Parse("kv_budget", {"context.every=3"}).status().message(), HasSubstr("every"));
+}
+
+TEST(ContextSettingsTest, NoneTakesNoSettings) {
+  EXPECT_EQ(*Parse("none", {}), context::ContextPolicy{});
+  EXPECT_FALSE(Parse("none", {"context.budget=3"}).ok());
+}
+
+TEST(ContextSettingsTest, DoubtfulTextIsRefusedByName) {
+  for (const char* set :
+       {"context.budget=", "context.budget=5x", "context.budget=1.5", "context.keep_ratio=half",
+        "context.stack=yes", "context.protect=-1", "context.method=shrink", "context.seed=-1",
+        "context.bugdet=5", "budget=5", "context.budget"}) {
+    const absl::Status status = Parse("kv_budget", {set}).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << set;
+  }
+  EXPECT_THAT(Parse("sometimes", {}).status().message(), HasSubstr("sometimes"));
+}
+
+}  // namespace
+}  // namespace palimpsest::tools

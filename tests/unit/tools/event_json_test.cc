@@ -1,0 +1,116 @@
+#include "tools/event_json.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+
+namespace palimpsest::tools {
+namespace {
+
+using nlohmann::json;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+context::Event AnEvent() {
+  context::Event event{.at = 20, .window = {4, 12}, .reference = {10, 20}};
+  event.parameters.seed = 0xffffffffffffffff;
+  event.parameters.mu = 0.1;
+  event.kept = context::KeptPositions({2, 1});
+  event.kept.AddHead(std::vector<int32_t>{4, 11});
+  event.kept.AddHead(std::vector<int32_t>{});
+  event.digest = context::Digest::FromHex("00112233445566778899aabbccddeeff").value();
+  event.quality = {.mass_error = 1e-3, .output_error = 2e-3, .kkt_residual = 1e-17};
+  return event;
+}
+
+TEST(EventJsonTest, HasTheShapeOfTheContract) {
+  const json out = EventJson(AnEvent());
+  EXPECT_EQ(out["at"], 20);
+  EXPECT_EQ(out["window"], json({4, 12}));
+  EXPECT_EQ(out["method"], "attention_matching");
+  EXPECT_EQ(out["reference"], json({10, 20}));
+  EXPECT_EQ(out["kept"], json::parse("[[[4, 11]], [[]]]"));
+  EXPECT_EQ(out["digest"], "00112233445566778899aabbccddeeff");
+  EXPECT_EQ(out["parameters"].size(), 8u);
+  EXPECT_EQ(out["parameters"]["seed"], 0xffffffffffffffff);
+  EXPECT_EQ(out["parameters"]["chooser"], "rms");
+  EXPECT_EQ(out["quality"].size(), 3u);
+}
+
+TEST(EventJsonTest, ReadsBackWhatItPrinted) {
+  const context::Event event = AnEvent();
+  const absl::StatusOr<context::Event> read = EventFromJson(EventJson(event), "event");
+  ASSERT_TRUE(read.ok()) << read.status();
+  EXPECT_EQ(*read, event);
+}
+
+TEST(EventJsonTest, DigestAndQualityMayBeAbsent) {
+  json out = EventJson(AnEvent());
+  out.erase("digest");
+  out.erase("quality");
+  EXPECT_FALSE(EventFromJson(out, "event")->digest.has_value());
+  out["digest"] = "";
+  EXPECT_FALSE(EventFromJson(out, "event")->digest.has_value());
+}
+
+TEST(EventJsonTest, RefusalsNameTheField) {
+  const struct {
+    const char* pointer;
+    json value;
+    const char* message;
+  } cases[] = {
+      {"/at", -1, "event.at"},
+      {"/at", 1.5, "event.at"},
+      {"/window", json({1}), "event.window"},
+      {"/method", "shrink", "event.method"},
+      {"/kept", json({1}), "event.kept"},
+      {"/kept", json::parse("[[[1]], [[1], [2]]]"), "event.kept[1]"},
+      {"/kept/1/0", json({"a"}), "event.kept[1][0][0]"},
+      {"/parameters/mu", "x", "event.parameters.mu"},
+      {"/parameters/tau", 1, "tau"},
+      {"/digest", "xyz", "event.digest"},
+      {"/seconds", 1, "seconds"},
+  };
+  for (const auto& broken : cases) {
+    json out = EventJson(AnEvent());
+    out[json::json_pointer(broken.pointer)] = broken.value;
+    EXPECT_THAT(EventFromJson(out, "event").status().message(), HasSubstr(broken.message));
+  }
+  for (const char* name : {"at", "window", "method", "reference", "kept", "parameters"}) {
+    json out = EventJson(AnEvent());
+    out.erase(name);
+    EXPECT_THAT(EventFromJson(out, "event").status().message(), HasSubstr(name));
+  }
+}
+
+TEST(GenerationJsonTest, ShowsWhatFollowsThePrompt) {
+  rl::Rollout rollout{.tokens = {1, 2, 3, 4}, .prompt_tokens = 2};
+  rollout.origins = {rl::Origin::kPrompt, rl::Origin::kPrompt, rl::Origin::kSampled,
+                     rl::Origin::kInjected};
+  rollout.logprobs = {0, 0, -0.5F, 0};
+  rollout.finish_reason = rl::FinishReason::kLength;
+  const json out = GenerationJson(rollout);
+  EXPECT_EQ(out, json::parse(R"({"ids": [3, 4], "logprobs": [-0.5, 0.0],
+    "origins": ["sampled", "injected"], "finish_reason": "length", "events": []})"));
+}
+
+TEST(ParseIdsTest, TakesIdsAndNothingElse) {
+  EXPECT_THAT(*ParseIds("{\"ids\": [0, 5]}", "f"), ElementsAre(0, 5));
+  EXPECT_TRUE(ParseIds("{\"ids\": []}", "f")->empty());
+  for (const char* text : {"", "[1]", "{\"id\": [1]}", "{\"ids\": [1], \"x\": 1}",
+                           "{\"ids\": [2147483648]}", "{\"ids\": [-1]}", "{\"ids\": [true]}"}) {
+    EXPECT_THAT(ParseIds(text, "stdin:3").status().message(), HasSubstr("stdin:3")) << text;
+  }
+}
+
+TEST(ParseEventsTest, TakesAWholeGenerateOutput) {
+  json file = {{"ids", {1}}, {"finish_reason", "stop"}, {"events", {EventJson(AnEvent())}}};
+  EXPECT_THAT(*ParseEvents(file.dump(), "f"), ElementsAre(AnEvent()));
+  file["events"][0]["at"] = "x";
+  EXPECT_THAT(ParseEvents(file.dump(), "f").status().message(), HasSubstr("f: events[0].at"));
+  EXPECT_FALSE(ParseEvents("{}", "f").ok());
+}
+
+}  // namespace
+}  // namespace palimpsest::tools

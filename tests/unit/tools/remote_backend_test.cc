@@ -1,0 +1,131 @@
+#include <gmock/gmock.h>
+#include <grpcpp/grpcpp.h>
+#include <gtest/gtest.h>
+
+#include "common/rpc/server.h"
+#include "common/wire/context.h"
+#include "common/wire/rollout.h"
+#include "palimpsest/v1/inference.grpc.pb.h"
+#include "tools/backend.h"
+
+namespace palimpsest::tools {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+rl::Rollout ARollout() {
+  rl::Rollout rollout{.id = "r", .tokens = {1, 2, 3}, .prompt_tokens = 2};
+  rollout.origins = {rl::Origin::kPrompt, rl::Origin::kPrompt, rl::Origin::kSampled};
+  rollout.logprobs = {0, 0, -0.5F};
+  rollout.spans = {{2, 3, PolicyVersion(4), 0}};
+  return rollout;
+}
+
+// Remembers what it was asked; answers as it is told.
+class ScriptedInference final : public v1::InferenceService::Service {
+ public:
+  grpc::Status GetServerInfo(grpc::ServerContext*,
+                             const v1::InferenceServiceGetServerInfoRequest* request,
+                             v1::InferenceServiceGetServerInfoResponse* response) override {
+    asked_revision = request->revision();
+    response->mutable_server()->set_revision(revision);
+    return grpc::Status::OK;
+  }
+  grpc::Status Generate(grpc::ServerContext*, const v1::GenerateRequest* request,
+                        grpc::ServerWriter<v1::GenerateResponse>* writer) override {
+    generate = *request;
+    for (const v1::GenerateResponse& response : stream) writer->Write(response);
+    return end;
+  }
+  grpc::Status Score(grpc::ServerContext*, const v1::ScoreRequest* request,
+                     v1::ScoreResponse* response) override {
+    score = *request;
+    response->add_logprobs(-1.5);
+    return grpc::Status::OK;
+  }
+  grpc::Status Tokenize(grpc::ServerContext*, const v1::TokenizeRequest* request,
+                        v1::TokenizeResponse* response) override {
+    for (const char c : request->text()) response->add_ids(c);
+    return grpc::Status::OK;
+  }
+  grpc::Status Detokenize(grpc::ServerContext*, const v1::DetokenizeRequest* request,
+                          v1::DetokenizeResponse* response) override {
+    for (const int32_t id : request->ids()) response->mutable_text()->push_back(char(id));
+    return grpc::Status::OK;
+  }
+
+  int revision = v1::CONTRACT_REVISION_CURRENT, asked_revision = 0;
+  std::vector<v1::GenerateResponse> stream;
+  grpc::Status end;
+  v1::GenerateRequest generate;
+  v1::ScoreRequest score;
+};
+
+class RemoteBackendTest : public ::testing::Test {
+ protected:
+  ScriptedInference service_;
+  Metrics metrics_{"test", "0", SystemClock()};
+  std::unique_ptr<RpcServer> server_ =
+      RpcServer::Start({}, {&service_}, metrics_, SystemClock()).value();
+  std::unique_ptr<Backend> backend_ = MakeRemoteBackend(server_->address()).value();
+};
+
+TEST_F(RemoteBackendTest, TextGoesThereAndBack) {
+  EXPECT_THAT(*backend_->Encode("ab", false), ElementsAre('a', 'b'));
+  EXPECT_EQ(*backend_->Decode({'a', 'b'}, false), "ab");
+  EXPECT_EQ(service_.asked_revision, v1::CONTRACT_REVISION_CURRENT);
+  EXPECT_THAT(backend_->Encode("\xff", false).status().message(), HasSubstr("UTF-8"));
+}
+
+TEST_F(RemoteBackendTest, APeerOfAnotherRevisionIsRefused) {
+  service_.revision = 77;
+  EXPECT_THAT(backend_->Encode("ab", false).status().message(), HasSubstr("revision=77"));
+}
+
+TEST_F(RemoteBackendTest, GenerateSendsWhatWasAskedAndReturnsTheRollout) {
+  service_.stream.resize(2);
+  service_.stream[0].mutable_accepted()->set_request_id("x");
+  *service_.stream[1].mutable_finished()->mutable_rollout() = wire::ToProto(ARollout());
+  GenerateAsk ask{.prompt = {1, 2}};
+  ask.sampling.max_tokens = 9;
+  ask.sampling.seed = 5;
+  ask.context.trigger = context::KvBudget{.budget = 30, .window = 8, .keep_ratio = 0.5};
+  const absl::StatusOr<rl::Rollout> rollout = backend_->Generate(ask);
+  ASSERT_TRUE(rollout.ok()) << rollout.status();
+  EXPECT_EQ(*rollout, ARollout());
+  EXPECT_THAT(service_.generate.prompt_ids().ids(), ElementsAre(1, 2));
+  EXPECT_EQ(service_.generate.sampling().max_tokens(), 9);
+  EXPECT_EQ(service_.generate.sampling().seed(), 5);
+  EXPECT_EQ(*wire::FromProto(service_.generate.context()), ask.context);
+  EXPECT_FALSE(service_.generate.request_id().empty());
+}
+
+TEST_F(RemoteBackendTest, AGenerationThatFailsIsAnError) {
+  service_.stream.resize(1);
+  service_.stream[0].mutable_error()->set_code(8);
+  service_.stream[0].mutable_error()->set_message("no room");
+  absl::Status status = backend_->Generate({.prompt = {1}}).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(status.message(), "no room");
+  service_.stream.clear();
+  EXPECT_EQ(backend_->Generate({.prompt = {1}}).status().code(), absl::StatusCode::kUnavailable);
+  service_.end = grpc::Status(grpc::StatusCode::INVALID_ARGUMENT, "sampling.seed");
+  status = backend_->Generate({.prompt = {1}}).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST_F(RemoteBackendTest, ScoreSendsTheLog) {
+  context::Event event{.at = 4, .window = {0, 3}, .reference = {1, 4}};
+  event.kept = context::KeptPositions({1, 1});
+  event.kept.AddHead(std::vector<int32_t>{2});
+  const auto logprobs = backend_->Score({.ids = {1, 2}, .events = {event}, .temperature = 0.5});
+  ASSERT_TRUE(logprobs.ok()) << logprobs.status();
+  EXPECT_THAT(*logprobs, ElementsAre(-1.5F));
+  EXPECT_EQ(service_.score.temperature(), 0.5);
+  ASSERT_EQ(service_.score.events_size(), 1);
+  EXPECT_EQ(*wire::FromProto(service_.score.events(0)), event);
+}
+
+}  // namespace
+}  // namespace palimpsest::tools

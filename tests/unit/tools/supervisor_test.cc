@@ -1,0 +1,114 @@
+#include "tools/launch/supervisor.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <thread>
+
+#include "absl/strings/str_join.h"
+
+namespace palimpsest::tools {
+namespace {
+
+using ::testing::HasSubstr;
+
+// Real processes: small shell scripts that behave as a daemon might.
+class SupervisorTest : public ::testing::Test {
+ protected:
+  SupervisorTest() : folder_(::testing::TempDir() + "supervisor-" + std::to_string(getpid())) {
+    std::filesystem::remove_all(folder_);
+    std::filesystem::create_directories(folder_);
+  }
+  ~SupervisorTest() override { std::filesystem::remove_all(folder_); }
+
+  DaemonSpec Script(const std::string& name, const std::string& body, bool leads = false) {
+    return {name,
+            {"/bin/sh", "-c", "cd " + folder_ + "; " + body},
+            folder_ + "/" + name + ".log",
+            leads};
+  }
+  RunEnding Run(const std::vector<DaemonSpec>& daemons) {
+    return Supervise(daemons, limits_, stop_, SystemClock(),
+                     [this](const std::string& line) { said_.push_back(line); });
+  }
+  std::string Said() const { return absl::StrJoin(said_, "\n"); }
+  std::string File(const std::string& name) const {
+    std::ifstream file(folder_ + "/" + name);
+    return {std::istreambuf_iterator<char>(file), {}};
+  }
+
+  const std::string folder_;
+  RestartLimits limits_{.per_daemon = 2,
+                        .first_backoff = absl::Milliseconds(10),
+                        .stop_grace = absl::Milliseconds(500)};
+  StopSignal stop_;
+  std::vector<std::string> said_;
+};
+
+constexpr char kServe[] = "trap 'echo bye; exit 0' TERM; while :; do sleep 0.05; done";
+
+TEST_F(SupervisorTest, TheRunEndsWellWithItsLeaderAndTheOthersAreStopped) {
+  const RunEnding ending = Run({Script("env-0", kServe), Script("lead-0", "sleep 0.2", true)});
+  EXPECT_EQ(ending.exit_code, 0);
+  EXPECT_EQ(ending.failure, "");
+  EXPECT_EQ(ending.restarts, 0);
+  EXPECT_EQ(File("env-0.log"), "bye\n");
+}
+
+TEST_F(SupervisorTest, ADaemonThatDiesIsStartedAgain) {
+  const RunEnding ending = Run(
+      {Script("env-0", "echo x >> lives; test $(wc -l < lives) = 2 || kill -9 $$; exec " +
+                           std::string("sleep 60")),
+       Script("lead-0", "while [ \"$(cat lives 2>/dev/null | wc -l)\" != 2 ]; do sleep 0.05; done",
+              true)});
+  EXPECT_EQ(ending.exit_code, 0);
+  EXPECT_EQ(ending.restarts, 1);
+  EXPECT_THAT(Said(), HasSubstr("env-0 ended: killed by signal 9"));
+}
+
+TEST_F(SupervisorTest, WhoCannotBeKeptAliveFailsTheRunByName) {
+  const RunEnding ending =
+      Run({Script("env-0", "echo no luck; exit 1"), Script("lead-0", kServe, true)});
+  EXPECT_EQ(ending.exit_code, 1);
+  EXPECT_EQ(ending.restarts, 2);
+  EXPECT_THAT(ending.failure, HasSubstr("env-0 failed: exit code 1, after 2 restarts"));
+  EXPECT_THAT(ending.failure, HasSubstr("env-0.log"));
+  EXPECT_EQ(File("env-0.log"), "no luck\nno luck\nno luck\n");
+  EXPECT_EQ(File("lead-0.log"), "bye\n");
+}
+
+TEST_F(SupervisorTest, AConfigurationThatIsRefusedIsNotTriedAgain) {
+  const RunEnding ending = Run({Script("env-0", "exit 2"), Script("lead-0", kServe, true)});
+  EXPECT_EQ(ending.exit_code, 2);
+  EXPECT_EQ(ending.restarts, 0);
+  EXPECT_THAT(ending.failure, HasSubstr("env-0"));
+}
+
+TEST_F(SupervisorTest, AProgramThatIsNotThereIsAFailureWithItsPath) {
+  DaemonSpec missing = Script("env-0", "");
+  missing.argv[0] = folder_ + "/no-such-program";
+  const RunEnding ending = Run({missing, Script("lead-0", kServe, true)});
+  EXPECT_EQ(ending.exit_code, 1);
+  EXPECT_THAT(ending.failure, HasSubstr("no-such-program"));
+}
+
+TEST_F(SupervisorTest, ASignalStopsAllAndTheDeafAreKilled) {
+  std::thread later([] {
+    usleep(300'000);
+    kill(getpid(), SIGTERM);
+  });
+  const RunEnding ending = Run({Script("deaf-0", "trap '' TERM; while :; do sleep 0.05; done"),
+                                Script("lead-0", kServe, true)});
+  later.join();
+  EXPECT_EQ(ending.exit_code, 128 + SIGTERM);
+  EXPECT_EQ(File("lead-0.log"), "bye\n");
+  EXPECT_THAT(Said(), HasSubstr("deaf-0 did not stop"));
+}
+
+}  // namespace
+}  // namespace palimpsest::tools

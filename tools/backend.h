@@ -1,0 +1,48 @@
+#pragma once
+
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "common/base/status.h"
+#include "common/context/policy.h"
+#include "common/rl/rollout.h"
+#include "common/rl/sampling.h"
+
+namespace palimpsest::tools {
+
+struct GenerateAsk {
+  std::vector<int32_t> prompt;
+  rl::SamplingParams sampling;
+  context::ContextPolicy context;
+};
+
+struct ScoreAsk {
+  std::vector<int32_t> ids;            // at least 2
+  std::vector<context::Event> events;  // forced; a missing digest is filled in
+  double temperature = 1;
+};
+
+// Who does what a command asks: this process with a model folder, or a running server. One thread.
+class Backend {
+ public:
+  virtual ~Backend() = default;
+  virtual absl::StatusOr<std::vector<int32_t>> Encode(const std::string& text,
+                                                      bool add_special_tokens) = 0;
+  virtual absl::StatusOr<std::string> Decode(const std::vector<int32_t>& ids,
+                                             bool skip_special_tokens) = 0;
+  // [ids - 1] nats.
+  virtual absl::StatusOr<std::vector<float>> Score(const ScoreAsk& ask) = 0;
+  virtual absl::StatusOr<rl::Rollout> Generate(const GenerateAsk& ask) = 0;
+};
+
+// In process. Loads only what is asked for: Encode and Decode read tokenizer.json alone, Score and
+// Generate do without it. `dtype`: "float32" or "bfloat16".
+std::unique_ptr<Backend> MakeLocalBackend(const std::string& model_folder,
+                                          const std::string& dtype);
+
+// Over gRPC. Speaks to "host:port" when first used and refuses a peer of another contract revision.
+absl::StatusOr<std::unique_ptr<Backend>> MakeRemoteBackend(const std::string& server);
+
+}  // namespace palimpsest::tools

@@ -1,0 +1,139 @@
+#include "tools/commands.h"
+
+#include <functional>
+#include <istream>
+#include <iterator>
+#include <nlohmann/json.hpp>
+#include <ostream>
+
+#include "absl/strings/str_format.h"
+#include "tools/backend.h"
+#include "tools/context_settings.h"
+#include "tools/event_json.h"
+
+namespace palimpsest::tools {
+namespace {
+
+using nlohmann::json;
+
+absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const Target& target) {
+  if (!target.server.empty()) return MakeRemoteBackend(target.server);
+  return MakeLocalBackend(target.model, target.dtype.empty() ? "float32" : target.dtype);
+}
+
+// Bytes that are no UTF-8 (a model's ids may spell any) become U+FFFD.
+void Print(const json& value, std::ostream& out) {
+  out << value.dump(-1, ' ', false, json::error_handler_t::replace) << '\n';
+}
+
+// Calls `one` for each line of `in` (blank ones are passed over); errors name the line.
+absl::Status ForEachLine(
+    std::istream& in,
+    const std::function<absl::Status(const std::string&, const std::string&)>& one) {
+  std::string line;
+  for (int number = 1; std::getline(in, line); ++number) {
+    if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
+    RETURN_IF_ERROR(one(line, absl::StrFormat("stdin:%d", number)));
+  }
+  return absl::OkStatus();
+}
+
+std::string ReadAll(std::istream& in) {
+  return std::string(std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>());
+}
+
+absl::StatusOr<std::vector<int32_t>> ReadIdsFile(const std::string& path) {
+  ASSIGN_OR_RETURN(const std::string text, ReadTextFile(path));
+  return ParseIds(text, path);
+}
+
+}  // namespace
+
+absl::Status CheckTarget(const Target& target) {
+  if (target.model.empty() == target.server.empty()) {
+    return absl::InvalidArgumentError("give one of --model DIR and --server HOST:PORT");
+  }
+  if (!target.server.empty() && !target.dtype.empty()) {
+    return absl::InvalidArgumentError("--dtype is for --model; a server has its own");
+  }
+  if (target.dtype.empty() || target.dtype == "float32" || target.dtype == "bfloat16") {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(
+      absl::StrFormat("--dtype %s is neither float32 nor bfloat16", target.dtype));
+}
+
+absl::Status RunTokenize(const TextOptions& options, std::istream& in, std::ostream& out) {
+  ASSIGN_OR_RETURN(const auto backend, MakeBackend(options.target));
+  const auto print = [&](const std::string& text) -> absl::Status {
+    ASSIGN_OR_RETURN(const auto ids, backend->Encode(text, options.special_tokens));
+    Print({{"ids", ids}}, out);
+    return absl::OkStatus();
+  };
+  if (!options.jsonl) return print(ReadAll(in));
+  return ForEachLine(in, [&](const std::string& line, const std::string& where) -> absl::Status {
+    ASSIGN_OR_RETURN(const std::string text, ParseText(line, where));
+    return print(text);
+  });
+}
+
+absl::Status RunDetokenize(const TextOptions& options, std::istream& in, std::ostream& out) {
+  ASSIGN_OR_RETURN(const auto backend, MakeBackend(options.target));
+  const auto print = [&](const std::string& text, const std::string& where) -> absl::Status {
+    ASSIGN_OR_RETURN(const auto ids, ParseIds(text, where));
+    ASSIGN_OR_RETURN(const std::string decoded, backend->Decode(ids, options.special_tokens));
+    Print({{"text", decoded}}, out);
+    return absl::OkStatus();
+  };
+  if (!options.jsonl) return print(ReadAll(in), "stdin");
+  return ForEachLine(in, print);
+}
+
+absl::Status CheckScore(const ScoreOptions& options) {
+  RETURN_IF_ERROR(CheckTarget(options.target));
+  if (options.temperature > 0) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrFormat("--temperature %g is not > 0", options.temperature));
+}
+
+absl::Status RunScore(const ScoreOptions& options, std::ostream& out) {
+  ScoreAsk ask{.temperature = options.temperature};
+  ASSIGN_OR_RETURN(ask.ids, ReadIdsFile(options.ids_file));
+  if (!options.events_file.empty()) {
+    ASSIGN_OR_RETURN(const std::string text, ReadTextFile(options.events_file));
+    ASSIGN_OR_RETURN(ask.events, ParseEvents(text, options.events_file));
+  }
+  ASSIGN_OR_RETURN(const auto backend, MakeBackend(options.target));
+  ASSIGN_OR_RETURN(const std::vector<float> logprobs, backend->Score(ask));
+  Print({{"logprobs", logprobs}}, out);
+  return absl::OkStatus();
+}
+
+absl::Status CheckGenerate(const GenerateOptions& options) {
+  RETURN_IF_ERROR(CheckTarget(options.target));
+  if (options.max_tokens <= 0) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("--max-tokens %d is not > 0", options.max_tokens));
+  }
+  if (!(options.temperature >= 0)) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("--temperature %g is not >= 0", options.temperature));
+  }
+  return ParseContextPolicy(options.context, options.sets).status();
+}
+
+absl::Status RunGenerate(const GenerateOptions& options, std::ostream& out) {
+  GenerateAsk ask;
+  ASSIGN_OR_RETURN(ask.prompt, ReadIdsFile(options.ids_file));
+  ASSIGN_OR_RETURN(ask.context, ParseContextPolicy(options.context, options.sets));
+  ask.sampling.max_tokens = options.max_tokens;
+  ask.sampling.temperature = options.temperature;
+  ask.sampling.seed = options.seed;
+  ask.sampling.ignore_eos = options.ignore_eos;
+  ASSIGN_OR_RETURN(const auto backend, MakeBackend(options.target));
+  ASSIGN_OR_RETURN(const rl::Rollout rollout, backend->Generate(ask));
+  Print(GenerationJson(rollout), out);
+  return absl::OkStatus();
+}
+
+}  // namespace palimpsest::tools

@@ -1,0 +1,37 @@
+#pragma once
+
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "common/base/status.h"
+#include "common/context/types.h"
+#include "common/rl/rollout.h"
+
+// The JSON of the command: what it prints and what it reads back. README.md shows the shapes.
+namespace palimpsest::tools {
+
+nlohmann::json EventJson(const context::Event& event);
+
+// An event may lack its digest and its quality, nothing else; unknown keys are refused. Errors
+// begin with `path`: "events[2].kept[0][1]: ...".
+absl::StatusOr<context::Event> EventFromJson(const nlohmann::json& json, const std::string& path);
+
+// What `generate` prints: tokens after the prompt, with their log-probabilities and origins.
+nlohmann::json GenerationJson(const rl::Rollout& rollout);
+
+// Reads a whole file. Errors name it.
+absl::StatusOr<std::string> ReadTextFile(const std::string& path);
+
+// {"ids": [...]}: not negative. Other keys are refused.
+absl::StatusOr<std::vector<int32_t>> ParseIds(std::string_view text, const std::string& where);
+
+// A file with an `events` array; other keys, as `generate` prints them, are passed over.
+absl::StatusOr<std::vector<context::Event>> ParseEvents(std::string_view text,
+                                                        const std::string& where);
+
+// {"text": "..."}: other keys are refused.
+absl::StatusOr<std::string> ParseText(std::string_view text, const std::string& where);
+
+}  // namespace palimpsest::tools

@@ -1,0 +1,24 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "palimpsest/v1/orchestrator.pb.h"
+
+namespace palimpsest::tools {
+
+// Follows the orchestrator of a run, through restarts of it, on a thread of its own. Looks for its
+// address in the run's folder and asks again while there is none.
+class ProgressWatch {
+ public:
+  // `show` is called on the watch's thread with each message.
+  ProgressWatch(const std::string& run_folder, std::function<void(const v1::Progress&)> show);
+  ~ProgressWatch();  // cancels the call and joins
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace palimpsest::tools
