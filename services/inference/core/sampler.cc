@@ -26,8 +26,10 @@ void ApplyPenalties(const rl::SamplingParams& p, const std::map<int32_t, int>& c
       if (!counts.contains(id)) repeat(id);
     }
   }
-  for (const auto& [id, count] : counts)
-    logits[id] -= p.presence_penalty + p.frequency_penalty * count;
+  if (p.presence_penalty != 0 || p.frequency_penalty != 0) {
+    for (const auto& [id, count] : counts)
+      logits[id] -= p.presence_penalty + p.frequency_penalty * count;
+  }
   for (const auto& [id, bias] : p.logit_bias) logits[id] += bias;
 }
 
