@@ -1,0 +1,60 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "common/base/status.h"
+#include "common/base/strong_int.h"
+#include "services/trainer/core/batch.h"
+
+namespace palimpsest::trainer {
+
+struct TrainerInfo {
+  std::string run;
+  int32_t max_tokens_per_micro_batch = 0;
+  int32_t max_tokens_per_sequence = 0;
+  int32_t layers = 0, kv_heads = 0, vocab = 0;
+};
+
+// A version of the weights that stands whole in the store.
+struct PublishedVersion {
+  PolicyVersion version;
+  std::optional<PolicyVersion> parent;
+  int64_t source_step = 0;
+  std::string run;
+  int64_t attempt = 0;
+  bool operator==(const PublishedVersion&) const = default;
+};
+
+enum class Phase { kIdle, kReplay, kOptimizer, kPublish, kCheckpoint, kLoading };
+
+struct TrainOutcome {
+  StepResult result;
+  bool already_trained = false;  // the recorded result of an earlier call
+};
+
+// What the server asks of an engine. One thread calls it, except where a function says otherwise.
+class Trainer {
+ public:
+  virtual ~Trainer() = default;
+
+  virtual const TrainerInfo& info() const = 0;  // any thread
+  virtual Phase phase() const = 0;              // any thread
+
+  virtual int64_t step() const = 0;          // optimiser steps in the weights
+  virtual int64_t durable_step() const = 0;  // covered by a checkpoint
+  virtual std::string last_batch_id() const = 0;
+  virtual absl::StatusOr<std::vector<PublishedVersion>> Published() const = 0;  // ascending
+
+  // One optimiser step, or the recorded result of (step, batch id). FAILED_PRECONDITION for a gap
+  // in the steps or another batch at a trained step; whatever fails, the weights are as before.
+  virtual absl::StatusOr<TrainOutcome> Train(const Batch& batch) = 0;
+  // The weights of step() as a version; the same step again is the same version.
+  virtual absl::StatusOr<PublishedVersion> Publish() = 0;
+  // Makes step() durable.
+  virtual absl::Status Save() = 0;
+};
+
+}  // namespace palimpsest::trainer

@@ -1,0 +1,68 @@
+#pragma once
+
+#include <atomic>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "common/base/clock.h"
+#include "common/weights/store.h"
+#include "services/trainer/core/admission.h"
+#include "services/trainer/core/step_ledger.h"
+#include "services/trainer/core/trainer.h"
+#include "services/trainer/engine/adamw.h"
+#include "services/trainer/engine/model_source.h"
+#include "services/trainer/engine/options.h"
+#include "services/trainer/engine/replay_pass.h"
+
+namespace palimpsest::trainer {
+
+// The weights and what moves them: replays batches with their recorded events, steps, saves,
+// publishes. One thread, save for info() and phase().
+class TrainerEngine final : public Trainer {
+ public:
+  // Goes on from the newest whole checkpoint of the run, or makes the model.
+  static absl::StatusOr<std::unique_ptr<TrainerEngine>> Open(const EngineOptions& options,
+                                                             Clock& clock);
+
+  const TrainerInfo& info() const override { return info_; }
+  Phase phase() const override { return phase_.load(); }
+  int64_t step() const override { return ledger_.step(); }
+  int64_t durable_step() const override { return durable_step_; }
+  std::string last_batch_id() const override;
+  absl::StatusOr<std::vector<PublishedVersion>> Published() const override;
+  absl::StatusOr<TrainOutcome> Train(const Batch& batch) override;
+  absl::StatusOr<PublishedVersion> Publish() override;
+  absl::Status Save() override;
+
+  const model::Decoder& decoder() const { return *model_.decoder; }
+
+ private:
+  // What a batch becomes once its items have been looked at.
+  struct Admitted {
+    std::vector<LossSequence> sequences;
+    std::vector<Rejected> rejected;
+    int64_t loss_tokens = 0;
+  };
+  struct Accumulated;  // over micro-batches
+
+  TrainerEngine(const EngineOptions& options, SourceModel model, Clock& clock);
+  absl::StatusOr<Admitted> Admit(const Batch& batch) const;
+  absl::StatusOr<StepResult> Learn(const Batch& batch);
+  absl::Status Accumulate(const Admitted& admitted, bool rl, Accumulated& sums) const;
+  void TakeStep(const Batch& batch, StepResult& result);
+
+  EngineOptions options_;
+  Clock& clock_;
+  TrainerInfo info_;
+  std::atomic<Phase> phase_ = Phase::kIdle;
+  SourceModel model_;
+  AdamW optimizer_;
+  StepLedger ledger_;
+  int64_t durable_step_ = 0;
+  std::unique_ptr<weights::StoreWriter> store_;
+};
+
+}  // namespace palimpsest::trainer

@@ -1,0 +1,23 @@
+#pragma once
+
+#include <map>
+#include <span>
+#include <vector>
+
+#include "services/trainer/core/batch.h"
+#include "services/trainer/engine/replay_pass.h"
+
+namespace palimpsest::trainer {
+
+// Recomputed against recorded log-probabilities, split by how many events the row that predicted
+// the token had seen.
+class Mismatch {
+ public:
+  void Add(std::span<const TokenOutcome> tokens, std::span<const double> logprobs);
+  std::vector<MismatchBucket> Buckets() const;
+
+ private:
+  std::map<int32_t, MismatchBucket> sums_;  // kl and mean_abs are sums here
+};
+
+}  // namespace palimpsest::trainer

@@ -1,0 +1,34 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "common/base/status.h"
+#include "common/compaction/gradient_mode.h"
+#include "common/config/run_sections.h"
+#include "common/model/decoder.h"
+#include "common/rl/policy_loss.h"
+#include "services/trainer/core/schedule.h"
+#include "services/trainer/engine/adamw.h"
+
+namespace palimpsest::trainer {
+
+struct EngineOptions {
+  RunSection run;
+  ModelSection model;
+  model::DType dtype = model::DType::kFloat32;
+  int32_t threads = 2;                        // of torch
+  int32_t max_tokens_per_micro_batch = 8192;  // rows of one forward pass
+  rl::PolicyLossOptions loss;
+  AdamOptions optimizer;
+  Schedule schedule;
+  compaction::GradientMode gradient = compaction::GradientMode::kFull;
+  bool take_truncated_sampling = false;
+  bool take_greedy = false;
+  int32_t keep_checkpoints = 2;  // >= 1
+  int32_t keep_versions = 3;     // >= 2, whatever readers hold
+  bool operator==(const EngineOptions&) const = default;
+};
+absl::Status Validate(const EngineOptions& options);
+
+}  // namespace palimpsest::trainer

@@ -1,0 +1,70 @@
+#include "services/trainer/engine/sequences.h"
+
+#include <map>
+
+#include "common/attention/draft_events.h"
+#include "common/rl/packing.h"
+
+namespace palimpsest::trainer {
+
+LossSequence SequenceOf(const RlItem& item) {
+  const rl::Rollout& rollout = item.rollout;
+  LossSequence sequence{.temperature = rollout.temperature};
+  sequence.replay = {.tokens = rollout.tokens,
+                     .prompt_tokens = rollout.prompt_tokens,
+                     .rows = static_cast<int32_t>(rollout.tokens.size()) - 1};
+  // A prompt of all tokens has no response row; its last token is not processed either.
+  sequence.replay.prompt_tokens = std::min(sequence.replay.prompt_tokens, sequence.replay.rows);
+  for (const context::Event& event : rollout.events) sequence.replay.events.push_back({event});
+  for (size_t i = 1; i < rollout.tokens.size(); ++i) {
+    if (rollout.origins[i] != rl::Origin::kSampled) continue;
+    sequence.tokens.push_back({.position = static_cast<int32_t>(i),
+                               .recorded = rollout.logprobs[i],
+                               .advantage = item.advantage,
+                               .weight = item.weight});
+  }
+  return sequence;
+}
+
+absl::StatusOr<LossSequence> SequenceOf(const SftItem& item, context::Shape shape) {
+  LossSequence sequence;
+  const auto rows = static_cast<int32_t>(item.ids.size()) - 1;
+  sequence.replay = {
+      .tokens = item.ids, .prompt_tokens = std::min(item.prompt_tokens, rows), .rows = rows};
+  ASSIGN_OR_RETURN(sequence.replay.events,
+                   attention::DraftEvents(item.context, shape, item.prompt_tokens, rows));
+  for (size_t i = 1; i < item.ids.size(); ++i) {
+    if (!item.loss_mask[i]) continue;
+    sequence.tokens.push_back({.position = static_cast<int32_t>(i), .weight = item.weight});
+  }
+  return sequence;
+}
+
+absl::StatusOr<std::vector<std::vector<const LossSequence*>>> Pack(
+    const std::vector<LossSequence>& sequences, int64_t max_rows) {
+  // Prompts with events of their own are not counted as shared: they may differ.
+  std::map<std::vector<int32_t>, int64_t> group_of;
+  int64_t groups = 0;
+  std::vector<rl::PackItem> items;
+  for (const LossSequence& sequence : sequences) {
+    const attention::ReplaySequence& s = sequence.replay;
+    rl::PackItem item{.group = groups, .prompt_tokens = s.prompt_tokens, .rows = s.rows};
+    if (s.events.empty() || s.events.front().event.at >= s.prompt_tokens) {
+      item.group =
+          group_of.try_emplace({s.tokens.begin(), s.tokens.begin() + s.prompt_tokens}, groups)
+              .first->second;
+    }
+    if (item.group == groups) ++groups;
+    items.push_back(item);
+  }
+  ASSIGN_OR_RETURN(const std::vector<std::vector<int>> parts,
+                   rl::PackMicroBatches(items, max_rows));
+  std::vector<std::vector<const LossSequence*>> micro_batches;
+  for (const std::vector<int>& part : parts) {
+    auto& micro_batch = micro_batches.emplace_back();
+    for (int i : part) micro_batch.push_back(&sequences[i]);
+  }
+  return micro_batches;
+}
+
+}  // namespace palimpsest::trainer

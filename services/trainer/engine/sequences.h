@@ -1,0 +1,26 @@
+#pragma once
+
+#include <optional>
+#include <vector>
+
+#include "common/context/types.h"
+#include "services/trainer/core/batch.h"
+#include "services/trainer/engine/replay_pass.h"
+
+// Items of a batch as sequences to replay. Weights are those of the items, not yet divided by the
+// batch's loss tokens. Views into the items.
+namespace palimpsest::trainer {
+
+// Of an admitted rollout. Only sampled tokens carry loss; the last token is never a row.
+LossSequence SequenceOf(const RlItem& item);
+
+// Of an admitted demonstration, its events drafted from its policy; INVALID_ARGUMENT when the
+// policy does not work for it.
+absl::StatusOr<LossSequence> SequenceOf(const SftItem& item, context::Shape shape);
+
+// Sequences cut into micro-batches of at most `max_rows` rows; prompts that can be shared are
+// counted once.
+absl::StatusOr<std::vector<std::vector<const LossSequence*>>> Pack(
+    const std::vector<LossSequence>& sequences, int64_t max_rows);
+
+}  // namespace palimpsest::trainer

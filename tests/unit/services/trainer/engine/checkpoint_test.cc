@@ -1,0 +1,111 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <limits>
+
+#include "common/weights/durable_file.h"
+#include "services/trainer/engine/checkpoint_folder.h"
+
+namespace palimpsest::trainer {
+namespace {
+
+namespace fs = std::filesystem;
+
+class CheckpointTest : public ::testing::Test {
+ protected:
+  CheckpointTest()
+      : root_(fs::path(::testing::TempDir()) /
+              (std::string("ckpt_") +
+               ::testing::UnitTest::GetInstance()->current_test_info()->name())) {
+    fs::remove_all(root_);
+  }
+  ~CheckpointTest() override { fs::remove_all(root_); }
+
+  absl::Status Write(int64_t step, int keep = 2) {
+    CheckpointState state{.updates = step};
+    for (int64_t i = 1; i <= step; ++i) {
+      state.ledger.Add({.step = i, .batch_id = "b" + std::to_string(i), .loss = 0.1 * i});
+    }
+    return WriteCheckpoint(root_, std::move(state), keep, [&](const std::string& folder) {
+      return weights::WriteFileDurably(folder + "/data", "step " + std::to_string(step));
+    });
+  }
+  int64_t Newest() {
+    const auto found = NewestCheckpoint(root_);
+    return found.ok() && *found ? (*found)->state.ledger.step() : -1;
+  }
+
+  std::string root_;
+};
+
+TEST_F(CheckpointTest, TheNewestOnesStayAndTheNewestIsFound) {
+  EXPECT_FALSE(NewestCheckpoint(root_)->has_value());
+  for (int64_t step : {1, 2, 5}) ASSERT_TRUE(Write(step).ok());
+  EXPECT_EQ(Newest(), 5);
+  EXPECT_FALSE(fs::exists(root_ + "/step-00000001"));
+  EXPECT_TRUE(fs::exists(root_ + "/step-00000002"));
+}
+
+TEST_F(CheckpointTest, ABrokenOneIsPassedOverAndAllBrokenIsAnError) {
+  for (int64_t step : {1, 2}) ASSERT_TRUE(Write(step).ok());
+  std::ofstream(root_ + "/step-00000002/data") << "step 3";
+  EXPECT_EQ(Newest(), 1);
+  fs::remove(root_ + "/step-00000001/state.json");
+  EXPECT_TRUE(absl::IsDataLoss(NewestCheckpoint(root_).status()));
+}
+
+TEST_F(CheckpointTest, WhatADeadWriterLeftIsNoCheckpointAndGoesAway) {
+  ASSERT_TRUE(Write(1).ok());
+  fs::create_directories(root_ + "/.tmp-dead");
+  EXPECT_EQ(Newest(), 1);
+  ASSERT_TRUE(Write(2).ok());
+  EXPECT_FALSE(fs::exists(root_ + "/.tmp-dead"));
+}
+
+TEST_F(CheckpointTest, AttemptsRise) {
+  EXPECT_EQ(*NextAttempt(root_), 0);
+  EXPECT_EQ(*NextAttempt(root_), 1);
+}
+
+TEST(CheckpointStateTest, EveryFieldOfAResultComesBack) {
+  StepResult r{.step = 1,
+               .batch_id = "b\"1",
+               .loss = 0.1,
+               .grad_norm = std::numeric_limits<double>::infinity(),
+               .learning_rate = 1e-3,
+               .tokens = 10,
+               .loss_tokens = 5,
+               .entropy = 2.5,
+               .mismatch = {{3, 4, 0.5, 0.25, 0.125}},
+               .ratio = RatioStats{1, 2, 0.3, 0.4, 0.5},
+               .rejected = {{"x", RejectReason::kDigest, "why"}},
+               .phases = {{"forward", 1.5}},
+               .skipped = true,
+               .peak_bytes = 1 << 20};
+  CheckpointState state{.updates = 7, .files = {{"data", 3, "00"}}};
+  state.ledger.Add(r);
+  const auto read = CheckpointStateFromJson(ToJson(state));
+  ASSERT_TRUE(read.ok()) << read.status();
+  EXPECT_EQ(read->updates, 7);
+  EXPECT_EQ(read->files, state.files);
+  EXPECT_TRUE(std::isnan(read->ledger.results()[0].grad_norm));  // JSON has no infinity
+  EXPECT_EQ(ToJson(*read), ToJson(state));
+}
+
+TEST(CheckpointStateTest, OtherTextsAreDataLoss) {
+  for (const char* text :
+       {"", "[]", "{}", "{\"format\":1,\"step\":\"1\"}", "nonsense",
+        "{\"format\":2,\"step\":0,\"updates\":0,\"results\":[],\"files\":[]}",
+        "{\"format\":1,\"step\":3,\"updates\":0,\"results\":[5],\"files\":[]}"}) {
+    EXPECT_TRUE(absl::IsDataLoss(CheckpointStateFromJson(text).status())) << text;
+  }
+  EXPECT_TRUE(
+      CheckpointStateFromJson("{\"format\":1,\"step\":0,\"updates\":0,\"results\":[],\"files\":[]}")
+          .ok());
+}
+
+}  // namespace
+}  // namespace palimpsest::trainer
