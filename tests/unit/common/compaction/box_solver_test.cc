@@ -23,20 +23,23 @@ struct System {
 };
 
 // G = A'A of `rows` random rows (rank deficient when rows < t), plus mu * tr(G)/t on the diagonal.
-// With `spread` the solution leaves any box of moderate size.
+// c = H w for weights around 1 with `spread`, so that the free optimum leaves a small box on both
+// sides.
 System RandomSystem(RandomStream& random, int t, int rows, double mu, double spread) {
   System s{.t = t, .h = Matrix(t, Row(t, 0.0)), .c = Row(t, 0.0), .unit = 0};
   for (int i = 0; i < rows; ++i) {
     Row a(t);
     for (double& v : a) v = random.Uniform() < 0.3 ? random.Uniform() * 3 : random.Uniform() * 0.2;
-    const double target = 1 + spread * random.Normal();
     for (int j = 0; j < t; ++j) {
-      s.c[j] += a[j] * target;
       for (int k = 0; k < t; ++k) s.h[j][k] += a[j] * a[k];
     }
   }
   for (int j = 0; j < t; ++j) s.unit += s.h[j][j] / t;
-  for (int j = 0; j < t; ++j) s.h[j][j] += mu * s.unit, s.c[j] += mu * s.unit;
+  for (int j = 0; j < t; ++j) s.h[j][j] += mu * s.unit;
+  for (int k = 0; k < t; ++k) {
+    const double w = 1 + spread * random.Normal();
+    for (int j = 0; j < t; ++j) s.c[j] += s.h[j][k] * w;
+  }
   return s;
 }
 
@@ -94,25 +97,28 @@ TEST(BoxSolverTest, FindsWhatCoordinateDescentFinds) {
 TEST(BoxSolverTest, MeetsTheOptimalityConditionsInFewSolves) {
   RandomStream random(12);
   double worst = 0, solves = 0;
-  int most = 0;
+  int most = 0, most_by_default = 0;
   constexpr int kRounds = 600;
   for (int round = 0; round < kRounds; ++round) {
     const int t = static_cast<int>(random.Between(1, 64));
     const int rows = static_cast<int>(random.Between(1, 2 * t));
-    const double mu = std::pow(10.0, -6 * random.Uniform());
+    const double mu = round % 4 ? std::pow(10.0, -6 * random.Uniform()) : 1e-2;
     const System s = RandomSystem(random, t, rows, mu, round % 2 ? 3.0 : 0.3);
-    const double bound = round % 4 ? 0.05 + random.Uniform() : 7;
+    const bool by_default = round % 4 == 0;
+    const double bound = by_default ? 7 : 0.05 + random.Uniform();
     const BoxSolution fast = Solve(s, std::exp(-bound), std::exp(bound), 1e-9);
     worst = std::max(worst, Residual(s, fast.w, std::exp(-bound), std::exp(bound)));
     EXPECT_NEAR(fast.kkt_residual / s.unit, Residual(s, fast.w, std::exp(-bound), std::exp(bound)),
                 1e-9);
     solves += fast.solves;
-    most = std::max(most, fast.solves);
+    int& kind = by_default ? most_by_default : most;
+    kind = std::max(kind, fast.solves);
   }
-  std::printf("worst KKT residual %.1e tr(G)/t; solves: mean %.1f, most %d\n", worst,
-              solves / kRounds, most);
+  std::printf(
+      "worst KKT residual %.1e tr(G)/t; solves: mean %.1f, most %d, by default parameters %d\n",
+      worst, solves / kRounds, most, most_by_default);
   EXPECT_LE(worst, 1e-8);
-  EXPECT_LE(most, 40);
+  EXPECT_LE(most_by_default, 20);
 }
 
 TEST(BoxSolverTest, ABoxOfOnePointIsThatPoint) {
