@@ -17,7 +17,7 @@
 #include "tests/bench/workload.h"
 
 // Ratios of training steps, each the median of interleaved runs in one process. One JSON object per
-// line. Usage: replay_bench [events|shared|all] [repetitions]
+// line. Usage: replay_bench [events|shared|all] [repetitions] [prompts of 4 rollouts]
 namespace palimpsest::bench {
 namespace {
 
@@ -101,8 +101,8 @@ context::ContextPolicy Budget(int32_t budget, int32_t window, double keep, int32
           .reference_tokens = reference};
 }
 
-void EventRows(const Bench& bench, int repetitions) {
-  const Workload work{.prompts = 16,
+void EventRows(const Bench& bench, int repetitions, int prompts) {
+  const Workload work{.prompts = prompts,
                       .samples = 4,
                       .prompt_tokens = 24,
                       .response_tokens = 146,
@@ -181,10 +181,11 @@ int main(int argc, char** argv) {
   using namespace palimpsest::bench;
   const std::string_view which = argc > 1 ? argv[1] : "all";
   const int repetitions = argc > 2 ? std::max(1, std::atoi(argv[2])) : 5;
+  const int prompts = argc > 3 ? std::max(1, std::atoi(argv[3])) : 16;
   std::printf("{\"bench\": \"setup\", \"threads\": %d, \"repetitions\": %d}\n",
               at::get_num_threads(), repetitions);
   const Bench bench;
-  if (which == "events" || which == "all") EventRows(bench, repetitions);
+  if (which == "events" || which == "all") EventRows(bench, repetitions, prompts);
   if (which == "shared" || which == "all") SharedRows(bench, repetitions);
   return 0;
 }
