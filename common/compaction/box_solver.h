@@ -26,7 +26,9 @@ struct BoxSolution {
 
 // Primal Newton on the active set (Bertsekas 1982, projected Newton): each step solves the system
 // of the free weights and walks along the projected path until the objective has fallen enough.
-// Strictly convex, so the optimum is unique.
+// When 20 steps do not do (tight boxes of
+// ill-conditioned systems, where they zigzag), a plain active-set walk ends it. Strictly convex, so
+// the optimum is unique.
 BoxSolution SolveBox(const BoxProblem& problem);
 
 }  // namespace palimpsest::compaction
