@@ -166,7 +166,8 @@ absl::Status Validate(const Batch& batch) {
     return absl::InvalidArgumentError(
         absl::StrFormat("batch_id has %d bytes, not 1 to 128", batch.id.size()));
   }
-  if (batch.rl.empty() == batch.sft.empty()) {
+  const bool none = batch.rl.empty() && batch.sft.empty() && batch.unreadable.empty();
+  if (none || (!batch.rl.empty() && !batch.sft.empty())) {
     return absl::InvalidArgumentError(absl::StrFormat("items: %d rl and %d sft, not one kind",
                                                       batch.rl.size(), batch.sft.size()));
   }

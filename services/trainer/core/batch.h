@@ -31,15 +31,6 @@ struct SftItem {
   double weight = 1;               // >= 0
 };
 
-// Items are either all rl or all sft.
-struct Batch {
-  std::string id;    // 1 to 128 bytes
-  int64_t step = 0;  // that it becomes
-  std::vector<RlItem> rl = {};
-  std::vector<SftItem> sft = {};
-  std::optional<double> learning_rate = {};  // absent: the schedule's
-};
-
 enum class RejectReason : uint8_t {
   kLog = 1,
   kDigest = 2,
@@ -55,6 +46,16 @@ struct Rejected {
   std::string id;
   RejectReason reason = RejectReason::kMalformed;
   std::string message;  // names field and value
+};
+
+// Items are either all rl or all sft.
+struct Batch {
+  std::string id;    // 1 to 128 bytes
+  int64_t step = 0;  // that it becomes
+  std::vector<RlItem> rl = {};
+  std::vector<SftItem> sft = {};
+  std::vector<Rejected> unreadable = {};     // items that could not even be read
+  std::optional<double> learning_rate = {};  // absent: the schedule's
 };
 
 // Recomputed minus sampled log-probability over the loss tokens that saw `events` events.

@@ -28,7 +28,7 @@ struct PublishedVersion {
   bool operator==(const PublishedVersion&) const = default;
 };
 
-enum class Phase { kIdle, kReplay, kOptimizer, kPublish, kCheckpoint, kLoading };
+enum class Phase { kIdle, kReplay, kOptimizer, kPublish, kCheckpoint };
 
 struct TrainOutcome {
   StepResult result;

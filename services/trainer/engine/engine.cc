@@ -127,7 +127,7 @@ absl::StatusOr<TrainerEngine::Admitted> TrainerEngine::Admit(const Batch& batch)
                 .take_truncated_sampling = options_.take_truncated_sampling,
                 .take_greedy = options_.take_greedy};
   if (!published.empty()) limits.newest = published.back().version;
-  Admitted admitted;
+  Admitted admitted{.rejected = batch.unreadable};
   const auto take = [&](const auto& item, const std::string& id, const auto& make) {
     if (std::optional<Rejected> why = Refuse(item, limits)) {
       admitted.rejected.push_back(*std::move(why));

@@ -1,0 +1,123 @@
+#include "services/trainer/config.h"
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_format.h"
+
+// Binds stand in the namespace of their struct.
+namespace palimpsest::rl {
+
+void Bind(Binder& b, PolicyLossOptions& c) {
+  b.Field("clip_low", c.clip_low, "ratios below 1 - clip_low push no further; [0, 1)");
+  b.Field("clip_high", c.clip_high, "ratios above 1 + clip_high push no further");
+  b.Field("truncate_ratio", c.truncate_ratio, "cap of the importance ratio, >= 1 + clip_high");
+}
+
+}  // namespace palimpsest::rl
+
+namespace palimpsest::trainer {
+
+void Bind(Binder& b, AdamOptions& c) {
+  b.Field("beta1", c.beta1, "of the mean of the gradients");
+  b.Field("beta2", c.beta2, "of the mean of their squares");
+  b.Field("epsilon", c.epsilon, "added to the root of the second");
+  b.Field("weight_decay", c.weight_decay, "decoupled; of tensors with two dimensions or more");
+  b.Field("clip_norm", c.clip_norm, "largest L2 norm of all gradients together");
+}
+
+void Bind(Binder& b, Schedule& c) {
+  b.Field("learning_rate", c.learning_rate, "after the warm-up; a batch may bring its own");
+  b.Field("warmup_steps", c.warmup_steps, "linear from 0");
+  b.Field("final_learning_rate", c.final_learning_rate, "at decay_steps");
+  b.Field("decay_steps", c.decay_steps, "step at which the decay ends; 0: constant");
+}
+
+void Bind(Binder& b, TrainerSection& c) {
+  EngineOptions& e = c.engine;
+  b.Field("listen", c.listen, "host:port of gRPC; port 0 takes a free one");
+  b.Field("metrics", c.metrics, "host:port of /metrics and /healthz");
+  b.Field("insecure", c.rpc.insecure, "allows a host beyond loopback, in clear text");
+  b.Field("advertise", c.rpc.advertise, "host that others connect to; empty: as in listen");
+  b.Bytes("max_message", c.rpc.max_message, "largest message, both ways");
+  b.Field("max_queued", c.max_queued, "calls that wait while one is worked on");
+  b.Enum("dtype", e.dtype,
+         {{"float32", model::DType::kFloat32}, {"bfloat16", model::DType::kBFloat16}},
+         "of the weights");
+  b.Field("threads", e.threads, "of the math");
+  b.Field("max_tokens_per_micro_batch", e.max_tokens_per_micro_batch,
+          "rows of one forward pass; a group's prompt counts once");
+  b.Section("loss", e.loss, "of the policy");
+  b.Section("optimizer", e.optimizer, "AdamW");
+  b.Section("schedule", e.schedule, "learning rate of batches that bring none");
+  b.Enum("gradient", e.gradient,
+         {{"full", compaction::GradientMode::kFull},
+          {"straight_through", compaction::GradientMode::kStraightThrough},
+          {"detached", compaction::GradientMode::kDetached}},
+         "through compaction events");
+  b.Field("take_truncated_sampling", e.take_truncated_sampling,
+          "learn from rollouts whose draws top-k, top-p, penalties or bias changed");
+  b.Field("take_greedy", e.take_greedy, "learn from rollouts sampled at temperature 0");
+  b.Field("checkpoint_every", c.checkpoint_every, "steps; 0: only when asked and at the end");
+  b.Field("keep_checkpoints", e.keep_checkpoints, "the newest ones");
+  b.Field("keep_versions", e.keep_versions, "of the weights store, whatever its readers hold");
+}
+
+void Bind(Binder& b, DaemonConfig& c) {
+  b.Section("run", c.run, "shared by all daemons");
+  b.Section("model", c.model, "that the run starts from");
+  b.Section("trainer", c.trainer, "batches in, steps and versions out");
+}
+
+absl::Status Validate(const DaemonConfig& c) {
+  const TrainerSection& t = c.trainer;
+  if (t.checkpoint_every < 0) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("trainer.checkpoint_every=%d is not >= 0", t.checkpoint_every));
+  }
+  if (t.max_queued < 1) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("trainer.max_queued=%d is not >= 1", t.max_queued));
+  }
+  RETURN_IF_ERROR(ParseHostPort("trainer.metrics", t.metrics).status());
+  ASSIGN_OR_RETURN(const RpcServerConfig rpc, ListenConfig(t));
+  RETURN_IF_ERROR(Validate(rpc));
+  return Validate(EngineOptionsOf(c));
+}
+
+EngineOptions EngineOptionsOf(const DaemonConfig& c) {
+  EngineOptions options = c.trainer.engine;
+  options.run = c.run;
+  options.model = c.model;
+  return options;
+}
+
+absl::StatusOr<HostPort> ParseHostPort(std::string_view field, std::string_view text) {
+  const auto refuse = [&](const char* what) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("%s=%s: %s", std::string(field), std::string(text), what));
+  };
+  const size_t colon = text.rfind(':');
+  if (colon == std::string_view::npos) return refuse("expected host:port");
+  std::string_view host = text.substr(0, colon);
+  if (host.size() >= 2 && host.front() == '[' && host.back() == ']') {
+    host = host.substr(1, host.size() - 2);
+  } else if (host.find(':') != std::string_view::npos) {
+    return refuse("an IPv6 host stands in brackets");
+  }
+  if (host.empty()) return refuse("the host is empty");
+  HostPort parsed{.host = std::string(host)};
+  if (!absl::SimpleAtoi(std::string(text.substr(colon + 1)), &parsed.port) || parsed.port < 0 ||
+      parsed.port > 65535) {
+    return refuse("the port is outside of [0, 65535]");
+  }
+  return parsed;
+}
+
+absl::StatusOr<RpcServerConfig> ListenConfig(const TrainerSection& c) {
+  ASSIGN_OR_RETURN(const HostPort at, ParseHostPort("trainer.listen", c.listen));
+  RpcServerConfig whole = c.rpc;
+  whole.host = at.host;
+  whole.port = at.port;
+  return whole;
+}
+
+}  // namespace palimpsest::trainer

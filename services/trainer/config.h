@@ -1,0 +1,45 @@
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include "common/config/binder.h"
+#include "common/rpc/config.h"
+#include "services/trainer/engine/options.h"
+
+namespace palimpsest::trainer {
+
+// `trainer:` of the YAML.
+struct TrainerSection {
+  std::string listen = "127.0.0.1:0";   // host:port of gRPC
+  std::string metrics = "127.0.0.1:0";  // host:port of /metrics and /healthz
+  RpcServerConfig rpc;                  // without its host and port
+  int32_t checkpoint_every = 10;        // steps; 0 = only when asked and at the end
+  int32_t max_queued = 16;              // calls that wait for the worker
+  EngineOptions engine;                 // without `run` and `model`
+};
+void Bind(Binder& b, TrainerSection& c);
+
+// What palimpsest-trainer reads of the YAML.
+struct DaemonConfig {
+  RunSection run;
+  ModelSection model;
+  TrainerSection trainer;
+};
+void Bind(Binder& b, DaemonConfig& c);
+absl::Status Validate(const DaemonConfig& c);
+
+// trainer.engine with the shared sections.
+EngineOptions EngineOptionsOf(const DaemonConfig& c);
+
+struct HostPort {
+  std::string host;
+  int port = 0;  // [0, 65535]
+};
+// "127.0.0.1:80", "[::1]:80". `field` names the place in the refusal.
+absl::StatusOr<HostPort> ParseHostPort(std::string_view field, std::string_view text);
+
+// `rpc` with host and port of `listen`.
+absl::StatusOr<RpcServerConfig> ListenConfig(const TrainerSection& c);
+
+}  // namespace palimpsest::trainer

@@ -1,0 +1,72 @@
+#include "services/trainer/server/telemetry.h"
+
+#include <string>
+
+namespace palimpsest::trainer {
+namespace {
+
+Gauge One(Metrics& m, const char* name, const char* help) {
+  return m.AddGauge({name, help}).With({});
+}
+
+Counter Count(Metrics& m, const char* name, const char* help) {
+  return m.AddCounter({name, help}).With({});
+}
+
+}  // namespace
+
+Telemetry::Telemetry(Metrics& m)
+    : ready_(One(m, "ready", "1 when batches are taken")),
+      step_(One(m, "trainer_step", "optimiser steps in the weights")),
+      durable_step_(One(m, "trainer_durable_step", "covered by a durable checkpoint")),
+      policy_version_(One(m, "policy_version", "newest published; -1 for none")),
+      loss_(One(m, "trainer_loss", "of the last step")),
+      grad_norm_(One(m, "trainer_grad_norm", "of the last step, before clipping")),
+      entropy_(One(m, "trainer_entropy", "mean over loss tokens of the last step, nats")),
+      peak_bytes_(One(m, "trainer_peak_bytes", "resident memory at its highest in the last step")),
+      tokens_(Count(m, "trainer_tokens_total", "rows computed")),
+      loss_tokens_(Count(m, "trainer_loss_tokens_total", "tokens learnt from")),
+      skipped_(Count(m, "trainer_skipped_steps_total", "steps that changed no weight")),
+      save_failures_(
+          Count(m, "trainer_save_failures_total", "checkpoints that could not be written")),
+      mismatch_kl_(m.AddGauge({"trainer_mismatch_kl",
+                               "sampled against recomputed, last step, by events seen; nats",
+                               {"events"}})),
+      mismatch_max_(m.AddGauge({"trainer_mismatch_max_abs",
+                                "largest difference of log-probability in the last step; nats",
+                                {"events"}})),
+      rejected_(m.AddCounter({"trainer_rejected_total", "items refused", {"reason"}})),
+      step_seconds_(
+          m.AddHistogram({"trainer_step_seconds", "of one step", {"phase"}}, LatencyBuckets())),
+      broadcast_seconds_(m.AddHistogram(
+          {"broadcast_seconds", "of new weights on their way", {"stage"}}, LatencyBuckets())) {}
+
+void Telemetry::SetReady(bool ready) { ready_.Set(ready ? 1 : 0); }
+
+void Telemetry::Trained(const StepResult& r) {
+  loss_.Set(r.loss);
+  grad_norm_.Set(r.grad_norm);
+  entropy_.Set(r.entropy);
+  peak_bytes_.Set(static_cast<double>(r.peak_bytes));
+  tokens_.Add(static_cast<double>(r.tokens));
+  loss_tokens_.Add(static_cast<double>(r.loss_tokens));
+  if (r.skipped) skipped_.Add();
+  for (const MismatchBucket& m : r.mismatch) {
+    mismatch_kl_.With({std::to_string(m.events)}).Set(m.kl);
+    mismatch_max_.With({std::to_string(m.events)}).Set(m.max_abs);
+  }
+  for (const Rejected& x : r.rejected) rejected_.With({std::string(Name(x.reason))}).Add();
+  for (const auto& [phase, seconds] : r.phases) step_seconds_.With({phase}).Observe(seconds);
+}
+
+void Telemetry::Status(int64_t step, int64_t durable_step, int64_t policy_version) {
+  step_.Set(static_cast<double>(step));
+  durable_step_.Set(static_cast<double>(durable_step));
+  policy_version_.Set(static_cast<double>(policy_version));
+}
+
+void Telemetry::Published(double seconds) { broadcast_seconds_.With({"publish"}).Observe(seconds); }
+
+void Telemetry::SaveFailed() { save_failures_.Add(); }
+
+}  // namespace palimpsest::trainer

@@ -1,0 +1,26 @@
+#pragma once
+
+#include "common/telemetry/metrics.h"
+#include "services/trainer/core/trainer.h"
+
+namespace palimpsest::trainer {
+
+// The trainer's metrics. Any thread.
+class Telemetry {
+ public:
+  explicit Telemetry(Metrics& metrics);
+  void SetReady(bool ready);
+  void Trained(const StepResult& result);
+  void Status(int64_t step, int64_t durable_step, int64_t policy_version);
+  void Published(double seconds);
+  void SaveFailed();
+
+ private:
+  Gauge ready_, step_, durable_step_, policy_version_, loss_, grad_norm_, entropy_, peak_bytes_;
+  Counter tokens_, loss_tokens_, skipped_, save_failures_;
+  MetricFamily<Gauge> mismatch_kl_, mismatch_max_;
+  MetricFamily<Counter> rejected_;
+  MetricFamily<Histogram> step_seconds_, broadcast_seconds_;
+};
+
+}  // namespace palimpsest::trainer

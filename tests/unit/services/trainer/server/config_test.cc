@@ -1,0 +1,51 @@
+#include "services/trainer/config.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "common/config/flags.h"
+
+namespace palimpsest::trainer {
+namespace {
+
+using ::testing::HasSubstr;
+
+absl::StatusOr<DaemonConfig> Read(const std::string& yaml) {
+  ASSIGN_OR_RETURN(const Node node, ParseYaml(yaml, "run.yaml"));
+  DaemonConfig config;
+  Binder binder;
+  Bind(binder, config);
+  RETURN_IF_ERROR(binder.Read(node, ""));
+  RETURN_IF_ERROR(Validate(config));
+  return config;
+}
+
+TEST(ConfigTest, DefaultsAreLegalAndWhatIsPrintedReadsBack) {
+  DaemonConfig config;
+  ASSERT_TRUE(Validate(config).ok()) << Validate(config);
+  config.trainer.engine.gradient = compaction::GradientMode::kDetached;
+  config.trainer.engine.schedule.warmup_steps = 3;
+  const auto read = Read(PrintConfig(config));
+  ASSERT_TRUE(read.ok()) << read.status();
+  EXPECT_EQ(EngineOptionsOf(*read), EngineOptionsOf(config));
+}
+
+TEST(ConfigTest, WhatCannotWorkIsRefusedByItsField) {
+  const std::pair<const char*, const char*> wrong[] = {
+      {"trainer: {dtype: bfloat16}", "trainer.dtype=bfloat16"},
+      {"trainer: {loss: {truncate_ratio: 1}}", "trainer.loss.truncate_ratio=1"},
+      {"trainer: {optimizer: {beta1: 1}}", "trainer.optimizer.beta1=1"},
+      {"trainer: {schedule: {learning_rate: 0}}", "trainer.schedule.learning_rate=0"},
+      {"trainer: {keep_versions: 1}", "trainer.keep_versions=1"},
+      {"trainer: {listen: nowhere}", "trainer.listen=nowhere"},
+      {"trainer: {listen: \"0.0.0.0:0\"}", "insecure"},
+      {"trainer: {surprise: 1}", "surprise"},
+      {"model: {init: {kv_heads: 3}}", "model.init.kv_heads=3"},
+  };
+  for (const auto& [yaml, message] : wrong) {
+    EXPECT_THAT(std::string(Read(yaml).status().message()), HasSubstr(message)) << yaml;
+  }
+}
+
+}  // namespace
+}  // namespace palimpsest::trainer
