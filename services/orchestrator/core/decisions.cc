@@ -56,9 +56,9 @@ RlAction NextRlAction(const RlSnapshot& now, const RlConfig& rl) {
     return RlAction::kEvaluate;
   }
   if (now.committed == now.trained && now.ready >= rl.prompts_per_batch) return RlAction::kCommit;
-  const int64_t batch = now.committed + (now.ready + now.in_flight) / rl.prompts_per_batch;
-  if (!now.paused && batch < rl.steps && batch - now.served <= rl.max_staleness &&
-      now.in_flight < rl.max_in_flight) {
+  const int64_t batch = now.committed + now.pending / rl.prompts_per_batch;
+  const bool fresh = batch < rl.steps && batch - now.served <= rl.max_staleness;
+  if (!now.paused && now.in_flight < rl.max_in_flight && (now.reopened > 0 || fresh)) {
     return RlAction::kAdmit;
   }
   return now.trained < now.committed ? RlAction::kTrain : RlAction::kWait;

@@ -113,6 +113,9 @@ class RunView {
   virtual void Drain(absl::Duration grace) = 0;
   virtual absl::StatusOr<RolloutPage> ListRollouts(const RolloutFilter& filter) const = 0;
   virtual absl::StatusOr<RolloutRow> GetRollout(const std::string& id) const = 0;
+  // The text of each token, for display; a byte of an unfinished character is U+FFFD.
+  virtual absl::StatusOr<std::vector<std::string>> Pieces(
+      const std::vector<int32_t>& tokens) const = 0;
 };
 
 }  // namespace palimpsest::orchestrator

@@ -78,9 +78,13 @@ absl::Status Ledger::Beat(absl::Time now) {
                      attempt_);
 }
 
-absl::Status Ledger::BeginStage(const std::string& name, int64_t first_step) {
+absl::StatusOr<int64_t> Ledger::BeginStage(const std::string& name, int64_t first_step) {
   absl::MutexLock lock(&mu_);
-  return db_->Change("INSERT OR IGNORE INTO stages VALUES(?, ?, NULL)", name, first_step);
+  RETURN_IF_ERROR(
+      db_->Change("INSERT OR IGNORE INTO stages VALUES(?, ?, NULL)", name, first_step));
+  ASSIGN_OR_RETURN(Statement row, db_->Query("SELECT first_step FROM stages WHERE name = ?", name));
+  RETURN_IF_ERROR(row.Next().status());
+  return row.Int(0);
 }
 
 absl::Status Ledger::EndStage(const std::string& name, int64_t last_step) {

@@ -85,7 +85,8 @@ class Ledger {
   absl::StatusOr<double> WallSeconds() const;
 
   absl::StatusOr<std::optional<StageRow>> FindStage(const std::string& name) const;
-  absl::Status BeginStage(const std::string& name, int64_t first_step);
+  // The stage's first step: this one, or that of the attempt which began it.
+  absl::StatusOr<int64_t> BeginStage(const std::string& name, int64_t first_step);
   absl::Status EndStage(const std::string& name, int64_t last_step);
 
   // Batches. A batch stands here before the trainer sees it; steps have no gaps.

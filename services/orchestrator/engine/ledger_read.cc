@@ -204,13 +204,11 @@ absl::StatusOr<std::map<std::string, int64_t>> Ledger::Counts() const {
 
 absl::StatusOr<RolloutPage> Ledger::List(const RolloutFilter& filter) const {
   absl::MutexLock lock(&mu_);
-  const std::optional<int64_t> outcome =
-      filter.outcome.has_value() ? std::optional(static_cast<int64_t>(*filter.outcome))
-                                 : std::nullopt;
+  const int64_t outcome = filter.outcome.has_value() ? static_cast<int64_t>(*filter.outcome) : 0;
   ASSIGN_OR_RETURN(
       Statement s,
       db_->Query(absl::StrFormat("SELECT %s%sWHERE (?1 IS NULL OR g.step = ?1) AND "
-                                 "(?2 IS NULL OR r.grp = ?2) AND (?3 IS NULL OR r.outcome = ?3) "
+                                 "(?2 IS NULL OR r.grp = ?2) AND (?3 = 0 OR r.outcome = ?3) "
                                  "AND (?4 = 0 OR r.place < ?4) ORDER BY r.place DESC LIMIT ?5",
                                  kRolloutColumns, kRolloutTables),
                  filter.step, filter.group, outcome, filter.before, filter.limit));
