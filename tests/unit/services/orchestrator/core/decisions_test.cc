@@ -132,7 +132,7 @@ INSTANTIATE_TEST_SUITE_P(
         RlCase{"PausedStillTrains", Paused(At(1, 0, 0, 0, 0)), 0, RlAction::kTrain},
         RlCase{"RefillsBeforeAnythingNew", Reopened(At(0, 0, 0, 3, 0)), 0, RlAction::kAdmit},
         RlCase{"Done", At(10, 10, 10, 0, 0), 0, RlAction::kDone}),
-    [](const auto& info) { return info.param.name; });
+    [](const auto& c) { return c.param.name; });
 
 // Plays the loop against the worst order of answers and looks at the bound itself.
 TEST(RlActionTest, NoGroupIsEverTrainedOlderThanAllowed) {

@@ -57,9 +57,9 @@ class RunTest : public testing::Test {
     world_ = std::make_unique<FakeWorld>(folder_);
   }
 
-  absl::StatusOr<std::unique_ptr<Run>> Open() {
+  absl::StatusOr<std::unique_ptr<orchestrator::Run>> Open() {
     metrics_ = std::make_unique<Metrics>("orchestrator", "test", SystemClock());
-    return Run::Open(plan_, {"test", folder_, 11, "the command"}, world_->peers(), *metrics_,
+    return orchestrator::Run::Open(plan_, {"test", folder_, 11, "the command"}, world_->peers(), *metrics_,
                      SystemClock());
   }
 
