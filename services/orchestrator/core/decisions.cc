@@ -1,0 +1,95 @@
+#include "services/orchestrator/core/decisions.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_format.h"
+#include "common/base/random.h"
+
+namespace palimpsest::orchestrator {
+
+double LearningRateAt(const LearningRate& rate, int32_t warmup, int64_t step, int64_t steps) {
+  const double share = steps > 1 ? static_cast<double>(step) / static_cast<double>(steps - 1) : 0;
+  const double plain = rate.begin + (rate.end - rate.begin) * std::min(1.0, share);
+  if (step >= warmup) return plain;
+  return plain * static_cast<double>(step + 1) / warmup;
+}
+
+Episode EpisodeOf(const RunPlan& plan, Split split, uint64_t run_seed, int64_t index) {
+  const auto tasks = static_cast<int64_t>(plan.tasks.size());
+  return {.task = plan.tasks[static_cast<size_t>(index % tasks)],
+          .split = split,
+          .seed = MixSeed({run_seed, Meaning("episode")}),
+          .index = index / tasks};
+}
+
+uint64_t GroupSeed(uint64_t run_seed, int64_t group) {
+  return MixSeed({run_seed, Meaning("group"), static_cast<uint64_t>(group)});
+}
+
+uint64_t HeldoutSeed(uint64_t run_seed, int64_t index) {
+  return MixSeed({run_seed, Meaning("heldout"), static_cast<uint64_t>(index)});
+}
+
+SftAction NextSftAction(const SftSnapshot& now, const SftConfig& stage) {
+  if (stage.gate.has_value() && now.gate_measured_at == now.steps &&
+      now.gate_reward >= stage.gate->greedy_reward) {
+    return SftAction::kEnd;
+  }
+  if (now.steps >= stage.max_steps) return SftAction::kEnd;
+  const auto window = static_cast<size_t>(stage.loss_window);
+  if (stage.stop_loss > 0 && now.losses.size() >= window) {
+    double sum = 0;
+    for (size_t i = now.losses.size() - window; i < now.losses.size(); ++i) sum += now.losses[i];
+    if (sum / static_cast<double>(window) < stage.stop_loss) return SftAction::kEnd;
+  }
+  if (stage.gate.has_value() && now.steps > 0 && now.steps % stage.gate->every == 0 &&
+      now.gate_measured_at != now.steps) {
+    return SftAction::kMeasureGate;
+  }
+  return SftAction::kTrain;
+}
+
+RlAction NextRlAction(const RlSnapshot& now, const RlConfig& rl) {
+  if (now.served < now.trained) return RlAction::kPublish;
+  if (now.served >= rl.steps) return RlAction::kDone;
+  if (rl.eval_every > 0 && now.served > 0 && now.served % rl.eval_every == 0 && !now.evaluated) {
+    return RlAction::kEvaluate;
+  }
+  if (now.committed == now.trained && now.ready >= rl.prompts_per_batch) return RlAction::kCommit;
+  const int64_t batch = now.committed + now.pending / rl.prompts_per_batch;
+  const bool fresh = batch < rl.steps && batch - now.served <= rl.max_staleness;
+  if (!now.paused && now.in_flight < rl.max_in_flight && (now.reopened > 0 || fresh)) {
+    return RlAction::kAdmit;
+  }
+  return now.trained < now.committed ? RlAction::kTrain : RlAction::kWait;
+}
+
+int64_t Staleness(int64_t oldest_source_step, int64_t trainer_step) {
+  return std::max<int64_t>(0, trainer_step - oldest_source_step);
+}
+
+absl::StatusOr<Resubmission> PlanResubmission(int64_t trainer_step, int64_t ledger_step) {
+  if (trainer_step > ledger_step) {
+    return absl::FailedPreconditionError(absl::StrFormat(
+        "trainer.step=%d is ahead of the ledger's last batch %d: it belongs to another run",
+        trainer_step, ledger_step));
+  }
+  return Resubmission{.after = trainer_step, .through = ledger_step};
+}
+
+std::vector<SampleRun> MissingSamples(const std::vector<int32_t>& have, int32_t samples) {
+  std::vector<SampleRun> runs;
+  size_t next = 0;
+  for (int32_t sample = 0; sample < samples; ++sample) {
+    if (next < have.size() && have[next] == sample) {
+      ++next;
+    } else if (!runs.empty() && runs.back().first + runs.back().n == sample) {
+      ++runs.back().n;
+    } else {
+      runs.push_back({sample, 1});
+    }
+  }
+  return runs;
+}
+
+}  // namespace palimpsest::orchestrator

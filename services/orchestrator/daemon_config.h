@@ -1,0 +1,66 @@
+#pragma once
+
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "common/config/run_sections.h"
+#include "common/rpc/config.h"
+#include "services/orchestrator/core/config.h"
+
+namespace palimpsest::orchestrator {
+
+// A context policy as YAML says it. A field that its kind does not read must be left out.
+struct ContextSection {
+  std::string kind = "kv_budget";  // none, kv_budget, segments, turns or manual
+  std::optional<int32_t> budget, window, every, n_protect_turns, max_turns;
+  double keep_ratio = 0.25;
+  std::string method = "attention_matching";
+  int32_t reference_tokens = 128;
+  bool after_window = false;
+  std::optional<int32_t> protect;
+  bool stack = false;
+  double mu = 1e-2, lambda = 1e-2, log_lower = -7, log_upper = 7;
+  std::string chooser;  // empty: the method's default
+  std::string reference_kind = "queries";
+  uint64_t seed = 0;
+  int32_t holdout_every = 0;
+  bool operator==(const ContextSection&) const = default;
+};
+void Bind(Binder& b, ContextSection& c);
+// `field` names the place in a refusal.
+absl::StatusOr<context::ContextPolicy> ToPolicy(const ContextSection& c, const std::string& field);
+
+// `orchestrator:` of the YAML.
+struct OrchestratorSection {
+  std::string listen = "127.0.0.1:0";   // host:port of the RPCs; port 0 takes a free one
+  std::string metrics = "127.0.0.1:0";  // host:port of /metrics and /healthz
+  bool insecure = false;                // allows listening beyond loopback, in clear text
+  absl::Duration drain_grace = absl::Seconds(20);  // for running rollouts at SIGTERM
+  std::map<std::string, ContextSection> contexts;
+  RunPlan plan;  // without its contexts
+  bool operator==(const OrchestratorSection&) const = default;
+};
+void Bind(Binder& b, OrchestratorSection& c);
+
+// What the daemon reads of the YAML: `run:` and `orchestrator:`.
+struct OrchestratorDaemonConfig {
+  RunSection run;
+  OrchestratorSection orchestrator;
+  bool operator==(const OrchestratorDaemonConfig&) const = default;
+};
+void Bind(Binder& b, OrchestratorDaemonConfig& c);
+absl::Status Validate(const OrchestratorDaemonConfig& c);
+
+// The plan with its contexts.
+absl::StatusOr<RunPlan> PlanOf(const OrchestratorSection& c);
+
+struct HostPort {
+  std::string host;
+  int port = 0;
+};
+absl::StatusOr<HostPort> ParseHostPort(const std::string& field, const std::string& text);
+absl::StatusOr<RpcServerConfig> ListenConfig(const OrchestratorSection& c);
+
+}  // namespace palimpsest::orchestrator

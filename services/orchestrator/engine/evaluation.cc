@@ -1,0 +1,69 @@
+#include "services/orchestrator/engine/evaluation.h"
+
+#include <set>
+
+#include "absl/strings/str_format.h"
+#include "common/telemetry/log.h"
+#include "services/orchestrator/core/decisions.h"
+#include "services/orchestrator/engine/samples.h"
+
+namespace palimpsest::orchestrator {
+namespace {
+
+absl::Status MeasureOne(const Workplace& place, const Measurement& what,
+                        const context::ContextPolicy& policy, int64_t index) {
+  const SampleOrder order{
+      .id = absl::StrFormat("%s-%s-%d.a%d", what.name, what.greedy ? "greedy" : "t1", index,
+                            place.attempt),
+      .group = index,
+      .episode = EpisodeOf(place.plan, what.split, place.run.seed, index),
+      .samples = 1,
+      .seed = HeldoutSeed(place.run.seed, index),
+      .temperature = what.greedy ? 0.0 : 1.0,
+      .max_tokens = place.plan.rl.max_tokens,
+      .context = policy,
+      .min_version = what.version,
+      .max_tries = place.plan.rl.max_tries};
+  ASSIGN_OR_RETURN(Made made, MakeSamples(place, order));
+  if (made.rollouts.empty()) {
+    return absl::InternalError(absl::StrFormat("evaluation %s, prompt %d could not be measured: %s",
+                                               what.name, index, made.failure));
+  }
+  RolloutRow& row = made.rollouts.front();
+  EvaluationRow result{what.name, what.greedy, index, row.reward.value_or(0), made.needs_memory};
+  result.total_tokens = row.total_tokens;
+  result.events = row.events;
+  result.reason = std::move(row.reason);
+  result.text = std::move(row.text);
+  if (index < kKeptEvaluations) result.bytes = std::move(row.bytes);
+  return place.ledger.SaveEvaluation(result);
+}
+
+}  // namespace
+
+absl::StatusOr<double> Measure(const Workplace& place, const Measurement& what) {
+  ASSIGN_OR_RETURN(const context::ContextPolicy policy, FindContext(place.plan, what.context));
+  ASSIGN_OR_RETURN(const std::vector<EvaluationRow> before,
+                   place.ledger.Evaluations(what.name, what.greedy));
+  std::set<int64_t> missing;
+  for (int64_t i = 0; i < what.prompts; ++i) missing.insert(i);
+  for (const EvaluationRow& row : before) missing.erase(row.index);
+  const std::vector<int64_t> order(missing.begin(), missing.end());
+  RETURN_IF_ERROR(place.workers.ForEach(static_cast<int64_t>(order.size()), [&](int64_t i) {
+    return MeasureOne(place, what, policy, order[static_cast<size_t>(i)]);
+  }));
+  ASSIGN_OR_RETURN(const std::vector<EvaluationRow> rows,
+                   place.ledger.Evaluations(what.name, what.greedy));
+  double sum = 0;
+  for (const EvaluationRow& row : rows) sum += row.reward;
+  const double mean = rows.empty() ? 0 : sum / static_cast<double>(rows.size());
+  Log(Severity::kInfo, "measured",
+      {{"evaluation", what.name},
+       {"context", what.context},
+       {"greedy", what.greedy},
+       {"prompts", rows.size()},
+       {"reward", mean}});
+  return mean;
+}
+
+}  // namespace palimpsest::orchestrator

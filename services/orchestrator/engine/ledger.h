@@ -1,0 +1,146 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "services/orchestrator/core/peers.h"
+#include "services/orchestrator/core/progress.h"
+#include "services/orchestrator/engine/sqlite.h"
+
+namespace palimpsest::orchestrator {
+
+struct StageRow {
+  std::string name;
+  int64_t first_step = 0;            // the trainer's step before it
+  std::optional<int64_t> last_step;  // once it is over
+};
+
+enum class BatchKind : uint8_t { kSft = 1, kRl = 2 };
+struct BatchRow {
+  int64_t step = 0;  // of the trainer, that it becomes
+  std::string id;
+  std::string stage;
+  BatchKind kind = BatchKind::kSft;
+  int64_t stage_step = 0;  // within its stage, from 0
+  bool trained = false;    // the trainer has answered
+};
+
+enum class GroupState : uint8_t { kOpen = 1, kReady = 2, kBatched = 3, kDropped = 4 };
+struct GroupRow {
+  int64_t id = 0;  // from 0, and the index of its prompt in the train split
+  GroupState state = GroupState::kOpen;
+  int32_t tries = 0;             // requests made for it
+  std::vector<int32_t> samples;  // accepted, ascending
+};
+
+// What a trained step was like.
+struct StepRow {
+  int64_t step = 0;
+  std::string stage;
+  double loss = 0;
+  std::optional<double> reward;  // the following are of RL steps
+  int64_t sampled_tokens = 0;
+  double mean_total_tokens = 0;
+  double events = 0;  // per rollout
+  int64_t staleness_max = 0;
+  std::optional<double> mismatch_kl;
+  std::optional<double> mismatch_max_abs;
+  int64_t loss_tokens = 0;
+  int64_t rejected = 0;
+  double generate_seconds = 0;  // wall time in which rollouts were made for it
+  double train_seconds = 0;
+};
+
+// One held-out prompt in one evaluation.
+struct EvaluationRow {
+  std::string name;  // first, last, step-<n>, or <name of a context>
+  bool greedy = false;
+  int64_t index = 0;
+  double reward = 0;
+  bool needs_memory = false;
+  int32_t total_tokens = 0;
+  int32_t events = 0;
+  std::string reason;
+  std::string text;
+  std::string bytes;  // of the rollout
+};
+
+// What is true about a run, in one SQLite file. A call that changes something returns when it is on
+// the disk, or has changed nothing. Any thread; `Open` refuses the ledger of another run or seed.
+class Ledger {
+ public:
+  static absl::StatusOr<std::unique_ptr<Ledger>> Open(const std::string& path,
+                                                      const std::string& run, uint64_t seed);
+
+  // Attempts: starts of the orchestrator, from 0. Wall time counts while an attempt lives.
+  absl::StatusOr<int32_t> BeginAttempt(absl::Time now);
+  absl::Status Beat(absl::Time now);
+  absl::StatusOr<double> WallSeconds() const;
+
+  absl::StatusOr<std::optional<StageRow>> FindStage(const std::string& name) const;
+  // The stage's first step: this one, or that of the attempt which began it.
+  absl::StatusOr<int64_t> BeginStage(const std::string& name, int64_t first_step);
+  absl::Status EndStage(const std::string& name, int64_t last_step);
+
+  // Batches. A batch stands here before the trainer sees it; steps have no gaps.
+  absl::Status CommitSftBatch(const BatchRow& batch);
+  // Takes whole groups, which must be ready; advantages by rollout id.
+  absl::Status CommitRlBatch(const BatchRow& batch, const std::vector<int64_t>& groups,
+                             const std::map<std::string, double>& advantages);
+  absl::Status MarkTrained(const StepRow& row);
+  absl::StatusOr<int64_t> LastStep() const;  // 0 without batches
+  absl::StatusOr<BatchRow> Batch(int64_t step) const;
+  absl::StatusOr<std::vector<StepRow>> Steps() const;  // trained ones, ascending
+
+  // Groups. Numbers rise by one: no prompt is skipped or used twice.
+  absl::StatusOr<GroupRow> OpenGroup();
+  absl::StatusOr<std::vector<GroupRow>> Groups(GroupState state) const;  // ascending
+  absl::Status CountTry(int64_t group);
+  // Rollouts are accepted, and the group is ready if `whole`.
+  absl::Status Accept(int64_t group, const std::vector<RolloutRow>& rollouts, bool whole,
+                      absl::Time now);
+  absl::Status DropGroup(int64_t group, const std::string& why);
+  // Accepted rollouts of a group, by sample, with their bytes.
+  absl::StatusOr<std::vector<RolloutRow>> Rollouts(int64_t group) const;
+  absl::StatusOr<std::vector<RolloutRow>> Members(int64_t step) const;
+  // Takes rollouts out of groups that are not in a batch: their bytes go, the groups open again,
+  // and `why` is counted.
+  absl::Status DropRollouts(const std::vector<std::string>& ids, const std::string& why);
+
+  // Versions of the weights. After a trainer was rolled back to `step`, what it had published later
+  // is abandoned until it is published again.
+  absl::Status RecordVersion(const Weights& weights);
+  absl::Status AbandonVersions(int64_t after_step);
+  absl::StatusOr<std::vector<Weights>> Versions() const;  // not abandoned, ascending
+  absl::StatusOr<int64_t> VersionCount() const;           // abandoned ones too
+
+  absl::Status SaveEvaluation(const EvaluationRow& row);
+  // Ascending by index; bytes are left out unless asked for.
+  absl::StatusOr<std::vector<EvaluationRow>> Evaluations(const std::string& name, bool greedy,
+                                                         bool bytes = false) const;
+
+  // How often something happened to rollouts: the outcomes, "stale", "abandoned", "refilled".
+  absl::Status Count(const std::string& what, int64_t n);
+  absl::StatusOr<std::map<std::string, int64_t>> Counts() const;
+
+  absl::StatusOr<RolloutPage> List(const RolloutFilter& filter) const;
+  absl::StatusOr<RolloutRow> FindRollout(const std::string& id) const;  // NOT_FOUND
+
+ private:
+  explicit Ledger(std::unique_ptr<Database> db) : db_(std::move(db)) {}
+  absl::Status CountLocked(const std::string& what, int64_t n) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  absl::Status InsertBatchLocked(const BatchRow& batch) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+
+  mutable absl::Mutex mu_;
+  std::unique_ptr<Database> db_ ABSL_GUARDED_BY(mu_);
+  int32_t attempt_ ABSL_GUARDED_BY(mu_) = 0;
+};
+
+}  // namespace palimpsest::orchestrator

@@ -1,0 +1,269 @@
+#include "services/orchestrator/engine/rl_stage.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_format.h"
+#include "common/rl/advantages.h"
+#include "common/telemetry/log.h"
+#include "services/orchestrator/engine/evaluation.h"
+
+namespace palimpsest::orchestrator {
+namespace {
+
+// Prompts that no try could serve, one after the other, until the run is said to have failed.
+constexpr int kMaxDroppedInARow = 8;
+constexpr absl::Duration kLook = absl::Milliseconds(200);
+
+}  // namespace
+
+RlStage::~RlStage() {
+  const auto idle = [this]() ABSL_SHARED_LOCKS_REQUIRED(inbox_->mu) { return inbox_->working == 0; };
+  absl::MutexLock lock(&inbox_->mu, absl::Condition(&idle));
+}
+
+absl::Status RlStage::Run() {
+  RETURN_IF_ERROR(Load());
+  for (;;) {
+    if (place_.patience.stopping()) return Patience::Stopped();
+    RETURN_IF_ERROR(TakeAnswers());
+    ASSIGN_OR_RETURN(const RlSnapshot now, Look());
+    TellQueues(now);
+    const RlAction action = NextRlAction(now, place_.plan.rl);
+    if (action == RlAction::kDone) break;
+    RETURN_IF_ERROR(Act(action));
+  }
+  return place_.ledger.EndStage(kRlStage, training_.step());
+}
+
+absl::Status RlStage::Load() {
+  ASSIGN_OR_RETURN(first_step_, place_.ledger.BeginStage(kRlStage, training_.step()));
+  ASSIGN_OR_RETURN(const int64_t last, place_.ledger.LastStep());
+  committed_ = last - first_step_;
+  ASSIGN_OR_RETURN(const std::vector<GroupRow> ready, place_.ledger.Groups(GroupState::kReady));
+  for (const GroupRow& group : ready) ready_.insert(group.id);
+  ASSIGN_OR_RETURN(const std::vector<GroupRow> open, place_.ledger.Groups(GroupState::kOpen));
+  for (const GroupRow& group : open) reopened_[group.id] = group;
+  place_.board.Update([&](Progress& p) {
+    p.phase = Phase::kRl;
+    p.stage = kRlStage;
+    p.step = training_.step() - first_step_;
+    p.total_steps = place_.plan.rl.steps;
+  });
+  return training_.Serve();
+}
+
+absl::StatusOr<RlSnapshot> RlStage::Look() {
+  int64_t first_unfinished = INT64_MAX;
+  if (!reopened_.empty()) first_unfinished = reopened_.begin()->first;
+  if (!working_.empty()) first_unfinished = std::min(first_unfinished, *working_.begin());
+  RlSnapshot now;
+  now.committed = committed_;
+  now.trained = training_.step() - first_step_;
+  now.served = training_.served_step() - first_step_;
+  now.ready = std::distance(ready_.begin(), ready_.lower_bound(first_unfinished));
+  now.reopened = static_cast<int64_t>(reopened_.size());
+  now.in_flight = static_cast<int64_t>(working_.size());
+  now.pending = static_cast<int64_t>(ready_.size()) + now.reopened + now.in_flight;
+  now.paused = place_.paused;
+  now.evaluated = evaluated_ == now.served;
+  return now;
+}
+
+void RlStage::TellQueues(const RlSnapshot& now) {
+  place_.metrics.groups.With({"ready"}).Set(static_cast<double>(ready_.size()));
+  place_.metrics.groups.With({"in_flight"}).Set(static_cast<double>(now.in_flight));
+  rollouts_in_flight_ = static_cast<int>(now.in_flight) * place_.plan.rl.samples;
+}
+
+absl::Status RlStage::Act(RlAction action) {
+  switch (action) {
+    case RlAction::kPublish:
+      return training_.Serve();
+    case RlAction::kEvaluate:
+      return Evaluate();
+    case RlAction::kCommit:
+      return Commit();
+    case RlAction::kAdmit:
+      return Admit();
+    case RlAction::kTrain:
+      return training_.TrainThrough(first_step_ + committed_);
+    case RlAction::kWait:
+      return Wait();
+    case RlAction::kDone:
+      break;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status RlStage::Admit() {
+  GroupRow group;
+  if (!reopened_.empty()) {
+    group = reopened_.begin()->second;
+    reopened_.erase(reopened_.begin());
+  } else {
+    ASSIGN_OR_RETURN(group, place_.ledger.OpenGroup());
+  }
+  RETURN_IF_ERROR(place_.ledger.CountTry(group.id));
+  ASSIGN_OR_RETURN(const context::ContextPolicy policy,
+                   FindContext(place_.plan, place_.plan.rl.context));
+  SampleOrder order{.id = absl::StrFormat("g%06d.a%d", group.id, group.tries),
+                    .group = group.id,
+                    .episode = EpisodeOf(place_.plan, Split::kTrain, place_.run.seed, group.id),
+                    .samples = place_.plan.rl.samples,
+                    .have = group.samples,
+                    .seed = GroupSeed(place_.run.seed, group.id),
+                    .temperature = place_.plan.rl.temperature,
+                    .max_tokens = place_.plan.rl.max_tokens,
+                    .context = policy,
+                    .min_version = training_.version(),
+                    .max_tries = place_.plan.rl.max_tries};
+  working_.insert(group.id);
+  {
+    absl::MutexLock lock(&inbox_->mu);
+    if (inbox_->working++ == 0) inbox_->busy_since = place_.clock.Now();
+  }
+  place_.workers.Submit([&place = place_, inbox = inbox_, order = std::move(order)] {
+    absl::StatusOr<Made> made = MakeSamples(place, order);
+    absl::MutexLock lock(&inbox->mu);
+    inbox->answers.push_back({order.group, std::move(made)});
+    if (--inbox->working == 0) inbox->busy += place.clock.Now() - inbox->busy_since;
+  });
+  return absl::OkStatus();
+}
+
+absl::Status RlStage::Wait() {
+  const auto answered = [this]() ABSL_SHARED_LOCKS_REQUIRED(inbox_->mu) {
+    return !inbox_->answers.empty();
+  };
+  absl::MutexLock lock(&inbox_->mu);
+  inbox_->mu.AwaitWithTimeout(absl::Condition(&answered), kLook);
+  return absl::OkStatus();
+}
+
+absl::Status RlStage::TakeAnswers() {
+  std::deque<Answer> answers;
+  {
+    absl::MutexLock lock(&inbox_->mu);
+    answers.swap(inbox_->answers);
+  }
+  for (Answer& answer : answers) RETURN_IF_ERROR(TakeAnswer(answer));
+  return absl::OkStatus();
+}
+
+absl::Status RlStage::TakeAnswer(Answer& answer) {
+  working_.erase(answer.group);
+  RETURN_IF_ERROR(answer.made.status());
+  const Made& made = *answer.made;
+  const bool whole = made.failure.empty();
+  RETURN_IF_ERROR(place_.ledger.Accept(answer.group, made.rollouts, whole, place_.clock.Now()));
+  ASSIGN_OR_RETURN(const auto counts, place_.ledger.Counts());
+  place_.board.Update([&](Progress& p) {
+    const auto count = [&](const char* name) {
+      return counts.count(name) > 0 ? counts.at(name) : 0;
+    };
+    p.outcomes = {{rl::Outcome::kOk, count("ok")},
+                  {rl::Outcome::kTruncated, count("truncated")},
+                  {rl::Outcome::kTaskFailed, count("task_failed")},
+                  {rl::Outcome::kInfraFailed, count("infra_failed")},
+                  {rl::Outcome::kCancelled, count("cancelled")}};
+  });
+  if (whole) {
+    dropped_in_a_row_ = 0;
+    ready_.insert(answer.group);
+    return absl::OkStatus();
+  }
+  Log(Severity::kWarning, "a group is given up", {{"group", answer.group}, {"why", made.failure}});
+  RETURN_IF_ERROR(place_.ledger.DropGroup(answer.group, made.failure));
+  if (++dropped_in_a_row_ < kMaxDroppedInARow) return absl::OkStatus();
+  return absl::InternalError(absl::StrFormat("%d groups in a row could not be made; the last: %s",
+                                             dropped_in_a_row_, made.failure));
+}
+
+// Rollouts that are too old, or whose weights a restart has abandoned. Their groups are refilled.
+absl::StatusOr<bool> RlStage::DropUnusable(const std::vector<int64_t>& groups) {
+  std::vector<std::string> stale, abandoned;
+  std::set<int64_t> incomplete;
+  for (const int64_t group : groups) {
+    ASSIGN_OR_RETURN(const std::vector<RolloutRow> rows, place_.ledger.Rollouts(group));
+    for (const RolloutRow& row : rows) {
+      const std::optional<int64_t> made_at = training_.StepOf(row.min_version);
+      if (!made_at.has_value()) {
+        abandoned.push_back(row.id);
+      } else if (Staleness(*made_at, training_.step()) > place_.plan.rl.max_staleness) {
+        stale.push_back(row.id);
+      } else {
+        continue;
+      }
+      incomplete.insert(group);
+    }
+  }
+  RETURN_IF_ERROR(place_.ledger.DropRollouts(stale, "stale"));
+  RETURN_IF_ERROR(place_.ledger.DropRollouts(abandoned, "abandoned"));
+  place_.metrics.rollouts.With({"stale"}).Add(static_cast<double>(stale.size()));
+  place_.metrics.rollouts.With({"abandoned"}).Add(static_cast<double>(abandoned.size()));
+  if (incomplete.empty()) return false;
+  Log(Severity::kWarning, "rollouts are dropped and made again",
+      {{"stale", stale.size()}, {"abandoned", abandoned.size()}});
+  ASSIGN_OR_RETURN(const std::vector<GroupRow> open, place_.ledger.Groups(GroupState::kOpen));
+  for (const GroupRow& group : open) {
+    if (incomplete.count(group.id) == 0) continue;
+    ready_.erase(group.id);
+    reopened_[group.id] = group;
+  }
+  return true;
+}
+
+absl::Status RlStage::Commit() {
+  const auto size = static_cast<size_t>(place_.plan.rl.prompts_per_batch);
+  const std::vector<int64_t> groups(ready_.begin(), std::next(ready_.begin(), static_cast<std::ptrdiff_t>(size)));
+  ASSIGN_OR_RETURN(const bool dropped, DropUnusable(groups));
+  if (dropped) return absl::OkStatus();
+  std::map<std::string, double> advantages;
+  for (const int64_t group : groups) {
+    ASSIGN_OR_RETURN(const std::vector<RolloutRow> rows, place_.ledger.Rollouts(group));
+    std::vector<double> rewards;
+    for (const RolloutRow& row : rows) rewards.push_back(row.reward.value_or(0));
+    const std::vector<double> values =
+        rl::GroupAdvantages(rewards, place_.plan.rl.advantage_eps);
+    for (size_t i = 0; i < rows.size(); ++i) advantages[rows[i].id] = values[i];
+  }
+  RETURN_IF_ERROR(place_.ledger.CommitRlBatch({.step = first_step_ + committed_ + 1,
+                                               .id = absl::StrFormat("rl.%d", committed_),
+                                               .stage = kRlStage,
+                                               .kind = BatchKind::kRl,
+                                               .stage_step = committed_},
+                                              groups, advantages));
+  for (const int64_t group : groups) ready_.erase(group);
+  ++committed_;
+  training_.AddGenerateSeconds(TakeBusySeconds());
+  return absl::OkStatus();
+}
+
+double RlStage::TakeBusySeconds() {
+  absl::MutexLock lock(&inbox_->mu);
+  absl::Duration busy = std::exchange(inbox_->busy, absl::ZeroDuration());
+  if (inbox_->working > 0) {
+    busy += place_.clock.Now() - inbox_->busy_since;
+    inbox_->busy_since = place_.clock.Now();
+  }
+  return absl::ToDoubleSeconds(busy);
+}
+
+absl::Status RlStage::Evaluate() {
+  const int64_t served = training_.served_step() - first_step_;
+  HeldoutMean mean{.step = served, .prompts = place_.plan.heldout.prompts};
+  for (const bool greedy : {false, true}) {
+    ASSIGN_OR_RETURN((greedy ? mean.greedy : mean.reward),
+                     Measure(place_, {.name = absl::StrFormat("step-%d", served),
+                                      .context = place_.plan.rl.context,
+                                      .greedy = greedy,
+                                      .prompts = place_.plan.heldout.prompts,
+                                      .version = training_.version()}));
+  }
+  evaluated_ = served;
+  place_.board.Update([&](Progress& p) { p.heldout.push_back(mean); });
+  return absl::OkStatus();
+}
+
+}  // namespace palimpsest::orchestrator

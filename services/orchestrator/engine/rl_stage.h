@@ -1,0 +1,79 @@
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <memory>
+#include <set>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "services/orchestrator/core/decisions.h"
+#include "services/orchestrator/engine/samples.h"
+#include "services/orchestrator/engine/training.h"
+#include "services/orchestrator/engine/workplace.h"
+
+namespace palimpsest::orchestrator {
+
+inline constexpr char kRlStage[] = "rl";
+
+// Reinforcement learning, from groups of rollouts to published weights:
+//
+//   admit ──▶ worker: Reset, Generate, Score ──▶ accept (ledger) ──▶ commit a batch (ledger)
+//     ▲                                                │ too old, abandoned      │
+//     └───────────── refill, one for one ◀─────────────┘                         ▼
+//     ▲                                                                        train
+//     └──────────────────── weights are served ◀── publish ◀─────────────────────┘
+//
+// What happens next is decided by NextRlAction alone. With max_staleness 0 nothing is admitted
+// before the last batch is trained and served; with more, workers go on while the trainer trains.
+// Owner: the loop's thread; workers only touch the inbox.
+class RlStage {
+ public:
+  RlStage(Workplace& place, Training& training, std::atomic<int>& in_flight)
+      : place_(place), training_(training), rollouts_in_flight_(in_flight) {}
+  ~RlStage();
+
+  absl::Status Run();
+
+ private:
+  struct Answer {
+    int64_t group = 0;
+    absl::StatusOr<Made> made;
+  };
+  struct Inbox {
+    absl::Mutex mu;
+    std::deque<Answer> answers ABSL_GUARDED_BY(mu);
+    int working ABSL_GUARDED_BY(mu) = 0;
+    absl::Time busy_since ABSL_GUARDED_BY(mu);  // meant only while somebody works
+    absl::Duration busy ABSL_GUARDED_BY(mu) = absl::ZeroDuration();
+  };
+
+  absl::Status Load();
+  absl::StatusOr<RlSnapshot> Look();
+  absl::Status Act(RlAction action);
+  absl::Status Admit();
+  absl::Status Wait();
+  absl::Status TakeAnswers();
+  absl::Status TakeAnswer(Answer& answer);
+  absl::Status Commit();
+  absl::StatusOr<bool> DropUnusable(const std::vector<int64_t>& groups);
+  absl::Status Evaluate();
+  double TakeBusySeconds();
+  void TellQueues(const RlSnapshot& now);
+
+  Workplace& place_;
+  Training& training_;
+  std::atomic<int>& rollouts_in_flight_;
+  std::shared_ptr<Inbox> inbox_ = std::make_shared<Inbox>();
+  int64_t first_step_ = 0;
+  int64_t committed_ = 0;
+  int64_t evaluated_ = -1;               // served batches at the last measurement
+  int dropped_in_a_row_ = 0;             // groups
+  std::set<int64_t> ready_;              // groups that are whole
+  std::map<int64_t, GroupRow> reopened_;  // groups that lack rollouts and that nobody works at
+  std::set<int64_t> working_;            // groups that a worker has
+};
+
+}  // namespace palimpsest::orchestrator

@@ -1,0 +1,238 @@
+#include "services/orchestrator/engine/run.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_format.h"
+#include "common/telemetry/log.h"
+#include "common/weights/manifest.h"
+#include "services/orchestrator/engine/evaluation.h"
+#include "services/orchestrator/engine/report.h"
+#include "services/orchestrator/engine/rl_stage.h"
+#include "services/orchestrator/engine/sft_stage.h"
+
+namespace palimpsest::orchestrator {
+
+Run::Run(RunPlan plan, RunIdentity identity, Peers peers, Metrics& metrics, Clock& clock,
+         std::unique_ptr<Ledger> ledger)
+    : plan_(std::move(plan)),
+      identity_(std::move(identity)),
+      peers_(peers),
+      clock_(clock),
+      metrics_(metrics),
+      ledger_(std::move(ledger)),
+      patience_(plan_.peers, stop_, metrics_),
+      began_(clock.Now()),
+      workers_(plan_.rl.max_in_flight),
+      place_{plan_,     identity_, peers_, *ledger_, board_, patience_, metrics_,
+             workers_, clock_,    paused_} {}
+
+Run::~Run() { Stop(); }
+
+absl::StatusOr<std::unique_ptr<Run>> Run::Open(RunPlan plan, RunIdentity identity, Peers peers,
+                                               Metrics& metrics, Clock& clock) {
+  RETURN_IF_ERROR(Validate(plan));
+  ASSIGN_OR_RETURN(std::unique_ptr<Ledger> ledger,
+                   Ledger::Open(identity.folder + "/ledger.sqlite", identity.name, identity.seed));
+  std::unique_ptr<Run> run(new Run(std::move(plan), std::move(identity), peers, metrics, clock,
+                                   std::move(ledger)));
+  ASSIGN_OR_RETURN(run->wall_before_, run->ledger_->WallSeconds());
+  ASSIGN_OR_RETURN(run->place_.attempt, run->ledger_->BeginAttempt(clock.Now()));
+  run->board_.Update([&](Progress& p) {
+    p.run = run->identity_.name;
+    p.attempt = run->place_.attempt;
+  });
+  return run;
+}
+
+absl::Status Run::Execute() {
+  metrics_.ready.Set(1);
+  absl::Status status = Stages();
+  metrics_.ready.Set(0);
+  const bool stopped = absl::IsCancelled(status) && patience_.stopping();
+  if (stopped) {
+    Log(Severity::kInfo, "the run stops here, to go on at a restart");
+    status = absl::OkStatus();
+  }
+  Stop();  // nothing may wait any more
+  Beat();
+  board_.Update([&](Progress& p) {
+    if (!status.ok()) {
+      p.phase = Phase::kFailed;
+      p.failure = status.ToString();
+    }
+  });
+  ended_ = true;
+  return status;
+}
+
+absl::Status Run::Stages() {
+  RETURN_IF_ERROR(Meet());
+  Training training(place_);
+  RETURN_IF_ERROR(training.Synchronise());
+  RETURN_IF_ERROR(Sft(training));
+  RETURN_IF_ERROR(Heldout(training, "first", plan_.rl.context));
+  RETURN_IF_ERROR(Rl(training));
+  RETURN_IF_ERROR(Heldout(training, "last", plan_.rl.context));
+  for (const std::string& context : plan_.heldout.also) {
+    RETURN_IF_ERROR(Heldout(training, "also." + context, context));
+  }
+  return Report();
+}
+
+absl::Status Run::Meet() {
+  // What an earlier attempt had asked for would come back to nobody.
+  const absl::Status aborted = peers_.inference.AbortAll("the orchestrator starts");
+  Log(Severity::kInfo, "waiting for trainer and inference", {{"abort", aborted.ToString()}});
+  ASSIGN_OR_RETURN(const TrainerStatus status, patience_.Persist("trainer.status", [&] {
+    absl::StatusOr<TrainerStatus> answer = peers_.trainer.Status();
+    if (answer.ok() && (!answer->serving || answer->published.empty())) {
+      answer = absl::UnavailableError("the trainer has published nothing yet");
+    }
+    return answer;
+  }));
+  ASSIGN_OR_RETURN(place_.tokenizer,
+                   Tokenizer::Load(identity_.folder + "/store/" +
+                                   weights::FolderName(status.published.back().version)));
+  {
+    absl::MutexLock lock(&tokenizer_mu_);
+    tokenizer_ = place_.tokenizer;
+  }
+  ASSIGN_OR_RETURN(place_.model, patience_.Persist("inference.describe",
+                                                   [&] { return peers_.inference.Describe(); }));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<bool> Run::IsOver(const std::string& stage) const {
+  ASSIGN_OR_RETURN(const auto row, ledger_->FindStage(stage));
+  return row.has_value() && row->last_step.has_value();
+}
+
+absl::Status Run::Sft(Training& training) {
+  for (const SftConfig& stage : plan_.sft) {
+    ASSIGN_OR_RETURN(const bool over, IsOver(stage.name));
+    if (!over) RETURN_IF_ERROR(RunSftStage(place_, training, stage));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Run::Rl(Training& training) {
+  ASSIGN_OR_RETURN(const bool over, IsOver(kRlStage));
+  if (over) return absl::OkStatus();
+  {
+    RlStage stage(place_, training, in_flight_);
+    RETURN_IF_ERROR(stage.Run());
+  }
+  return patience_.Persist("trainer.save", [&] { return peers_.trainer.SaveCheckpoint(); })
+      .status();
+}
+
+absl::Status Run::Heldout(Training& training, const std::string& name, const std::string& context) {
+  const std::string stage = "heldout." + name;
+  ASSIGN_OR_RETURN(const bool over, IsOver(stage));
+  HeldoutMean mean{.step = name == "first" ? 0 : plan_.rl.steps,
+                   .prompts = plan_.heldout.prompts};
+  if (!over) {
+    RETURN_IF_ERROR(ledger_->BeginStage(stage, training.step()).status());
+    RETURN_IF_ERROR(training.Serve());
+    board_.Update([&](Progress& p) {
+      p.phase = Phase::kEvaluation;
+      p.stage = stage;
+      p.step = 0;
+      p.total_steps = 0;
+    });
+  }
+  for (const bool greedy : {false, true}) {
+    // With every prompt in the ledger this only reads.
+    ASSIGN_OR_RETURN((greedy ? mean.greedy : mean.reward),
+                     Measure(place_, {.name = name,
+                                      .context = context,
+                                      .greedy = greedy,
+                                      .prompts = plan_.heldout.prompts,
+                                      .version = training.version()}));
+  }
+  if (context == plan_.rl.context) {
+    board_.Update([&](Progress& p) { p.heldout.push_back(mean); });
+  }
+  return over ? absl::OkStatus() : ledger_->EndStage(stage, training.step());
+}
+
+absl::Status Run::Report() {
+  board_.Update([](Progress& p) {
+    p.phase = Phase::kReport;
+    p.stage = "report";
+  });
+  Beat();
+  RETURN_IF_ERROR(WriteReport(place_));
+  board_.Update([](Progress& p) {
+    p.phase = Phase::kDone;
+    p.stage = "done";
+  });
+  return absl::OkStatus();
+}
+
+bool Run::Finished() const { return board_.Now().phase == Phase::kDone; }
+
+void Run::Stop() {
+  absl::MutexLock lock(&stop_mu_);
+  if (stop_.HasBeenNotified()) return;
+  stop_.Notify();
+  if (in_flight_ == 0) return;
+  const absl::Status status = peers_.inference.AbortAll("the orchestrator stops");
+  if (!status.ok()) {
+    Log(Severity::kWarning, "rollouts were not aborted", {{"status", status.ToString()}});
+  }
+}
+
+void Run::Beat() {
+  const absl::Status status = ledger_->Beat(clock_.Now());
+  if (!status.ok()) Log(Severity::kWarning, "no beat", {{"status", status.ToString()}});
+}
+
+Progress Run::WithTimes(Progress progress) const {
+  progress.elapsed_seconds = wall_before_ + absl::ToDoubleSeconds(clock_.Now() - began_);
+  double step_seconds = 0;
+  for (const auto& [phase, seconds] : progress.step_phases) step_seconds += seconds;
+  if (progress.phase == Phase::kRl && progress.step > 0 && step_seconds > 0) {
+    progress.left_seconds =
+        step_seconds * static_cast<double>(progress.total_steps - progress.step);
+  }
+  return progress;
+}
+
+Progress Run::Now() const { return WithTimes(board_.Now()); }
+
+Progress Run::WaitForChange(int64_t seen, absl::Duration timeout) const {
+  return WithTimes(board_.WaitForChange(seen, timeout));
+}
+
+void Run::Drain(absl::Duration grace) {
+  paused_ = true;
+  const absl::Time deadline = clock_.Now() + grace;
+  while (in_flight_ > 0 && !ended_ && clock_.Now() < deadline) clock_.SleepFor(plan_.peers.poll);
+  Stop();
+}
+
+absl::StatusOr<RolloutPage> Run::ListRollouts(const RolloutFilter& filter) const {
+  return ledger_->List(filter);
+}
+
+absl::StatusOr<RolloutRow> Run::GetRollout(const std::string& id) const {
+  return ledger_->FindRollout(id);
+}
+
+absl::StatusOr<std::vector<std::string>> Run::Pieces(const std::vector<int32_t>& tokens) const {
+  std::shared_ptr<const Tokenizer> tokenizer;
+  {
+    absl::MutexLock lock(&tokenizer_mu_);
+    tokenizer = tokenizer_;
+  }
+  if (tokenizer == nullptr) return absl::UnavailableError("the model is not known yet");
+  std::vector<std::string> pieces;
+  for (const int32_t token : tokens) {
+    ASSIGN_OR_RETURN(pieces.emplace_back(), tokenizer->Decode({&token, 1}));
+  }
+  return pieces;
+}
+
+}  // namespace palimpsest::orchestrator

@@ -1,0 +1,35 @@
+#pragma once
+
+#include "common/telemetry/metrics.h"
+
+namespace palimpsest::orchestrator {
+
+// What the run tells Prometheus. Any thread.
+struct RunMetrics {
+  explicit RunMetrics(Metrics& m)
+      : step_seconds(m.AddHistogram({"step_seconds", "Wall time of the parts of a step.", {"phase"}},
+                                    LatencyBuckets())),
+        rollouts(m.AddCounter({"rollouts_total", "Rollouts by what became of them.", {"outcome"}})),
+        sampled_tokens(m.AddCounter({"tokens_total", "Sampled tokens of trained rollouts."}).With({})),
+        peer_wait(m.AddCounter({"peer_wait_seconds_total", "Time spent waiting for peers.", {"call"}})),
+        groups(m.AddGauge({"queue_depth", "Groups that are in no batch yet.", {"state"}})),
+        mismatch_kl(m.AddGauge({"mismatch_kl",
+                                "Sampled against replayed log-probability of the last step, k3 per "
+                                "token in nats, by number of events.",
+                                {"events"}})),
+        reward(m.AddGauge({"reward", "Mean reward of the last trained batch."}).With({})),
+        staleness(m.AddGauge({"staleness", "Most versions behind in the last batch."}).With({})),
+        step(m.AddGauge({"step", "Steps that the trainer has made."}).With({})),
+        policy_version(m.AddGauge({"policy_version", "Newest published weights."}).With({})),
+        ready(m.AddGauge({"ready", "1 while the run goes on."}).With({})) {}
+
+  MetricFamily<Histogram> step_seconds;
+  MetricFamily<Counter> rollouts;
+  mutable Counter sampled_tokens;
+  MetricFamily<Counter> peer_wait;
+  MetricFamily<Gauge> groups;
+  MetricFamily<Gauge> mismatch_kl;
+  mutable Gauge reward, staleness, step, policy_version, ready;
+};
+
+}  // namespace palimpsest::orchestrator

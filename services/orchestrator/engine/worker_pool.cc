@@ -1,0 +1,65 @@
+#include "services/orchestrator/engine/worker_pool.h"
+
+#include <utility>
+
+#include "absl/synchronization/blocking_counter.h"
+
+namespace palimpsest::orchestrator {
+
+WorkerPool::WorkerPool(int threads) {
+  for (int i = 0; i < threads; ++i) threads_.emplace_back([this] { Work(); });
+}
+
+WorkerPool::~WorkerPool() {
+  {
+    absl::MutexLock lock(&mu_);
+    ending_ = true;
+  }
+  for (std::thread& thread : threads_) thread.join();
+}
+
+void WorkerPool::Submit(std::function<void()> work) {
+  absl::MutexLock lock(&mu_);
+  queue_.push_back(std::move(work));
+}
+
+absl::Status WorkerPool::ForEach(int64_t n, const std::function<absl::Status(int64_t)>& work) {
+  absl::Mutex mu;
+  absl::Status first;
+  absl::BlockingCounter left(static_cast<int>(n));
+  for (int64_t i = 0; i < n; ++i) {
+    Submit([&, i] {
+      bool failed = false;
+      {
+        absl::MutexLock lock(&mu);
+        failed = !first.ok();
+      }
+      const absl::Status status = failed ? absl::OkStatus() : work(i);
+      {
+        absl::MutexLock lock(&mu);
+        first.Update(status);
+      }
+      left.DecrementCount();
+    });
+  }
+  left.Wait();
+  return first;
+}
+
+void WorkerPool::Work() {
+  const auto something = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    return ending_ || !queue_.empty();
+  };
+  for (;;) {
+    std::function<void()> work;
+    {
+      absl::MutexLock lock(&mu_, absl::Condition(&something));
+      if (queue_.empty()) return;
+      work = std::move(queue_.front());
+      queue_.pop_front();
+    }
+    work();
+  }
+}
+
+}  // namespace palimpsest::orchestrator

@@ -1,0 +1,45 @@
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "common/base/clock.h"
+#include "common/tokenizer/tokenizer.h"
+#include "services/orchestrator/core/config.h"
+#include "services/orchestrator/core/peers.h"
+#include "services/orchestrator/engine/ledger.h"
+#include "services/orchestrator/engine/patience.h"
+#include "services/orchestrator/engine/progress_board.h"
+#include "services/orchestrator/engine/run_metrics.h"
+#include "services/orchestrator/engine/worker_pool.h"
+
+namespace palimpsest::orchestrator {
+
+struct RunIdentity {
+  std::string name;
+  std::string folder;  // of the run: ledger, store, report
+  uint64_t seed = 0;
+  std::string command;  // that started it, for the report
+};
+
+// What the stages of one run work with. Owned by the run, outlives its stages.
+struct Workplace {
+  const RunPlan& plan;
+  const RunIdentity& run;
+  Peers& peers;
+  Ledger& ledger;
+  ProgressBoard& board;
+  const Patience& patience;
+  const RunMetrics& metrics;
+  WorkerPool& workers;
+  Clock& clock;
+  const std::atomic<bool>& paused;
+  int32_t attempt = 0;
+  // Of the model, once the store holds one.
+  std::shared_ptr<const Tokenizer> tokenizer = nullptr;
+  ModelFacts model = {};
+};
+
+}  // namespace palimpsest::orchestrator

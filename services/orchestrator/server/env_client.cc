@@ -1,0 +1,101 @@
+#include "services/orchestrator/server/env_client.h"
+
+#include <cmath>
+
+#include "common/wire/rollout.h"
+
+namespace palimpsest::orchestrator {
+namespace {
+
+v1::Episode ToProto(const Episode& episode) {
+  v1::Episode proto;
+  proto.set_task(episode.task);
+  proto.set_split(static_cast<v1::Split>(episode.split));
+  proto.set_seed(episode.seed);
+  proto.set_index(episode.index);
+  proto.set_state(episode.state);
+  return proto;
+}
+
+}  // namespace
+
+GrpcEnvClient::GrpcEnvClient(int replicas, const PeerConfig& config) : config_(config) {
+  for (int rank = 0; rank < replicas; ++rank) {
+    peers_.push_back(std::make_unique<Peer<Stub>>(
+        "env", rank, config,
+        [](std::shared_ptr<grpc::Channel> channel) {
+          return v1::EnvironmentService::NewStub(std::move(channel));
+        },
+        [](Stub& stub, grpc::ClientContext& context) {
+          return IntroduceTo<v1::EnvironmentServiceGetServerInfoRequest,
+                             v1::EnvironmentServiceGetServerInfoResponse>(
+              stub, context, v1::CONTRACT_REVISION_CURRENT);
+        }));
+  }
+}
+
+Peer<GrpcEnvClient::Stub>& GrpcEnvClient::Next() { return *peers_[turn_++ % peers_.size()]; }
+
+absl::StatusOr<Prompt> GrpcEnvClient::Reset(const Episode& episode) {
+  v1::ResetRequest request;
+  request.set_task(episode.task);
+  request.set_split(static_cast<v1::Split>(episode.split));
+  request.set_seed(episode.seed);
+  request.set_index(episode.index);
+  v1::ResetResponse response;
+  RETURN_IF_ERROR(Next().Call(config_.call, [&](Stub& stub, grpc::ClientContext& context) {
+    return stub.Reset(&context, request, &response);
+  }));
+  if (response.prompt_case() != v1::ResetResponse::kText) {
+    return absl::UnimplementedError("env.prompt: only text prompts are trained on");
+  }
+  Prompt prompt;
+  const v1::Episode& named = response.episode();
+  prompt.episode = {named.task(), static_cast<Split>(named.split()), named.seed(), named.index(),
+                    named.state()};
+  prompt.text = response.text();
+  prompt.tags.assign(response.tags().begin(), response.tags().end());
+  prompt.max_response = response.max_response();
+  return prompt;
+}
+
+absl::StatusOr<Verdict> GrpcEnvClient::Score(const Episode& episode, const std::string& response) {
+  v1::EnvironmentServiceScoreRequest request;
+  *request.mutable_episode() = ToProto(episode);
+  request.set_response_text(response);
+  request.set_outcome(v1::OUTCOME_OK);
+  v1::EnvironmentServiceScoreResponse answer;
+  RETURN_IF_ERROR(Next().Call(config_.call, [&](Stub& stub, grpc::ClientContext& context) {
+    return stub.Score(&context, request, &answer);
+  }));
+  Verdict verdict;
+  ASSIGN_OR_RETURN(verdict.outcome, wire::FromProto(answer.outcome(), "score.outcome"));
+  verdict.reason = answer.reason();
+  if (verdict.outcome != rl::Outcome::kOk) return verdict;
+  if (!answer.has_reward() || !std::isfinite(answer.reward())) {
+    return absl::InternalError("score.reward is absent or not finite");
+  }
+  verdict.reward = answer.reward();
+  for (const v1::RewardPart& part : answer.parts()) verdict.parts[part.name()] = part.value();
+  return verdict;
+}
+
+absl::StatusOr<std::string> GrpcEnvClient::Demonstrate(const Episode& episode,
+                                                       double answer_noise) {
+  v1::DemonstrateRequest request;
+  *request.mutable_episode() = ToProto(episode);
+  request.set_answer_noise(answer_noise);
+  v1::DemonstrateResponse response;
+  RETURN_IF_ERROR(Next().Call(config_.call, [&](Stub& stub, grpc::ClientContext& context) {
+    return stub.Demonstrate(&context, request, &response);
+  }));
+  return response.response_text();
+}
+
+std::vector<PeerFacts> GrpcEnvClient::Facts() const {
+  std::vector<PeerFacts> facts;
+  for (const auto& peer : peers_) facts.push_back(peer->Facts());
+  return facts;
+}
+
+}  // namespace palimpsest::orchestrator

@@ -1,0 +1,52 @@
+#include "services/orchestrator/core/config.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <functional>
+
+namespace palimpsest::orchestrator {
+namespace {
+
+using testing::HasSubstr;
+
+TEST(RunPlanTest, TheDefaultsAreLegal) { EXPECT_TRUE(Validate(RunPlan{}).ok()); }
+
+TEST(RunPlanTest, ARefusalNamesTheFieldAndItsValue) {
+  const std::pair<const char*, std::function<void(RunPlan&)>> cases[] = {
+      {"rl.samples=1", [](RunPlan& p) { p.rl.samples = 1; }},
+      {"rl.temperature=0", [](RunPlan& p) { p.rl.temperature = 0; }},
+      {"rl.max_staleness=-1", [](RunPlan& p) { p.rl.max_staleness = -1; }},
+      {"rl.context", [](RunPlan& p) { p.rl.context = "am"; }},
+      {"heldout.also", [](RunPlan& p) { p.heldout.also = {"markov"}; }},
+      {"heldout.prompts=0", [](RunPlan& p) { p.heldout.prompts = 0; }},
+      {"tasks", [](RunPlan& p) { p.tasks.clear(); }},
+      {"stop_strings", [](RunPlan& p) { p.stop_strings = {""}; }},
+      {"peers.patience=0", [](RunPlan& p) { p.peers.patience = absl::ZeroDuration(); }},
+      {"sft[a].answer_noise=2", [](RunPlan& p) { p.sft = {{.name = "a", .answer_noise = 2}}; }},
+      {"sft[a].name", [](RunPlan& p) { p.sft = {{.name = "a"}, {.name = "a"}}; }},
+      {"sft[a].gate.prompts=0",
+       [](RunPlan& p) {
+         p.sft = {{.name = "a", .gate = GateConfig{.context = "none", .prompts = 0}}};
+       }},
+  };
+  for (const auto& [words, change] : cases) {
+    RunPlan plan;
+    change(plan);
+    const absl::Status status = Validate(plan);
+    EXPECT_TRUE(absl::IsInvalidArgument(status)) << words;
+    EXPECT_THAT(std::string(status.message()), HasSubstr(words));
+  }
+}
+
+TEST(FindContextTest, NoneIsAlwaysThereAndAnUnknownNameListsTheOthers) {
+  RunPlan plan;
+  plan.contexts["am"].trigger = context::KvBudget{56, 28, 0.4};
+  ASSERT_TRUE(FindContext(plan, "none").ok());
+  EXPECT_TRUE(std::holds_alternative<context::NoTrigger>(FindContext(plan, "none")->trigger));
+  EXPECT_EQ(*FindContext(plan, "am"), plan.contexts["am"]);
+  EXPECT_THAT(std::string(FindContext(plan, "x").status().message()), HasSubstr("am"));
+}
+
+}  // namespace
+}  // namespace palimpsest::orchestrator

@@ -1,0 +1,229 @@
+#include "tests/unit/services/orchestrator/engine/fake_world.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_format.h"
+#include "common/tokenizer/byte_tokenizer.h"
+
+namespace palimpsest::orchestrator {
+namespace {
+
+bool TakeOne(std::atomic<int>& left) {
+  int now = left;
+  while (now > 0 && !left.compare_exchange_weak(now, now - 1)) {
+  }
+  return now > 0;
+}
+
+rl::Rollout MakeRollout(const GenerateCall& call, int32_t sample, const std::string& text,
+                        int64_t version) {
+  rl::Rollout rollout;
+  rollout.id = call.request_id;
+  rollout.tokens = call.prompt;
+  rollout.prompt_tokens = static_cast<int32_t>(call.prompt.size());
+  rollout.tokens.insert(rollout.tokens.end(), text.begin(), text.end());
+  const size_t total = rollout.tokens.size();
+  rollout.origins.assign(total, rl::Origin::kSampled);
+  rollout.logprobs.assign(total, -0.5f);
+  std::fill_n(rollout.origins.begin(), call.prompt.size(), rl::Origin::kPrompt);
+  std::fill_n(rollout.logprobs.begin(), call.prompt.size(), 0.0f);
+  rollout.spans = {{rollout.prompt_tokens, static_cast<int32_t>(total), PolicyVersion(version), 0}};
+  rollout.seed = call.sampling.seed;
+  rollout.sample = sample;
+  rollout.greedy = call.sampling.temperature == 0;
+  return rollout;
+}
+
+}  // namespace
+
+FakeWorld::FakeWorld(std::string folder) {
+  std::filesystem::create_directories(folder + "/store/v00000001");
+  const std::vector<std::string> special = {"<|end|>"};
+  std::ofstream(folder + "/store/v00000001/tokenizer.json") << *ByteTokenizerJson(special);
+  published_.push_back({.version = PolicyVersion(1), .step = 0, .run = "test"});
+}
+
+void FakeWorld::DieAfter(int calls) {
+  absl::MutexLock lock(&mu_);
+  calls_left_ = calls;
+}
+
+void FakeWorld::Revive() {
+  absl::MutexLock lock(&mu_);
+  calls_left_ = -1;
+  dead_ = false;
+}
+
+void FakeWorld::RollTrainerBack() {
+  absl::MutexLock lock(&mu_);
+  steps_.resize(static_cast<size_t>(durable_));
+}
+
+absl::Status FakeWorld::Enter() {
+  absl::MutexLock lock(&mu_);
+  if (calls_left_ == 0) dead_ = true;
+  if (dead_) return absl::DataLossError("the orchestrator is dead");
+  if (calls_left_ > 0) --calls_left_;
+  if (TakeOne(unavailable)) return absl::UnavailableError("fake");
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Prompt> FakeWorld::Reset(const Episode& episode) {
+  RETURN_IF_ERROR(Enter());
+  Prompt prompt{.episode = episode, .text = absl::StrFormat("?%d:", episode.index)};
+  if (episode.index % 2 == 0) prompt.tags = {kNeedsMemory};
+  return prompt;
+}
+
+// "<version>.<sample>": the reward rises with the version and differs within a group.
+absl::StatusOr<Verdict> FakeWorld::Score(const Episode&, const std::string& response) {
+  RETURN_IF_ERROR(Enter());
+  if (TakeOne(unjudged)) return Verdict{rl::Outcome::kTaskFailed, 0, "no judge", {}};
+  double value = 0;
+  if (!absl::SimpleAtod(response, &value)) return absl::InvalidArgumentError(response);
+  return Verdict{rl::Outcome::kOk, std::min(1.0, value / 20), "as told", {{"v", value}}};
+}
+
+absl::StatusOr<std::string> FakeWorld::Demonstrate(const Episode& episode, double noise) {
+  RETURN_IF_ERROR(Enter());
+  return absl::StrFormat("demo %d %g$", episode.index, noise);
+}
+
+absl::StatusOr<ModelFacts> FakeWorld::Describe() {
+  RETURN_IF_ERROR(Enter());
+  return ModelFacts{.layers = 1, .kv_heads = 1, .stop_ids = {256}, .version = PolicyVersion(1)};
+}
+
+absl::StatusOr<std::vector<Sample>> FakeWorld::Generate(const GenerateCall& call) {
+  RETURN_IF_ERROR(Enter());
+  absl::MutexLock lock(&mu_);
+  if (call.min_version.has_value() && call.min_version->value() > served_) {
+    return absl::FailedPreconditionError("older weights");
+  }
+  std::vector<Sample> samples;
+  for (int32_t i = 0; i < call.n; ++i) {
+    Sample sample{.sample = call.first_sample + i};
+    if (TakeOne(lost_samples)) {
+      sample.status = absl::UnavailableError("lost");
+      sample.outcome = rl::Outcome::kInfraFailed;
+    } else {
+      sample.text = absl::StrFormat("%d.%d", served_, sample.sample);
+      sample.rollout =
+          MakeRollout(call, sample.sample, sample.text, keep_old_weights ? 1 : served_);
+    }
+    samples.push_back(std::move(sample));
+  }
+  return samples;
+}
+
+absl::Status FakeWorld::UpdateWeights(const Weights& weights) {
+  RETURN_IF_ERROR(Enter());
+  absl::MutexLock lock(&mu_);
+  served_ = std::max(served_, weights.version.value());
+  return absl::OkStatus();
+}
+
+absl::Status FakeWorld::AbortAll(const std::string&) { return absl::OkStatus(); }
+
+absl::StatusOr<TrainerStatus> FakeWorld::Status() {
+  RETURN_IF_ERROR(Enter());
+  absl::MutexLock lock(&mu_);
+  return TrainerStatus{.step = static_cast<int64_t>(steps_.size()),
+                       .durable_step = durable_,
+                       .published = published_,
+                       .serving = true};
+}
+
+int64_t FakeWorld::StepOf(int64_t version) const {
+  for (const Weights& weights : published_) {
+    if (weights.version.value() == version) return weights.step;
+  }
+  return -1;
+}
+
+absl::StatusOr<TrainResult> FakeWorld::Train(const TrainBatch& batch) {
+  RETURN_IF_ERROR(Enter());
+  absl::MutexLock lock(&mu_);
+  TrainResult result{.loss = 1.0 / static_cast<double>(batch.step), .loss_tokens = 10};
+  const auto now = static_cast<int64_t>(steps_.size());
+  if (batch.step <= now) {
+    if (steps_[static_cast<size_t>(batch.step - 1)].id != batch.id) {
+      return absl::FailedPreconditionError("another batch at a trained step");
+    }
+    result.already_trained = true;
+    return result;
+  }
+  if (batch.step != now + 1) return absl::FailedPreconditionError("a gap");
+  Step step{.id = batch.id, .rate = batch.learning_rate};
+  std::string content = BatchToProto(batch).SerializeAsString();
+  for (const RlItem& item : batch.rl) {
+    step.groups.insert(item.group_id);
+    step.staleness.push_back(now - StepOf(item.rollout.spans.front().version.value()));
+  }
+  const auto [before, fresh] = contents_.emplace(batch.step, content);
+  if (!fresh && before->second != content) ++changed_batches_;
+  steps_.push_back(std::move(step));
+  if (batch.step % checkpoint_every == 0) durable_ = batch.step;
+  if (!batch.rl.empty()) result.mismatch = {{0, 30, 1e-6, 1e-3}, {1, 10, 5e-6, 2e-3}};
+  return result;
+}
+
+absl::StatusOr<Weights> FakeWorld::Publish(int64_t step) {
+  RETURN_IF_ERROR(Enter());
+  absl::MutexLock lock(&mu_);
+  if (step != static_cast<int64_t>(steps_.size())) {
+    return absl::FailedPreconditionError("not the current step");
+  }
+  if (published_.back().step != step) {
+    published_.push_back(
+        {.version = PolicyVersion(published_.back().version.value() + 1), .step = step});
+  }
+  return published_.back();
+}
+
+absl::StatusOr<int64_t> FakeWorld::SaveCheckpoint() {
+  RETURN_IF_ERROR(Enter());
+  absl::MutexLock lock(&mu_);
+  durable_ = static_cast<int64_t>(steps_.size());
+  return durable_;
+}
+
+std::vector<std::string> FakeWorld::TrainedBatches() const {
+  absl::MutexLock lock(&mu_);
+  std::vector<std::string> ids;
+  for (const Step& step : steps_) ids.push_back(step.id);
+  return ids;
+}
+
+std::map<int64_t, std::string> FakeWorld::contents() const {
+  absl::MutexLock lock(&mu_);
+  return contents_;
+}
+
+std::multiset<int64_t> FakeWorld::trained_prompts() const {
+  absl::MutexLock lock(&mu_);
+  std::multiset<int64_t> prompts;
+  for (const Step& step : steps_) {
+    for (const std::string& group : step.groups) prompts.insert(std::stoll(group.substr(1)));
+  }
+  return prompts;
+}
+
+std::vector<int64_t> FakeWorld::staleness() const {
+  absl::MutexLock lock(&mu_);
+  std::vector<int64_t> all;
+  for (const Step& step : steps_) all.insert(all.end(), step.staleness.begin(), step.staleness.end());
+  return all;
+}
+
+std::vector<double> FakeWorld::rates() const {
+  absl::MutexLock lock(&mu_);
+  std::vector<double> rates;
+  for (const Step& step : steps_) rates.push_back(step.rate);
+  return rates;
+}
+
+}  // namespace palimpsest::orchestrator

@@ -1,0 +1,83 @@
+#pragma once
+
+#include <atomic>
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "services/orchestrator/core/peers.h"
+#include "services/orchestrator/engine/run.h"
+#include "services/orchestrator/server/messages.h"
+
+namespace palimpsest::orchestrator {
+
+// Env, inference and trainer as small honest machines: the reward of a response rises with the
+// version that made it. What a run did to them can be read afterwards. Any thread.
+class FakeWorld : public EnvClient, public InferenceClient, public TrainerClient {
+ public:
+  explicit FakeWorld(std::string folder);
+
+  // After this many more calls every call fails for good, as if the orchestrator had died there.
+  void DieAfter(int calls);
+  bool dead() const { return dead_; }
+  void Revive();
+  // The trainer is killed and comes back at its last checkpoint.
+  void RollTrainerBack();
+
+  // Each makes the next calls fail so.
+  std::atomic<int> unavailable = 0;     // calls of any peer
+  std::atomic<int> lost_samples = 0;    // samples end as infra_failed
+  std::atomic<int> unjudged = 0;        // scores end as task_failed
+  std::atomic<bool> keep_old_weights = false;  // rollouts say that the first version made them
+  int checkpoint_every = 1;
+
+  absl::StatusOr<Prompt> Reset(const Episode& episode) override;
+  absl::StatusOr<Verdict> Score(const Episode& episode, const std::string& response) override;
+  absl::StatusOr<std::string> Demonstrate(const Episode& episode, double noise) override;
+  absl::StatusOr<ModelFacts> Describe() override;
+  absl::StatusOr<std::vector<Sample>> Generate(const GenerateCall& call) override;
+  absl::Status UpdateWeights(const Weights& weights) override;
+  absl::Status AbortAll(const std::string& reason) override;
+  absl::StatusOr<TrainerStatus> Status() override;
+  absl::StatusOr<TrainResult> Train(const TrainBatch& batch) override;
+  absl::StatusOr<Weights> Publish(int64_t step) override;
+  absl::StatusOr<int64_t> SaveCheckpoint() override;
+
+  Peers peers() { return {*this, *this, *this, codec_}; }
+
+  // What the trainer's weights contain: batch ids by step.
+  std::vector<std::string> TrainedBatches() const;
+  // Contents of the batch of each step; a resubmission that differs is counted.
+  std::map<int64_t, std::string> contents() const;
+  int changed_batches() const { return changed_batches_; }
+  std::multiset<int64_t> trained_prompts() const;  // train indices in the weights, per group
+  std::vector<int64_t> staleness() const;          // of each trained rollout, in steps
+  std::vector<double> rates() const;
+
+ private:
+  absl::Status Enter();
+  int64_t StepOf(int64_t version) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+
+  WireRolloutCodec codec_;
+  mutable absl::Mutex mu_;
+  std::atomic<bool> dead_ = false;
+  int calls_left_ ABSL_GUARDED_BY(mu_) = -1;
+  struct Step {
+    std::string id;
+    std::set<std::string> groups;
+    std::vector<int64_t> staleness;
+    double rate = 0;
+  };
+  std::vector<Step> steps_ ABSL_GUARDED_BY(mu_);  // in the weights
+  int64_t durable_ ABSL_GUARDED_BY(mu_) = 0;
+  std::vector<Weights> published_ ABSL_GUARDED_BY(mu_);
+  int64_t served_ ABSL_GUARDED_BY(mu_) = 1;
+  std::map<int64_t, std::string> contents_ ABSL_GUARDED_BY(mu_);
+  std::atomic<int> changed_batches_ = 0;
+};
+
+}  // namespace palimpsest::orchestrator

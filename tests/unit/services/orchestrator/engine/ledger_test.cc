@@ -1,0 +1,165 @@
+#include "services/orchestrator/engine/ledger.h"
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+
+namespace palimpsest::orchestrator {
+namespace {
+
+class LedgerTest : public testing::Test {
+ protected:
+  LedgerTest()
+      : path_(testing::TempDir() + "/ledger-" +
+              testing::UnitTest::GetInstance()->current_test_info()->name()) {
+    Remove();
+    Reopen();
+  }
+  ~LedgerTest() override { Remove(); }
+  void Remove() {
+    for (const char* end : {"", "-wal", "-shm"}) std::filesystem::remove(path_ + end);
+  }
+  // What another process would see: nothing is handed over but the file.
+  void Reopen() {
+    ledger_ = nullptr;
+    auto opened = Ledger::Open(path_, "run", 3);
+    ASSERT_TRUE(opened.ok()) << opened.status();
+    ledger_ = *std::move(opened);
+  }
+  RolloutRow Row(int64_t group, int32_t sample) {
+    RolloutRow row;
+    row.id = "g" + std::to_string(group) + "." + std::to_string(sample);
+    row.group = group;
+    row.sample = sample;
+    row.episode = {"registers", Split::kTrain, 0xffffffffffffffffu, group, std::string("\0x", 2)};
+    row.reward = 0.25 * sample;
+    row.text = "text";
+    row.bytes = std::string("\0\1\2", 3);
+    row.min_version = 4;
+    return row;
+  }
+
+  std::string path_;
+  std::unique_ptr<Ledger> ledger_;
+};
+
+TEST_F(LedgerTest, AnotherRunOrSeedIsRefused) {
+  EXPECT_TRUE(absl::IsFailedPrecondition(Ledger::Open(path_, "other", 3).status()));
+  EXPECT_TRUE(absl::IsFailedPrecondition(Ledger::Open(path_, "run", 4).status()));
+}
+
+TEST_F(LedgerTest, WallTimeAddsUpOverAttempts) {
+  const absl::Time t = absl::FromUnixSeconds(1000);
+  EXPECT_EQ(*ledger_->BeginAttempt(t), 0);
+  ASSERT_TRUE(ledger_->Beat(t + absl::Seconds(5)).ok());
+  Reopen();
+  EXPECT_EQ(*ledger_->BeginAttempt(t + absl::Hours(1)), 1);
+  ASSERT_TRUE(ledger_->Beat(t + absl::Hours(1) + absl::Seconds(2)).ok());
+  EXPECT_DOUBLE_EQ(*ledger_->WallSeconds(), 7);
+}
+
+TEST_F(LedgerTest, AStageKeepsTheStepOfItsFirstBeginning) {
+  EXPECT_FALSE(ledger_->FindStage("a")->has_value());
+  EXPECT_EQ(*ledger_->BeginStage("a", 5), 5);
+  Reopen();
+  EXPECT_EQ(*ledger_->BeginStage("a", 9), 5);
+  ASSERT_TRUE(ledger_->EndStage("a", 12).ok());
+  EXPECT_EQ((*ledger_->FindStage("a"))->last_step, 12);
+}
+
+TEST_F(LedgerTest, GroupNumbersRiseByOneOverReopening) {
+  EXPECT_EQ(ledger_->OpenGroup()->id, 0);
+  EXPECT_EQ(ledger_->OpenGroup()->id, 1);
+  Reopen();
+  EXPECT_EQ(ledger_->OpenGroup()->id, 2);
+  EXPECT_EQ(ledger_->Groups(GroupState::kOpen)->size(), 3u);
+}
+
+TEST_F(LedgerTest, AcceptedRolloutsComeBackByteForByte) {
+  ASSERT_TRUE(ledger_->OpenGroup().ok());
+  ASSERT_TRUE(ledger_->Accept(0, {Row(0, 0), Row(0, 1)}, true, absl::FromUnixMillis(77)).ok());
+  Reopen();
+  const auto rows = ledger_->Rollouts(0);
+  ASSERT_TRUE(rows.ok());
+  ASSERT_EQ(rows->size(), 2u);
+  EXPECT_EQ((*rows)[1].bytes, Row(0, 1).bytes);
+  EXPECT_EQ((*rows)[1].episode, Row(0, 1).episode);
+  EXPECT_EQ((*rows)[1].reward, 0.25);
+  EXPECT_EQ((*rows)[1].accepted_unix_ms, 77);
+  EXPECT_FALSE((*rows)[1].step.has_value());
+  EXPECT_EQ(ledger_->Groups(GroupState::kReady)->front().samples, (std::vector<int32_t>{0, 1}));
+}
+
+TEST_F(LedgerTest, AcceptingTheSameSampleTwiceChangesNothing) {
+  ASSERT_TRUE(ledger_->OpenGroup().ok());
+  ASSERT_TRUE(ledger_->Accept(0, {Row(0, 0)}, false, absl::Now()).ok());
+  RolloutRow twin = Row(0, 0);
+  twin.id = "twin";
+  EXPECT_FALSE(ledger_->Accept(0, {Row(0, 1), twin}, true, absl::Now()).ok());
+  EXPECT_EQ(ledger_->Groups(GroupState::kOpen)->front().samples, (std::vector<int32_t>{0}));
+  EXPECT_EQ(ledger_->Counts()->at("ok"), 1);
+}
+
+TEST_F(LedgerTest, ABatchTakesItsGroupsAndCannotStandTwice) {
+  for (int64_t group : {0, 1}) {
+    ASSERT_TRUE(ledger_->OpenGroup().ok());
+    ASSERT_TRUE(ledger_->Accept(group, {Row(group, 0), Row(group, 1)}, true, absl::Now()).ok());
+  }
+  const BatchRow batch{.step = 1, .id = "rl.0", .stage = "rl", .kind = BatchKind::kRl};
+  ASSERT_TRUE(ledger_->CommitRlBatch(batch, {0}, {{"g0.0", -1}, {"g0.1", 1}}).ok());
+  EXPECT_FALSE(ledger_->CommitRlBatch(batch, {1}, {}).ok());
+  Reopen();
+  EXPECT_EQ(*ledger_->LastStep(), 1);
+  EXPECT_FALSE(ledger_->Batch(1)->trained);
+  const auto members = ledger_->Members(1);
+  ASSERT_EQ(members->size(), 2u);
+  EXPECT_EQ((*members)[0].advantage, -1);
+  EXPECT_EQ((*members)[0].batch_id, "rl.0");
+  EXPECT_EQ(ledger_->Groups(GroupState::kReady)->size(), 1u);
+  ASSERT_TRUE(ledger_->MarkTrained({.step = 1, .stage = "rl", .reward = 0.5}).ok());
+  EXPECT_TRUE(ledger_->Batch(1)->trained);
+  EXPECT_EQ(ledger_->Steps()->front().reward, 0.5);
+}
+
+TEST_F(LedgerTest, DroppedRolloutsOpenTheirGroupButNeverThoseOfABatch) {
+  for (int64_t group : {0, 1}) {
+    ASSERT_TRUE(ledger_->OpenGroup().ok());
+    ASSERT_TRUE(ledger_->Accept(group, {Row(group, 0), Row(group, 1)}, true, absl::Now()).ok());
+  }
+  ASSERT_TRUE(
+      ledger_->CommitRlBatch({.step = 1, .id = "b", .kind = BatchKind::kRl}, {0}, {}).ok());
+  ASSERT_TRUE(ledger_->DropRollouts({"g0.0", "g1.1"}, "stale").ok());
+  EXPECT_EQ(ledger_->Members(1)->size(), 2u);
+  const auto open = ledger_->Groups(GroupState::kOpen);
+  ASSERT_EQ(open->size(), 1u);
+  EXPECT_EQ(open->front().id, 1);
+  EXPECT_EQ(open->front().samples, (std::vector<int32_t>{0}));
+}
+
+TEST_F(LedgerTest, AbandonedVersionsAreHiddenUntilPublishedAgain) {
+  for (int64_t step : {0, 1, 2}) {
+    ASSERT_TRUE(ledger_->RecordVersion({.version = PolicyVersion(step + 1), .step = step}).ok());
+  }
+  ASSERT_TRUE(ledger_->AbandonVersions(1).ok());
+  EXPECT_EQ(ledger_->Versions()->size(), 2u);
+  EXPECT_EQ(*ledger_->VersionCount(), 3);
+  ASSERT_TRUE(ledger_->RecordVersion({.version = PolicyVersion(3), .step = 2}).ok());
+  EXPECT_EQ(ledger_->Versions()->size(), 3u);
+}
+
+TEST_F(LedgerTest, ListsNewestFirstInPages) {
+  ASSERT_TRUE(ledger_->OpenGroup().ok());
+  ASSERT_TRUE(ledger_->Accept(0, {Row(0, 0), Row(0, 1), Row(0, 2)}, true, absl::Now()).ok());
+  const auto first = ledger_->List({.limit = 2});
+  ASSERT_EQ(first->rows.size(), 2u);
+  EXPECT_EQ(first->rows[0].id, "g0.2");
+  const auto second = ledger_->List({.before = first->next, .limit = 2});
+  ASSERT_EQ(second->rows.size(), 1u);
+  EXPECT_EQ(second->next, 0);
+  EXPECT_TRUE(ledger_->List({.group = 9})->rows.empty());
+  EXPECT_TRUE(ledger_->List({.outcome = rl::Outcome::kCancelled})->rows.empty());
+  EXPECT_TRUE(absl::IsNotFound(ledger_->FindRollout("nobody").status()));
+}
+
+}  // namespace
+}  // namespace palimpsest::orchestrator

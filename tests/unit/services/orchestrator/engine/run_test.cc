@@ -1,0 +1,263 @@
+#include "services/orchestrator/engine/run.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include "common/telemetry/log.h"
+#include "nlohmann/json.hpp"
+#include "tests/unit/services/orchestrator/engine/fake_world.h"
+
+namespace palimpsest::orchestrator {
+namespace {
+
+using testing::Each;
+using testing::ElementsAre;
+using testing::Le;
+
+// sft a (2 steps), sft b (2, with a gate), rl (4 steps of 2 groups of 2), 3 held-out prompts.
+RunPlan SmallPlan() {
+  RunPlan plan;
+  plan.tasks = {"registers"};
+  plan.stop_strings = {"$"};
+  plan.contexts["am"].trigger = context::KvBudget{56, 28, 0.43};
+  plan.sft = {{.name = "a", .max_steps = 2, .batch = 2, .learning_rate = {1e-2, 1e-3}},
+              {.name = "b", .max_steps = 2, .batch = 2, .contexts = {"none", "am"}}};
+  plan.sft[1].gate = GateConfig{.context = "am", .greedy_reward = 0.99, .every = 1, .prompts = 2};
+  plan.rl.steps = 4;
+  plan.rl.prompts_per_batch = 2;
+  plan.rl.samples = 2;
+  plan.rl.max_in_flight = 4;
+  plan.rl.context = "am";
+  plan.heldout = {.prompts = 3, .also = {"none"}};
+  plan.peers.patience = absl::Seconds(20);
+  plan.peers.poll = absl::Milliseconds(1);
+  plan.peers.max_poll = absl::Milliseconds(2);
+  return plan;
+}
+
+const std::vector<std::string> kAllBatches = {"a.0",  "a.1",  "b.0",  "b.1",
+                                              "rl.0", "rl.1", "rl.2", "rl.3"};
+
+class RunTest : public testing::Test {
+ protected:
+  RunTest()
+      : folder_(testing::TempDir() + "/run-" +
+                testing::UnitTest::GetInstance()->current_test_info()->name()) {
+    std::filesystem::remove_all(folder_);
+    NewWorld();
+  }
+  ~RunTest() override { std::filesystem::remove_all(folder_); }
+
+  void NewWorld() {
+    std::filesystem::remove_all(folder_);
+    std::filesystem::create_directories(folder_);
+    world_ = std::make_unique<FakeWorld>(folder_);
+  }
+
+  absl::StatusOr<std::unique_ptr<orchestrator::Run>> Open() {
+    metrics_ = std::make_unique<Metrics>("orchestrator", "test", SystemClock());
+    return orchestrator::Run::Open(plan_, {"test", folder_, 11, "the command"}, world_->peers(), *metrics_,
+                     SystemClock());
+  }
+
+  absl::Status Attempt() {
+    ASSIGN_OR_RETURN(const auto run, Open());
+    return run->Execute();
+  }
+
+  std::string ReadFile(const std::string& name) {
+    std::ifstream file(folder_ + "/report/" + name);
+    return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+  }
+
+  void ExpectWhole() {
+    EXPECT_EQ(world_->TrainedBatches(), kAllBatches);
+    EXPECT_EQ(world_->changed_batches(), 0);
+    EXPECT_EQ(world_->trained_prompts(), (std::multiset<int64_t>{0, 1, 2, 3, 4, 5, 6, 7}));
+    const auto report = nlohmann::json::parse(ReadFile("report.json"), nullptr, false);
+    ASSERT_FALSE(report.is_discarded());
+    EXPECT_EQ(report["steps"], 4);
+    EXPECT_EQ(report["sft_steps"], 4);
+    EXPECT_EQ(report["heldout_n"], 3);
+    EXPECT_GT(report["reward_last"].get<double>(), report["reward_first"].get<double>());
+  }
+
+  std::string folder_;
+  RunPlan plan_ = SmallPlan();
+  std::unique_ptr<FakeWorld> world_;
+  std::unique_ptr<Metrics> metrics_;
+  ScopedLogSink quiet_{[](const std::string&) {}};
+};
+
+TEST_F(RunTest, GoesThroughAllStagesAndReports) {
+  const auto run = Open();
+  ASSERT_TRUE(run.ok()) << run.status();
+  ASSERT_TRUE((*run)->Execute().ok());
+  EXPECT_TRUE((*run)->Finished());
+  ExpectWhole();
+  EXPECT_THAT(world_->staleness(), Each(0));
+  EXPECT_DOUBLE_EQ(world_->rates()[0], 1e-2);
+  EXPECT_DOUBLE_EQ(world_->rates()[1], 1e-3);
+  const Progress progress = (*run)->Now();
+  EXPECT_EQ(progress.phase, Phase::kDone);
+  EXPECT_EQ(progress.heldout.size(), 2u);
+  const auto page = (*run)->ListRollouts({.limit = 5});
+  ASSERT_TRUE(page.ok());
+  ASSERT_EQ(page->rows.size(), 5u);
+  EXPECT_TRUE((*run)->GetRollout(page->rows[0].id).ok());
+}
+
+TEST_F(RunTest, TheReportHasTheKeysThatScriptsRead) {
+  ASSERT_TRUE(Attempt().ok());
+  const auto report = nlohmann::json::parse(ReadFile("report.json"));
+  for (const char* key :
+       {"reward_first", "reward_last", "greedy_first", "greedy_last", "heldout_reward", "steps",
+        "wall_s", "tokens_per_s", "events_per_rollout", "kv_budget", "mean_total_tokens",
+        "mismatch_kl", "mismatch_max_abs", "staleness_max", "policy_versions"}) {
+    EXPECT_TRUE(report.contains(key) && report[key].is_number()) << key;
+  }
+  EXPECT_EQ(report["kv_budget"], 56);
+  EXPECT_NEAR(report["mismatch_kl"].get<double>(), 2e-6, 1e-12);
+  EXPECT_EQ(report["mismatch_max_abs"], 2e-3);
+  EXPECT_TRUE(report["heldout_by_context"].contains("none"));
+  EXPECT_THAT(ReadFile("learning_curve.svg"), testing::HasSubstr("</svg>"));
+  EXPECT_THAT(ReadFile("report.md"), testing::HasSubstr("After RL"));
+  const std::string lines = ReadFile("heldout.jsonl");
+  EXPECT_EQ(std::count(lines.begin(), lines.end(), '\n'), 3 * 2 * 3);
+}
+
+// As kill -9 between any two calls: what a dead process would not have done is not done, and the
+// next attempt knows only the disk.
+TEST_F(RunTest, KilledAnywhereItGoesOnWhereItWas) {
+  int died = 0;
+  for (int calls = 0; calls < 400; calls += 7) {
+    NewWorld();
+    world_->DieAfter(calls);
+    const absl::Status first = Attempt();
+    if (world_->dead()) {
+      ++died;
+      EXPECT_FALSE(first.ok());
+      world_->Revive();
+      ASSERT_TRUE(Attempt().ok()) << "after " << calls << " calls";
+    }
+    ExpectWhole();
+    if (!world_->dead() && first.ok()) break;
+  }
+  EXPECT_GT(died, 5);
+}
+
+TEST_F(RunTest, ATrainerThatWasRolledBackGetsTheSameBatchesAgain) {
+  int rolled_back = 0;
+  for (int calls = 30; calls < 400; calls += 13) {
+    NewWorld();
+    world_->checkpoint_every = 3;
+    world_->DieAfter(calls);
+    const absl::Status first = Attempt();
+    if (first.ok()) break;
+    world_->RollTrainerBack();
+    world_->Revive();
+    ++rolled_back;
+    ASSERT_TRUE(Attempt().ok()) << "after " << calls << " calls";
+    ExpectWhole();
+  }
+  EXPECT_GT(rolled_back, 3);
+}
+
+TEST_F(RunTest, ARollbackInTheMiddleOfAnAttemptIsHealed) {
+  plan_.rl.max_staleness = 1;
+  world_->checkpoint_every = 3;
+  const auto run = Open();
+  ASSERT_TRUE(run.ok());
+  absl::Status status;
+  std::thread loop([&] { status = (*run)->Execute(); });
+  for (Progress p = (*run)->Now(); !(*run)->Ended() && !(p.phase == Phase::kRl && p.step >= 2);) {
+    p = (*run)->WaitForChange(p.sequence, absl::Milliseconds(20));
+  }
+  world_->RollTrainerBack();
+  loop.join();
+  ASSERT_TRUE(status.ok()) << status;
+  EXPECT_EQ(world_->TrainedBatches(), kAllBatches);
+  EXPECT_EQ(world_->changed_batches(), 0);
+}
+
+TEST_F(RunTest, PeersThatAreAwayForAWhileAreWaitedFor) {
+  world_->unavailable = 25;
+  ASSERT_TRUE(Attempt().ok());
+  ExpectWhole();
+}
+
+TEST_F(RunTest, LostSamplesAreRefilledAndNeverScored) {
+  world_->lost_samples = 5;
+  ASSERT_TRUE(Attempt().ok());
+  ExpectWhole();
+  const auto ledger = Ledger::Open(folder_ + "/ledger.sqlite", "test", 11);
+  ASSERT_TRUE(ledger.ok());
+  EXPECT_EQ((*ledger)->Counts()->at("infra_failed"), 5);
+  EXPECT_EQ((*ledger)->Counts()->at("ok"), 16);
+}
+
+TEST_F(RunTest, AResponseThatCannotBeJudgedIsNoZero) {
+  world_->unjudged = 2;
+  ASSERT_TRUE(Attempt().ok());
+  ExpectWhole();
+}
+
+TEST_F(RunTest, ATaskThatNobodyCanJudgeFailsTheRunWithItsReason) {
+  world_->unjudged = 1 << 20;
+  const auto run = Open();
+  ASSERT_TRUE(run.ok());
+  const absl::Status status = (*run)->Execute();
+  EXPECT_THAT(std::string(status.message()), testing::HasSubstr("no judge"));
+  EXPECT_EQ((*run)->Now().phase, Phase::kFailed);
+}
+
+TEST_F(RunTest, StalenessStaysWithinItsBoundAtTraining) {
+  plan_.rl.max_staleness = 2;
+  ASSERT_TRUE(Attempt().ok());
+  ExpectWhole();
+  EXPECT_THAT(world_->staleness(), Each(Le(2)));
+}
+
+TEST_F(RunTest, RolloutsThatAreTooOldAreDroppedCountedAndMadeAgain) {
+  world_->keep_old_weights = true;  // their spans name version 1, of step 0: 4 steps old
+  const auto run = Open();
+  ASSERT_TRUE(run.ok());
+  absl::Status status;
+  std::thread loop([&] { status = (*run)->Execute(); });
+  const auto ledger = Ledger::Open(folder_ + "/ledger.sqlite", "test", 11);
+  ASSERT_TRUE(ledger.ok());
+  for (int i = 0; i < 2000 && (*ledger)->Counts()->count("stale") == 0; ++i) {
+    SystemClock().SleepFor(absl::Milliseconds(5));
+  }
+  world_->keep_old_weights = false;
+  loop.join();
+  ASSERT_TRUE(status.ok()) << status;
+  EXPECT_GE((*ledger)->Counts()->at("stale"), 1);
+  ExpectWhole();
+  EXPECT_THAT(world_->staleness(), Each(0));
+}
+
+TEST_F(RunTest, AStopEndsItAndALaterAttemptFinishes) {
+  {
+    const auto run = Open();
+    ASSERT_TRUE(run.ok());
+    (*run)->Stop();
+    EXPECT_TRUE((*run)->Execute().ok());
+    EXPECT_FALSE((*run)->Finished());
+  }
+  ASSERT_TRUE(Attempt().ok());
+  ExpectWhole();
+}
+
+TEST_F(RunTest, AForeignTrainerIsRefused) {
+  for (int64_t step = 1; step <= 3; ++step) {
+    ASSERT_TRUE(world_->Train({.id = "foreign", .step = step}).ok());
+  }
+  EXPECT_TRUE(absl::IsFailedPrecondition(Attempt()));
+}
+
+}  // namespace
+}  // namespace palimpsest::orchestrator

@@ -1,0 +1,163 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+
+#include "common/rpc/server.h"
+#include "common/telemetry/log.h"
+#include "common/wire/rollout.h"
+#include "services/orchestrator/server/env_client.h"
+#include "services/orchestrator/server/inference_client.h"
+#include "services/orchestrator/server/messages.h"
+
+namespace palimpsest::orchestrator {
+namespace {
+
+rl::Rollout SomeRollout() {
+  rl::Rollout rollout;
+  rollout.id = "r";
+  rollout.tokens = {1, 2, 3};
+  rollout.prompt_tokens = 1;
+  rollout.origins = {rl::Origin::kPrompt, rl::Origin::kSampled, rl::Origin::kSampled};
+  rollout.logprobs = {0, -1, -2};
+  rollout.spans = {{1, 3, PolicyVersion(4), 0}};
+  return rollout;
+}
+
+TEST(SampleCollectorTest, EverySampleEndsExactlyOnce) {
+  SampleCollector collector(4, 3);
+  v1::GenerateResponse finished, error, foreign;
+  finished.mutable_finished()->set_sample(5);
+  *finished.mutable_finished()->mutable_rollout() = wire::ToProto(SomeRollout());
+  finished.mutable_finished()->set_text("x");
+  error.mutable_error()->set_sample(4);
+  error.mutable_error()->set_code(14);
+  error.mutable_error()->set_outcome(v1::OUTCOME_CANCELLED);
+  foreign.mutable_finished()->set_sample(9);
+  for (const auto& response : {finished, error, foreign}) collector.Take(response);
+  const std::vector<Sample> samples =
+      std::move(collector).Finish(absl::UnavailableError("the stream broke"));
+  ASSERT_EQ(samples.size(), 3u);
+  EXPECT_EQ(samples[0].outcome, rl::Outcome::kCancelled);
+  EXPECT_TRUE(absl::IsUnavailable(samples[0].status));
+  EXPECT_EQ(samples[1].rollout, SomeRollout());
+  EXPECT_EQ(samples[1].text, "x");
+  EXPECT_EQ(samples[2].sample, 6);
+  EXPECT_EQ(samples[2].outcome, rl::Outcome::kInfraFailed);
+}
+
+TEST(SampleCollectorTest, ABrokenRolloutIsAFailureOfInfrastructure) {
+  SampleCollector collector(0, 1);
+  v1::GenerateResponse finished;
+  *finished.mutable_finished()->mutable_rollout() = wire::ToProto(SomeRollout());
+  finished.mutable_finished()->mutable_rollout()->clear_logprobs();
+  collector.Take(finished);
+  const std::vector<Sample> samples = std::move(collector).Finish(absl::OkStatus());
+  EXPECT_EQ(samples[0].outcome, rl::Outcome::kInfraFailed);
+  EXPECT_FALSE(samples[0].status.ok());
+}
+
+TEST(CodecTest, DecodeIsTheInverseAndRefusesWhatIsNoRollout) {
+  const WireRolloutCodec codec;
+  const auto decoded = codec.Decode(codec.Encode(SomeRollout()));
+  ASSERT_TRUE(decoded.ok());
+  EXPECT_EQ(*decoded, SomeRollout());
+  EXPECT_FALSE(codec.Decode("\xff\xff").ok());
+}
+
+TEST(BatchMessageTest, CarriesRateContextAndMasks) {
+  TrainBatch batch{.id = "b", .step = 3, .learning_rate = 0.5};
+  batch.context.trigger = context::KvBudget{56, 28, 0.43};
+  batch.sft = {{"d", {1, 2, 3}, {false, false, true}, 2}};
+  const v1::TrainBatchRequest request = BatchToProto(batch);
+  EXPECT_EQ(request.kind(), v1::BATCH_KIND_SFT);
+  EXPECT_EQ(request.learning_rate(), 0.5);
+  EXPECT_EQ(request.items(0).sft().context().kv_budget().budget(), 56);
+  EXPECT_FALSE(request.items(0).sft().loss_mask(0));
+  EXPECT_TRUE(request.items(0).sft().loss_mask(2));
+}
+
+class FakeEnvService final : public v1::EnvironmentService::Service {
+ public:
+  explicit FakeEnvService(std::string says) : says_(std::move(says)) {}
+  int revision = v1::CONTRACT_REVISION_CURRENT;
+
+  grpc::Status GetServerInfo(grpc::ServerContext*, const v1::EnvironmentServiceGetServerInfoRequest*,
+                             v1::EnvironmentServiceGetServerInfoResponse* response) override {
+    response->mutable_server()->set_revision(revision);
+    response->mutable_server()->set_role("env");
+    return grpc::Status::OK;
+  }
+  grpc::Status Demonstrate(grpc::ServerContext*, const v1::DemonstrateRequest* request,
+                           v1::DemonstrateResponse* response) override {
+    response->set_response_text(says_ + std::to_string(request->answer_noise()));
+    return grpc::Status::OK;
+  }
+  grpc::Status Score(grpc::ServerContext*, const v1::EnvironmentServiceScoreRequest*,
+                     v1::EnvironmentServiceScoreResponse* response) override {
+    response->set_outcome(v1::OUTCOME_OK);  // and no reward
+    return grpc::Status::OK;
+  }
+
+ private:
+  std::string says_;
+};
+
+class PeerTest : public testing::Test {
+ protected:
+  PeerTest()
+      : folder_(testing::TempDir() + "/peer-" +
+                testing::UnitTest::GetInstance()->current_test_info()->name()),
+        client_(1, {.run_folder = folder_, .run = "run", .call = absl::Seconds(5)}) {
+    std::filesystem::remove_all(folder_);
+    std::filesystem::create_directories(folder_);
+  }
+  ~PeerTest() override { std::filesystem::remove_all(folder_); }
+
+  std::unique_ptr<RpcServer> Start(FakeEnvService& service, int64_t pid) {
+    auto server = RpcServer::Start({}, {&service}, metrics_, SystemClock());
+    EXPECT_TRUE(server.ok()) << server.status();
+    EXPECT_TRUE(WriteAddress(folder_, "env", 0, {(*server)->address(), pid}).ok());
+    return *std::move(server);
+  }
+
+  std::string folder_;
+  Metrics metrics_{"orchestrator", "test", SystemClock()};
+  GrpcEnvClient client_;
+};
+
+TEST_F(PeerTest, IsUnavailableUntilItHasAnAddress) {
+  EXPECT_TRUE(absl::IsUnavailable(client_.Demonstrate({}, 0).status()));
+  EXPECT_FALSE(client_.Facts()[0].ready);
+}
+
+TEST_F(PeerTest, IsFoundAgainWhereItWasRestarted) {
+  FakeEnvService first("first"), second("second");
+  auto server = Start(first, 1);
+  EXPECT_EQ(*client_.Demonstrate({}, 0.5), "first0.500000");
+  server = nullptr;
+  server = Start(second, 2);
+  // The first call after it went away may tell so; the next one finds the other.
+  absl::StatusOr<std::string> answer = client_.Demonstrate({}, 0);
+  if (absl::IsUnavailable(answer.status())) answer = client_.Demonstrate({}, 0);
+  ASSERT_TRUE(answer.ok()) << answer.status();
+  EXPECT_EQ(*answer, "second0.000000");
+}
+
+TEST_F(PeerTest, AnotherRevisionIsRefusedWithBothNumbers) {
+  FakeEnvService service("x");
+  service.revision = 99;
+  const auto server = Start(service, 1);
+  const absl::Status status = client_.Demonstrate({}, 0).status();
+  EXPECT_TRUE(absl::IsFailedPrecondition(status));
+  EXPECT_THAT(std::string(status.message()), testing::HasSubstr("env.revision=99"));
+}
+
+TEST_F(PeerTest, AVerdictWithoutRewardIsAnErrorAndNoZero) {
+  FakeEnvService service("x");
+  const auto server = Start(service, 1);
+  EXPECT_TRUE(absl::IsInternal(client_.Score({}, "y").status()));
+}
+
+}  // namespace
+}  // namespace palimpsest::orchestrator

@@ -1,0 +1,88 @@
+#include "services/orchestrator/daemon_config.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "common/config/flags.h"
+
+namespace palimpsest::orchestrator {
+namespace {
+
+using testing::HasSubstr;
+
+constexpr char kYaml[] = R"(
+run: {name: quickstart, folder: runs/q, seed: 5}
+orchestrator:
+  tasks: [registers]
+  stop_strings: ["$"]
+  contexts:
+    am: {kind: kv_budget, budget: 56, window: 28, keep_ratio: 0.43, reference_tokens: 48}
+    markov: {kind: kv_budget, budget: 56, window: 28, keep_ratio: 0, method: markovian}
+  sft:
+    - {name: a, max_steps: 300, batch: 32, learning_rate: {begin: 3e-3, end: 3e-3}, stop_loss: 0.01}
+    - name: b
+      contexts: [none, am, markov]
+      answer_noise: 0.6
+      gate: {context: am, greedy_reward: 0.9, every: 25, prompts: 64}
+  rl: {steps: 40, context: am, max_staleness: 1}
+  heldout: {prompts: 256, also: [markov, none]}
+)";
+
+absl::StatusOr<OrchestratorDaemonConfig> Parse(const std::string& yaml) {
+  ASSIGN_OR_RETURN(const Node node, ParseYaml(yaml, "run.yaml"));
+  OrchestratorDaemonConfig config;
+  Binder binder;
+  Bind(binder, config);
+  RETURN_IF_ERROR(binder.Read(node, ""));
+  RETURN_IF_ERROR(Validate(config));
+  return config;
+}
+
+TEST(DaemonConfigTest, TheQuickstartsSectionIsRead) {
+  const auto config = Parse(kYaml);
+  ASSERT_TRUE(config.ok()) << config.status();
+  const auto plan = PlanOf(config->orchestrator);
+  ASSERT_TRUE(plan.ok());
+  EXPECT_EQ(plan->rl.max_staleness, 1);
+  EXPECT_EQ(plan->sft.size(), 2u);
+  EXPECT_EQ(plan->sft[1].gate->prompts, 64);
+  const context::ContextPolicy am = *FindContext(*plan, "am");
+  EXPECT_EQ(std::get<context::KvBudget>(am.trigger), (context::KvBudget{56, 28, 0.43}));
+  EXPECT_EQ(am.reference_tokens, 48);
+  EXPECT_EQ(FindContext(*plan, "markov")->method, context::Method::kMarkovian);
+}
+
+TEST(DaemonConfigTest, WhatIsPrintedReadsBackToTheSame) {
+  const auto config = Parse(kYaml);
+  ASSERT_TRUE(config.ok());
+  const auto again = Parse(PrintConfig(*config));
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_EQ(*again, *config);
+}
+
+TEST(DaemonConfigTest, AFieldThatTheKindDoesNotReadIsRefused) {
+  ContextSection section{.kind = "segments", .budget = 5, .window = 28, .every = 16};
+  EXPECT_THAT(std::string(ToPolicy(section, "c").status().message()), HasSubstr("c.budget=5"));
+  section.budget.reset();
+  EXPECT_TRUE(ToPolicy(section, "c").ok());
+  section.every.reset();
+  EXPECT_THAT(std::string(ToPolicy(section, "c").status().message()), HasSubstr("c.every"));
+  section.kind = "x";
+  EXPECT_THAT(std::string(ToPolicy(section, "c").status().message()), HasSubstr("c.kind='x'"));
+}
+
+TEST(DaemonConfigTest, APolicyThatCanNeverWorkIsRefusedAtTheStart) {
+  const ContextSection section{.budget = 20, .window = 28};
+  EXPECT_THAT(std::string(ToPolicy(section, "orchestrator.contexts.am").status().message()),
+              HasSubstr("orchestrator.contexts.am"));
+}
+
+TEST(DaemonConfigTest, AddressesNeedAPort) {
+  EXPECT_EQ(ParseHostPort("f", "[::1]:80")->host, "::1");
+  for (const char* text : {"", "localhost", ":5", "h:x", "h:70000", "h:-1"}) {
+    EXPECT_FALSE(ParseHostPort("f", text).ok()) << text;
+  }
+}
+
+}  // namespace
+}  // namespace palimpsest::orchestrator
