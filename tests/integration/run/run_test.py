@@ -1,0 +1,90 @@
+#!/usr/bin/env python3
+"""A whole run by `palimpsest launch`, with real daemons: once undisturbed, once with kill -9 of each of them.
+
+Usage: run_test.py PATH_OF_PALIMPSEST, from the root of the repository. Needs the standard library only.
+"""
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+
+BINARY = ""
+CONFIG = pathlib.Path("tests/integration/run/run.yaml")
+STEPS = 24
+NUMBERS = {"reward_first", "reward_last", "greedy_first", "greedy_last", "heldout_reward", "steps", "wall_s",
+           "tokens_per_s", "events_per_rollout", "kv_budget", "mean_total_tokens", "mismatch_kl", "mismatch_max_abs",
+           "staleness_max", "policy_versions"}
+ROLES = ("trainer", "inference", "env", "orchestrator")
+
+
+class Run(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.run_folder = pathlib.Path(folder.name, "run")
+        self.messages = pathlib.Path(folder.name, "stderr.txt")
+        with open(self.messages, "wb") as stderr:
+            self.launch = subprocess.Popen([BINARY, "launch", "--config", CONFIG, "--set", f"run.folder={self.run_folder}"],
+                                           stdout=subprocess.PIPE, stderr=stderr)
+        self.addCleanup(self.stop)
+
+    def stop(self):
+        if self.launch.poll() is None:
+            self.launch.kill()
+        self.launch.stdout.close()
+
+    def await_message(self, pattern, seconds=180):
+        """The last match of `pattern` in what launch said, once there is one."""
+        for _ in range(seconds * 20):
+            found = re.findall(pattern, self.messages.read_text())
+            if found:
+                return found[-1]
+            self.assertIsNone(self.launch.poll(), self.messages.read_text())
+            time.sleep(0.05)
+        self.fail(f"no {pattern!r} in {self.messages.read_text()}")
+
+    def await_step(self, step):
+        """Messages come once a second at most: not every step is seen."""
+        for _ in range(3600):
+            if int(self.await_message(rf"rl (\d+)/{STEPS} ")) >= step:
+                return
+            time.sleep(0.05)
+        self.fail(f"step {step} never came: {self.messages.read_text()}")
+
+    def finish(self):
+        out, _ = self.launch.communicate(timeout=400)
+        self.assertEqual(self.launch.returncode, 0, self.messages.read_text())
+        outcome = json.loads(out)
+        report = json.loads(pathlib.Path(outcome["report"]).read_text())
+        self.assertLessEqual(NUMBERS, set(report))
+        for name in NUMBERS:
+            self.assertIsInstance(report[name], (int, float), name)
+        self.assertEqual(report["steps"], STEPS)
+        self.assertEqual(report["heldout_reward"], report["reward_last"])
+        self.assertGreaterEqual(report["policy_versions"], 10)
+        self.assertLessEqual(report["mismatch_kl"], 1e-4)
+        self.assertEqual(report["staleness_max"], 0)
+        return outcome
+
+    def test_a_run_goes_from_nothing_to_its_report(self):
+        self.assertEqual(self.finish()["restarts"], 0)
+
+    def test_kill_9_of_each_daemon_costs_time_and_nothing_else(self):
+        for number, role in enumerate(ROLES):
+            self.await_step(3 * number + 2)
+            pid = int(self.await_message(rf"{role}-0 started, pid (\d+)"))
+            os.kill(pid, signal.SIGKILL)
+            self.await_message(rf"{role}-0 ended: killed by signal 9")
+        outcome = self.finish()
+        self.assertEqual(outcome["restarts"], len(ROLES))
+
+
+if __name__ == "__main__":
+    BINARY = sys.argv.pop(1)
+    unittest.main()
