@@ -33,5 +33,7 @@ function(palimpsest_test name)
   add_executable(${name} ${ARG_SRCS})
   target_link_libraries(${name} PRIVATE palimpsest_options ${ARG_DEPS} GTest::gmock GTest::gtest_main)
   add_test(NAME ${name} COMMAND ${name} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
-  set_tests_properties(${name} PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS "${ARG_LABELS}")
+  set_tests_properties(${name} PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS "${ARG_LABELS}"
+    # Tests run side by side: threads that spin while they wait would starve each other.
+    ENVIRONMENT OMP_WAIT_POLICY=PASSIVE)
 endfunction()

@@ -13,7 +13,8 @@ inline float Load(float x) { return x; }
 inline double Load(double x) { return x; }
 inline float Load(BFloat16 x) { return std::bit_cast<float>(static_cast<uint32_t>(x.bits) << 16); }
 
-// e^x for x <= 0, to 2 ulp, in a form that vectorises: x = n ln 2 + r, |r| <= ln(2)/2, e^r by its series. Below -87 it is 0.
+// e^x for x <= 0, to 2 ulp, in a form that vectorises: x = n ln 2 + r, |r| <= ln(2)/2, e^r by its
+// series. Below -87 it is 0.
 inline float ExpNegative(float x) {
   const float clamped = std::max(x, -87.0f);
   const float n = std::floor(clamped * 1.44269504088896341f + 0.5f);

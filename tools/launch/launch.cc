@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <iostream>
@@ -159,6 +160,10 @@ void PrintOutcome(const RunSection& run, const RunEnding& ending) {
 }  // namespace
 
 int RunLaunch(const LaunchOptions& options) {
+  // Daemons share the cores: a thread that spins while it waits for its team (OpenMP's default)
+  // takes the core from another daemon. libgomp reads this when it is loaded, so it must be there
+  // before exec. A value of the user's stays.
+  setenv("OMP_WAIT_POLICY", "PASSIVE", 0);
   const absl::StatusOr<LaunchConfig> config = ReadConfig(options);
   if (!config.ok()) return UsageError("palimpsest launch", config.status());
   const std::string& folder = config->run.folder;
