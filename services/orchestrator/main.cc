@@ -76,10 +76,10 @@ absl::Status RunDaemon(const OrchestratorDaemonConfig& config, StopSignal& stop)
   GrpcInferenceClient inference(plan.peers.inference, peers);
   GrpcTrainerClient trainer(peers);
   const WireRolloutCodec codec;
-  ASSIGN_OR_RETURN(const auto run,
-                   orchestrator::Run::Open(
-                       plan, {config.run.name, config.run.folder, config.run.seed, kName},
-                       {env, inference, trainer, codec}, metrics, SystemClock()));
+  ASSIGN_OR_RETURN(
+      const auto run,
+      orchestrator::Run::Open(plan, {config.run.name, config.run.folder, config.run.seed, kName},
+                              {env, inference, trainer, codec}, metrics, SystemClock()));
   OrchestratorServer service(
       *run, AboutUs(config),
       [&] {
@@ -96,7 +96,8 @@ absl::Status RunDaemon(const OrchestratorDaemonConfig& config, StopSignal& stop)
   ASSIGN_OR_RETURN(const auto http, MetricsServer::Start(pages.host, pages.port, metrics, [&] {
                      return run->Ended() ? absl::UnavailableError("ended") : absl::OkStatus();
                    }));
-  RETURN_IF_ERROR(WriteAddress(config.run.folder, "orchestrator", 0, {server->address(), getpid()}));
+  RETURN_IF_ERROR(
+      WriteAddress(config.run.folder, "orchestrator", 0, {server->address(), getpid()}));
   Log(Severity::kInfo, "orchestrator serves",
       {{"address", server->address()}, {"metrics_port", http->port()}});
   absl::Status status;
