@@ -1,6 +1,7 @@
 #include <unistd.h>
 
 #include <filesystem>
+#include <string>
 #include <thread>
 
 #include "common/base/clock.h"
@@ -61,7 +62,9 @@ void Accompany(orchestrator::Run& run, StopSignal& stop, absl::Duration grace, b
   if (terminal) panel.Draw(run.Now());
 }
 
-absl::Status RunDaemon(const OrchestratorDaemonConfig& config, StopSignal& stop) {
+// `command` is what started us, for the report.
+absl::Status RunDaemon(const std::string& command, const OrchestratorDaemonConfig& config,
+                       StopSignal& stop) {
   const bool terminal = isatty(STDERR_FILENO) != 0;
   SetLogConfig({.role = "orchestrator",
                 .run = config.run.name,
@@ -78,7 +81,7 @@ absl::Status RunDaemon(const OrchestratorDaemonConfig& config, StopSignal& stop)
   const WireRolloutCodec codec;
   ASSIGN_OR_RETURN(
       const auto run,
-      orchestrator::Run::Open(plan, {config.run.name, config.run.folder, config.run.seed, kName},
+      orchestrator::Run::Open(plan, {config.run.name, config.run.folder, config.run.seed, command},
                               {env, inference, trainer, codec}, metrics, SystemClock()));
   OrchestratorServer service(
       *run, AboutUs(config),
@@ -115,7 +118,11 @@ absl::Status RunDaemon(const OrchestratorDaemonConfig& config, StopSignal& stop)
 
 int main(int argc, char** argv) {
   using namespace palimpsest;
+  std::string command;
+  for (int i = 0; i < argc; ++i) command += (i > 0 ? " " : "") + std::string(argv[i]);
   return DaemonMain<orchestrator::OrchestratorDaemonConfig>(
       argc, argv, orchestrator::kName, {"model", "inference", "trainer", "env"},
-      orchestrator::RunDaemon);
+      [&](const orchestrator::OrchestratorDaemonConfig& config, StopSignal& stop) {
+        return orchestrator::RunDaemon(command, config, stop);
+      });
 }
