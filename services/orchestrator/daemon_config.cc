@@ -125,7 +125,8 @@ class TriggerReader {
     } else if (c_.kind == "manual") {
       policy.trigger = context::Manual{c_.keep_ratio};
     } else {
-      return absl::InvalidArgumentError(absl::StrFormat("%s.kind='%s' is unknown", field_, c_.kind));
+      return absl::InvalidArgumentError(
+          absl::StrFormat("%s.kind='%s' is unknown", field_, c_.kind));
     }
     for (const auto& [name, value] : numbers_) {
       if (value->has_value() && !used_[name]) {

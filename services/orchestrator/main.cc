@@ -1,6 +1,7 @@
 #include <unistd.h>
 
 #include <filesystem>
+#include <string>
 #include <thread>
 
 #include "common/base/clock.h"
@@ -61,7 +62,9 @@ void Accompany(orchestrator::Run& run, StopSignal& stop, absl::Duration grace, b
   if (terminal) panel.Draw(run.Now());
 }
 
-absl::Status RunDaemon(const OrchestratorDaemonConfig& config, StopSignal& stop) {
+// `command` is what started us, for the report.
+absl::Status RunDaemon(const std::string& command, const OrchestratorDaemonConfig& config,
+                       StopSignal& stop) {
   const bool terminal = isatty(STDERR_FILENO) != 0;
   SetLogConfig({.role = "orchestrator",
                 .run = config.run.name,
@@ -76,10 +79,10 @@ absl::Status RunDaemon(const OrchestratorDaemonConfig& config, StopSignal& stop)
   GrpcInferenceClient inference(plan.peers.inference, peers);
   GrpcTrainerClient trainer(peers);
   const WireRolloutCodec codec;
-  ASSIGN_OR_RETURN(const auto run,
-                   orchestrator::Run::Open(
-                       plan, {config.run.name, config.run.folder, config.run.seed, kName},
-                       {env, inference, trainer, codec}, metrics, SystemClock()));
+  ASSIGN_OR_RETURN(
+      const auto run,
+      orchestrator::Run::Open(plan, {config.run.name, config.run.folder, config.run.seed, command},
+                              {env, inference, trainer, codec}, metrics, SystemClock()));
   OrchestratorServer service(
       *run, AboutUs(config),
       [&] {
@@ -96,7 +99,8 @@ absl::Status RunDaemon(const OrchestratorDaemonConfig& config, StopSignal& stop)
   ASSIGN_OR_RETURN(const auto http, MetricsServer::Start(pages.host, pages.port, metrics, [&] {
                      return run->Ended() ? absl::UnavailableError("ended") : absl::OkStatus();
                    }));
-  RETURN_IF_ERROR(WriteAddress(config.run.folder, "orchestrator", 0, {server->address(), getpid()}));
+  RETURN_IF_ERROR(
+      WriteAddress(config.run.folder, "orchestrator", 0, {server->address(), getpid()}));
   Log(Severity::kInfo, "orchestrator serves",
       {{"address", server->address()}, {"metrics_port", http->port()}});
   absl::Status status;
@@ -114,7 +118,11 @@ absl::Status RunDaemon(const OrchestratorDaemonConfig& config, StopSignal& stop)
 
 int main(int argc, char** argv) {
   using namespace palimpsest;
+  std::string command;
+  for (int i = 0; i < argc; ++i) command += (i > 0 ? " " : "") + std::string(argv[i]);
   return DaemonMain<orchestrator::OrchestratorDaemonConfig>(
       argc, argv, orchestrator::kName, {"model", "inference", "trainer", "env"},
-      orchestrator::RunDaemon);
+      [&](const orchestrator::OrchestratorDaemonConfig& config, StopSignal& stop) {
+        return orchestrator::RunDaemon(command, config, stop);
+      });
 }

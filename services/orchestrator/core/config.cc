@@ -97,8 +97,7 @@ absl::Status Validate(const RunPlan& plan) {
   for (const SftConfig& stage : plan.sft) {
     const std::string field = "sft[" + stage.name + "]";
     if (stage.name.empty() || !names.insert(stage.name).second) {
-      return absl::InvalidArgumentError("orchestrator." + field +
-                                        ".name is empty or there twice");
+      return absl::InvalidArgumentError("orchestrator." + field + ".name is empty or there twice");
     }
     RETURN_IF_ERROR(CheckSft(plan, stage, field));
   }
@@ -116,8 +115,7 @@ absl::StatusOr<context::ContextPolicy> FindContext(const RunPlan& plan, const st
   if (name == "none") return context::ContextPolicy{};
   const std::string known = absl::StrJoin(
       plan.contexts, ", ", [](std::string* out, const auto& entry) { *out += entry.first; });
-  return absl::NotFoundError(
-      absl::StrFormat("context '%s' is not one of: none, %s", name, known));
+  return absl::NotFoundError(absl::StrFormat("context '%s' is not one of: none, %s", name, known));
 }
 
 }  // namespace palimpsest::orchestrator

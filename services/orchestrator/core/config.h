@@ -35,23 +35,24 @@ struct SftConfig {
   int64_t max_steps = 200;  // > 0
   int32_t batch = 32;       // demonstrations of a step, > 0
   LearningRate learning_rate{3e-3, 3e-3};
-  int32_t warmup = 0;        // first steps, whose rate rises linearly
-  double answer_noise = 0;   // [0, 1]
+  int32_t warmup = 0;                            // first steps, whose rate rises linearly
+  double answer_noise = 0;                       // [0, 1]
   std::vector<std::string> contexts = {"none"};  // names of policies; step s uses s mod size
-  double stop_loss = 0;      // ends when the mean loss of the last `loss_window` steps is below; 0 = off
-  int32_t loss_window = 5;   // > 0
+  double stop_loss =
+      0;  // ends when the mean loss of the last `loss_window` steps is below; 0 = off
+  int32_t loss_window = 5;  // > 0
   std::optional<GateConfig> gate;
   bool operator==(const SftConfig&) const = default;
 };
 
 struct RlConfig {
-  int64_t steps = 40;             // >= 0
+  int64_t steps = 40;              // >= 0
   int32_t prompts_per_batch = 16;  // groups, > 0
   int32_t samples = 8;             // of a group, >= 2
   LearningRate learning_rate{4e-4, 4e-4};
   int32_t warmup = 5;
-  double temperature = 1;        // > 0
-  int32_t max_tokens = 256;      // sampled tokens of a rollout, where the environment names no bound
+  double temperature = 1;    // > 0
+  int32_t max_tokens = 256;  // sampled tokens of a rollout, where the environment names no bound
   std::string context = "none";  // name of the policy that rollouts are made under
   int32_t max_staleness = 0;     // versions between sampling and training; 0 = strictly on-policy
   double advantage_eps = 1e-4;   // in units of reward, > 0
@@ -68,9 +69,9 @@ struct HeldoutConfig {
 };
 
 struct PeersConfig {
-  int32_t inference = 1;  // replicas, > 0
-  int32_t env = 1;        // replicas, > 0
-  absl::Duration patience = absl::Minutes(15);  // without a peer the run fails after this
+  int32_t inference = 1;                          // replicas, > 0
+  int32_t env = 1;                                // replicas, > 0
+  absl::Duration patience = absl::Minutes(15);    // without a peer the run fails after this
   absl::Duration poll = absl::Milliseconds(200);  // first wait of a retry
   absl::Duration max_poll = absl::Seconds(5);
   absl::Duration train_deadline = absl::Minutes(10);     // of one batch
@@ -80,7 +81,7 @@ struct PeersConfig {
 
 struct RunPlan {
   std::vector<std::string> tasks = {"registers"};  // prompt i is of task i mod size
-  std::vector<std::string> stop_strings;           // end a response; empty: the model's stop id does
+  std::vector<std::string> stop_strings;  // end a response; empty: the model's stop id does
   std::map<std::string, context::ContextPolicy> contexts;  // "none" is always there
   std::vector<SftConfig> sft;
   RlConfig rl;

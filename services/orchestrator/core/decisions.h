@@ -35,15 +35,15 @@ SftAction NextSftAction(const SftSnapshot& now, const SftConfig& stage);
 // ---- reinforcement learning ----
 
 struct RlSnapshot {
-  int64_t committed = 0;        // batches formed
-  int64_t trained = 0;          // batches in the trainer's weights; committed - 1 or committed
-  int64_t served = 0;           // batches in the weights that inference serves; <= trained
-  int64_t ready = 0;            // whole groups that no unfinished one stands before
-  int64_t pending = 0;          // groups that are in no batch yet, whole or not
-  int64_t reopened = 0;         // of these, the ones that lack rollouts and that nobody works at
-  int64_t in_flight = 0;        // of these, the ones being generated
-  bool paused = false;          // by an operator
-  bool evaluated = false;       // the held-out prompts were measured after `served` batches
+  int64_t committed = 0;   // batches formed
+  int64_t trained = 0;     // batches in the trainer's weights; committed - 1 or committed
+  int64_t served = 0;      // batches in the weights that inference serves; <= trained
+  int64_t ready = 0;       // whole groups that no unfinished one stands before
+  int64_t pending = 0;     // groups that are in no batch yet, whole or not
+  int64_t reopened = 0;    // of these, the ones that lack rollouts and that nobody works at
+  int64_t in_flight = 0;   // of these, the ones being generated
+  bool paused = false;     // by an operator
+  bool evaluated = false;  // the held-out prompts were measured after `served` batches
 };
 enum class RlAction { kPublish, kEvaluate, kCommit, kAdmit, kTrain, kWait, kDone };
 

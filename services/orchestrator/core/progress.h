@@ -45,7 +45,7 @@ struct Progress {
   int32_t attempt = 0;
   Phase phase = Phase::kStarting;
   std::string stage;
-  int64_t step = 0;        // of the phase
+  int64_t step = 0;  // of the phase
   int64_t total_steps = 0;
   std::optional<double> reward;  // mean of the last trained batch
   std::vector<HeldoutMean> heldout;
@@ -74,8 +74,8 @@ struct RolloutRow {
   std::optional<double> reward;
   std::optional<double> advantage;
   std::string reason;
-  std::string text;   // of the response, cut at a stop string
-  std::string bytes;  // the rollout, see RolloutCodec; left out in lists
+  std::string text;             // of the response, cut at a stop string
+  std::string bytes;            // the rollout, see RolloutCodec; left out in lists
   std::optional<int64_t> step;  // that trains it
   std::string batch_id;
   int32_t prompt_tokens = 0;

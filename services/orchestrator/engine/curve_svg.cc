@@ -12,7 +12,8 @@ namespace {
 
 // The plot inside of the picture, in pixels.
 constexpr double kLeft = 60, kTop = 50, kWidth = 630, kHeight = 300;
-constexpr char kBatchColour[] = "#7a9cc6", kHeldoutColour[] = "#b5432a", kGreedyColour[] = "#2f6f4f";
+constexpr char kBatchColour[] = "#7a9cc6", kHeldoutColour[] = "#b5432a",
+               kGreedyColour[] = "#2f6f4f";
 
 struct Scale {
   double steps = 1;
@@ -42,8 +43,9 @@ std::string Axes(const Scale& scale) {
   std::string svg;
   for (int tenth = 0; tenth <= 10; tenth += 2) {
     const double y = scale.Y(tenth / 10.0);
-    svg += absl::StrFormat("<line x1=\"%.1f\" y1=\"%.1f\" x2=\"%.1f\" y2=\"%.1f\" stroke=\"#ddd\"/>\n",
-                           kLeft, y, kLeft + kWidth, y);
+    svg +=
+        absl::StrFormat("<line x1=\"%.1f\" y1=\"%.1f\" x2=\"%.1f\" y2=\"%.1f\" stroke=\"#ddd\"/>\n",
+                        kLeft, y, kLeft + kWidth, y);
     svg += Text(kLeft - 8, y + 4, "end", absl::StrFormat("%.1f", tenth / 10.0));
   }
   const double interval = Interval(scale.steps);
@@ -51,11 +53,13 @@ std::string Axes(const Scale& scale) {
     svg += Text(scale.X(step), kTop + kHeight + 18, "middle", absl::StrFormat("%g", step));
   }
   svg += absl::StrFormat(
-      "<rect x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\" fill=\"none\" stroke=\"#555\"/>\n",
+      "<rect x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\" fill=\"none\" "
+      "stroke=\"#555\"/>\n",
       kLeft, kTop, kWidth, kHeight);
   svg += Text(kLeft + kWidth / 2, kTop + kHeight + 38, "middle", "step of RL");
   svg += absl::StrFormat(
-      "<text x=\"18\" y=\"%.1f\" text-anchor=\"middle\" transform=\"rotate(-90 18 %.1f)\">reward</text>\n",
+      "<text x=\"18\" y=\"%.1f\" text-anchor=\"middle\" transform=\"rotate(-90 18 "
+      "%.1f)\">reward</text>\n",
       kTop + kHeight / 2, kTop + kHeight / 2);
   return svg;
 }
@@ -117,7 +121,8 @@ std::string CurveSvg(const Curve& curve) {
     for (const Curve::Point& point : *points) scale.steps = std::max(scale.steps, point.step);
   }
   std::string svg =
-      "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"720\" height=\"420\" viewBox=\"0 0 720 420\" "
+      "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"720\" height=\"420\" viewBox=\"0 0 720 "
+      "420\" "
       "font-family=\"sans-serif\" font-size=\"12\">\n<rect width=\"720\" height=\"420\" "
       "fill=\"white\"/>\n";
   svg += Text(kLeft, 28, "start", curve.title);

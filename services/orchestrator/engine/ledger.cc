@@ -80,8 +80,7 @@ absl::Status Ledger::Beat(absl::Time now) {
 
 absl::StatusOr<int64_t> Ledger::BeginStage(const std::string& name, int64_t first_step) {
   absl::MutexLock lock(&mu_);
-  RETURN_IF_ERROR(
-      db_->Change("INSERT OR IGNORE INTO stages VALUES(?, ?, NULL)", name, first_step));
+  RETURN_IF_ERROR(db_->Change("INSERT OR IGNORE INTO stages VALUES(?, ?, NULL)", name, first_step));
   ASSIGN_OR_RETURN(Statement row, db_->Query("SELECT first_step FROM stages WHERE name = ?", name));
   RETURN_IF_ERROR(row.Next().status());
   return row.Int(0);
@@ -112,8 +111,7 @@ absl::Status Ledger::CommitRlBatch(const BatchRow& batch, const std::vector<int6
                                 ToInt(GroupState::kBatched), batch.step, group));
   }
   for (const auto& [id, advantage] : advantages) {
-    RETURN_IF_ERROR(
-        db_->Change("UPDATE rollouts SET advantage = ? WHERE id = ?", advantage, id));
+    RETURN_IF_ERROR(db_->Change("UPDATE rollouts SET advantage = ? WHERE id = ?", advantage, id));
   }
   return transaction.Commit();
 }
@@ -122,17 +120,18 @@ absl::Status Ledger::MarkTrained(const StepRow& r) {
   absl::MutexLock lock(&mu_);
   ASSIGN_OR_RETURN(Transaction transaction, Transaction::Begin(*db_));
   RETURN_IF_ERROR(db_->Change("UPDATE batches SET trained = 1 WHERE step = ?", r.step));
-  RETURN_IF_ERROR(db_->Change(
-      "INSERT OR REPLACE INTO steps VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", r.step,
-      r.stage, r.loss, r.reward, r.sampled_tokens, r.mean_total_tokens, r.events, r.staleness_max,
-      r.mismatch_kl, r.mismatch_max_abs, r.loss_tokens, r.rejected, r.generate_seconds,
-      r.train_seconds));
+  RETURN_IF_ERROR(
+      db_->Change("INSERT OR REPLACE INTO steps VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                  r.step, r.stage, r.loss, r.reward, r.sampled_tokens, r.mean_total_tokens,
+                  r.events, r.staleness_max, r.mismatch_kl, r.mismatch_max_abs, r.loss_tokens,
+                  r.rejected, r.generate_seconds, r.train_seconds));
   return transaction.Commit();
 }
 
 absl::StatusOr<GroupRow> Ledger::OpenGroup() {
   absl::MutexLock lock(&mu_);
-  ASSIGN_OR_RETURN(Statement next, db_->Query("SELECT COALESCE(MAX(id) + 1, 0) FROM prompt_groups"));
+  ASSIGN_OR_RETURN(Statement next,
+                   db_->Query("SELECT COALESCE(MAX(id) + 1, 0) FROM prompt_groups"));
   RETURN_IF_ERROR(next.Next().status());
   GroupRow group{.id = next.Int(0)};
   RETURN_IF_ERROR(db_->Change("INSERT INTO prompt_groups VALUES(?, ?, 0, NULL, NULL)", group.id,
@@ -155,9 +154,8 @@ absl::Status Ledger::Accept(int64_t group, const std::vector<RolloutRow>& rollou
         "?, ?, ?)",
         r.id, group, r.sample, r.episode.task, static_cast<int64_t>(r.episode.split),
         static_cast<int64_t>(r.episode.seed), r.episode.index, Blob{r.episode.state},
-        static_cast<int64_t>(r.outcome), r.reward, r.reason, r.text, Blob{r.bytes},
-        r.prompt_tokens, r.total_tokens, r.events, r.min_version, r.max_version,
-        absl::ToUnixMillis(now)));
+        static_cast<int64_t>(r.outcome), r.reward, r.reason, r.text, Blob{r.bytes}, r.prompt_tokens,
+        r.total_tokens, r.events, r.min_version, r.max_version, absl::ToUnixMillis(now)));
   }
   if (whole) {
     RETURN_IF_ERROR(db_->Change("UPDATE prompt_groups SET state = ? WHERE id = ?",
@@ -182,10 +180,10 @@ absl::Status Ledger::DropRollouts(const std::vector<std::string>& ids, const std
         "UPDATE prompt_groups SET state = ? WHERE state IN (?, ?) AND id = "
         "(SELECT grp FROM rollouts WHERE id = ?)",
         ToInt(GroupState::kOpen), ToInt(GroupState::kOpen), ToInt(GroupState::kReady), id));
-    RETURN_IF_ERROR(db_->Change(
-        "DELETE FROM rollouts WHERE id = ? AND grp IN "
-        "(SELECT id FROM prompt_groups WHERE state = ?)",
-        id, ToInt(GroupState::kOpen)));
+    RETURN_IF_ERROR(
+        db_->Change("DELETE FROM rollouts WHERE id = ? AND grp IN "
+                    "(SELECT id FROM prompt_groups WHERE state = ?)",
+                    id, ToInt(GroupState::kOpen)));
   }
   RETURN_IF_ERROR(CountLocked(why, static_cast<int64_t>(ids.size())));
   return transaction.Commit();

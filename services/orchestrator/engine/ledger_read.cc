@@ -86,7 +86,7 @@ absl::StatusOr<BatchRow> Ledger::Batch(int64_t step) const {
       db_->Query("SELECT id, stage, kind, stage_step, trained FROM batches WHERE step = ?", step));
   ASSIGN_OR_RETURN(const bool found, row.Next());
   if (!found) return absl::NotFoundError(absl::StrFormat("ledger: no batch of step %d", step));
-  return BatchRow{step,       row.Text(0), row.Text(1), static_cast<BatchKind>(row.Int(2)),
+  return BatchRow{step,       row.Text(0),    row.Text(1), static_cast<BatchKind>(row.Int(2)),
                   row.Int(3), row.Int(4) != 0};
 }
 
@@ -118,10 +118,11 @@ absl::StatusOr<std::vector<StepRow>> Ledger::Steps() const {
 
 absl::StatusOr<std::vector<GroupRow>> Ledger::Groups(GroupState state) const {
   absl::MutexLock lock(&mu_);
-  ASSIGN_OR_RETURN(Statement s,
-                   db_->Query("SELECT g.id, g.tries, r.sample FROM prompt_groups g LEFT JOIN "
-                              "rollouts r ON r.grp = g.id WHERE g.state = ? ORDER BY g.id, r.sample",
-                              static_cast<int64_t>(state)));
+  ASSIGN_OR_RETURN(
+      Statement s,
+      db_->Query("SELECT g.id, g.tries, r.sample FROM prompt_groups g LEFT JOIN "
+                 "rollouts r ON r.grp = g.id WHERE g.state = ? ORDER BY g.id, r.sample",
+                 static_cast<int64_t>(state)));
   std::vector<GroupRow> groups;
   for (;;) {
     ASSIGN_OR_RETURN(const bool more, s.Next());
@@ -140,7 +141,8 @@ absl::StatusOr<std::vector<RolloutRow>> Ledger::Rollouts(int64_t group) const {
 
 absl::StatusOr<std::vector<RolloutRow>> Ledger::Members(int64_t step) const {
   absl::MutexLock lock(&mu_);
-  return ReadWithBytes(db_->Query(SelectRollouts("WHERE g.step = ? ORDER BY r.grp, r.sample"), step));
+  return ReadWithBytes(
+      db_->Query(SelectRollouts("WHERE g.step = ? ORDER BY r.grp, r.sample"), step));
 }
 
 absl::StatusOr<std::vector<Weights>> Ledger::Versions() const {

@@ -14,9 +14,8 @@ Progress ProgressBoard::Now() const {
 }
 
 Progress ProgressBoard::WaitForChange(int64_t seen, absl::Duration timeout) const {
-  const auto passed = [this, seen]() ABSL_SHARED_LOCKS_REQUIRED(mu_) {
-    return progress_.sequence > seen;
-  };
+  const auto passed = [this, seen]()
+                          ABSL_SHARED_LOCKS_REQUIRED(mu_) { return progress_.sequence > seen; };
   absl::MutexLock lock(&mu_);
   mu_.AwaitWithTimeout(absl::Condition(&passed), timeout);
   return progress_;

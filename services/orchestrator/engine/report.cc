@@ -185,8 +185,8 @@ absl::Status WriteReport(const Workplace& place) {
   if (error) return absl::InternalError(folder + ": " + error.message());
   ASSIGN_OR_RETURN(const std::string page, ReportPage(place, facts));
   RETURN_IF_ERROR(weights::WriteFileDurably(folder + "/heldout.jsonl", HeldoutLines(facts)));
-  RETURN_IF_ERROR(weights::WriteFileDurably(folder + "/learning_curve.svg",
-                                            CurveSvg(LearningCurve(facts))));
+  RETURN_IF_ERROR(
+      weights::WriteFileDurably(folder + "/learning_curve.svg", CurveSvg(LearningCurve(facts))));
   RETURN_IF_ERROR(weights::WriteFileDurably(folder + "/report.md", page));
   // Last: who waits for the report waits for this file.
   return weights::WriteFileDurably(folder + "/report.json", ReportJson(facts));

@@ -18,7 +18,7 @@ struct HeldoutNumbers {
 // Everything that the report says, read from the ledger.
 struct ReportFacts {
   RunIdentity run;
-  std::string context;   // name of the run's policy
+  std::string context;    // name of the run's policy
   int32_t kv_budget = 0;  // 0 = the policy has none
   HeldoutNumbers first, last;
   std::map<std::string, HeldoutNumbers> also;  // by context

@@ -56,7 +56,8 @@ absl::StatusOr<std::string> ReportPage(const Workplace& place, const ReportFacts
   if (!facts.run.command.empty()) page += absl::StrFormat("```\n%s\n```\n\n", facts.run.command);
   page +=
       "Held-out prompts, the same ones each time; ± is a 95 % interval over prompts.\n\n"
-      "| | reward at T = 1 | greedy | T = 1 where memory is needed | prompts |\n|---|---|---|---|---|\n";
+      "| | reward at T = 1 | greedy | T = 1 where memory is needed | prompts "
+      "|\n|---|---|---|---|---|\n";
   page += Row("before RL", facts.first) + Row("after RL", facts.last);
   for (const auto& [context, numbers] : facts.also) {
     page += Row("after RL, under " + context, numbers);

@@ -18,7 +18,8 @@ constexpr absl::Duration kLook = absl::Milliseconds(200);
 }  // namespace
 
 RlStage::~RlStage() {
-  const auto idle = [this]() ABSL_SHARED_LOCKS_REQUIRED(inbox_->mu) { return inbox_->working == 0; };
+  const auto idle = [this]()
+                        ABSL_SHARED_LOCKS_REQUIRED(inbox_->mu) { return inbox_->working == 0; };
   absl::MutexLock lock(&inbox_->mu, absl::Condition(&idle));
 }
 
@@ -216,7 +217,8 @@ absl::StatusOr<bool> RlStage::DropUnusable(const std::vector<int64_t>& groups) {
 
 absl::Status RlStage::Commit() {
   const auto size = static_cast<size_t>(place_.plan.rl.prompts_per_batch);
-  const std::vector<int64_t> groups(ready_.begin(), std::next(ready_.begin(), static_cast<std::ptrdiff_t>(size)));
+  const std::vector<int64_t> groups(ready_.begin(),
+                                    std::next(ready_.begin(), static_cast<std::ptrdiff_t>(size)));
   ASSIGN_OR_RETURN(const bool dropped, DropUnusable(groups));
   if (dropped) return absl::OkStatus();
   std::map<std::string, double> advantages;
@@ -224,8 +226,7 @@ absl::Status RlStage::Commit() {
     ASSIGN_OR_RETURN(const std::vector<RolloutRow> rows, place_.ledger.Rollouts(group));
     std::vector<double> rewards;
     for (const RolloutRow& row : rows) rewards.push_back(row.reward.value_or(0));
-    const std::vector<double> values =
-        rl::GroupAdvantages(rewards, place_.plan.rl.advantage_eps);
+    const std::vector<double> values = rl::GroupAdvantages(rewards, place_.plan.rl.advantage_eps);
     for (size_t i = 0; i < rows.size(); ++i) advantages[rows[i].id] = values[i];
   }
   RETURN_IF_ERROR(place_.ledger.CommitRlBatch({.step = first_step_ + committed_ + 1,

@@ -69,11 +69,11 @@ class RlStage {
   std::shared_ptr<Inbox> inbox_ = std::make_shared<Inbox>();
   int64_t first_step_ = 0;
   int64_t committed_ = 0;
-  int64_t evaluated_ = -1;               // served batches at the last measurement
-  int dropped_in_a_row_ = 0;             // groups
-  std::set<int64_t> ready_;              // groups that are whole
+  int64_t evaluated_ = -1;                // served batches at the last measurement
+  int dropped_in_a_row_ = 0;              // groups
+  std::set<int64_t> ready_;               // groups that are whole
   std::map<int64_t, GroupRow> reopened_;  // groups that lack rollouts and that nobody works at
-  std::set<int64_t> working_;            // groups that a worker has
+  std::set<int64_t> working_;             // groups that a worker has
 };
 
 }  // namespace palimpsest::orchestrator

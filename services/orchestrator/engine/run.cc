@@ -24,8 +24,8 @@ Run::Run(RunPlan plan, RunIdentity identity, Peers peers, Metrics& metrics, Cloc
       patience_(plan_.peers, stop_, metrics_),
       began_(clock.Now()),
       workers_(plan_.rl.max_in_flight),
-      place_{plan_,     identity_, peers_, *ledger_, board_, patience_, metrics_,
-             workers_, clock_,    paused_} {}
+      place_{plan_,     identity_, peers_,   *ledger_, board_,
+             patience_, metrics_,  workers_, clock_,   paused_} {}
 
 Run::~Run() { Stop(); }
 
@@ -34,8 +34,8 @@ absl::StatusOr<std::unique_ptr<Run>> Run::Open(RunPlan plan, RunIdentity identit
   RETURN_IF_ERROR(Validate(plan));
   ASSIGN_OR_RETURN(std::unique_ptr<Ledger> ledger,
                    Ledger::Open(identity.folder + "/ledger.sqlite", identity.name, identity.seed));
-  std::unique_ptr<Run> run(new Run(std::move(plan), std::move(identity), peers, metrics, clock,
-                                   std::move(ledger)));
+  std::unique_ptr<Run> run(
+      new Run(std::move(plan), std::move(identity), peers, metrics, clock, std::move(ledger)));
   ASSIGN_OR_RETURN(run->wall_before_, run->ledger_->WallSeconds());
   ASSIGN_OR_RETURN(run->place_.attempt, run->ledger_->BeginAttempt(clock.Now()));
   run->board_.Update([&](Progress& p) {
@@ -80,20 +80,27 @@ absl::Status Run::Stages() {
   return Report();
 }
 
+// That of the newest version. A version may be deleted while it is read, then there is a newer one.
+absl::StatusOr<std::shared_ptr<const Tokenizer>> Run::LoadTokenizer() {
+  ASSIGN_OR_RETURN(const TrainerStatus status, peers_.trainer.Status());
+  if (!status.serving || status.published.empty()) {
+    return absl::UnavailableError("the trainer has published nothing yet");
+  }
+  absl::StatusOr<std::unique_ptr<const Tokenizer>> tokenizer = Tokenizer::Load(
+      identity_.folder + "/store/" + weights::FolderName(status.published.back().version));
+  if (absl::IsNotFound(tokenizer.status())) {
+    return absl::UnavailableError(std::string(tokenizer.status().message()));
+  }
+  RETURN_IF_ERROR(tokenizer.status());
+  return std::shared_ptr<const Tokenizer>(*std::move(tokenizer));
+}
+
 absl::Status Run::Meet() {
   // What an earlier attempt had asked for would come back to nobody.
   const absl::Status aborted = peers_.inference.AbortAll("the orchestrator starts");
   Log(Severity::kInfo, "waiting for trainer and inference", {{"abort", aborted.ToString()}});
-  ASSIGN_OR_RETURN(const TrainerStatus status, patience_.Persist("trainer.status", [&] {
-    absl::StatusOr<TrainerStatus> answer = peers_.trainer.Status();
-    if (answer.ok() && (!answer->serving || answer->published.empty())) {
-      answer = absl::UnavailableError("the trainer has published nothing yet");
-    }
-    return answer;
-  }));
   ASSIGN_OR_RETURN(place_.tokenizer,
-                   Tokenizer::Load(identity_.folder + "/store/" +
-                                   weights::FolderName(status.published.back().version)));
+                   patience_.Persist("trainer.status", [&] { return LoadTokenizer(); }));
   {
     absl::MutexLock lock(&tokenizer_mu_);
     tokenizer_ = place_.tokenizer;
@@ -130,8 +137,7 @@ absl::Status Run::Rl(Training& training) {
 absl::Status Run::Heldout(Training& training, const std::string& name, const std::string& context) {
   const std::string stage = "heldout." + name;
   ASSIGN_OR_RETURN(const bool over, IsOver(stage));
-  HeldoutMean mean{.step = name == "first" ? 0 : plan_.rl.steps,
-                   .prompts = plan_.heldout.prompts};
+  HeldoutMean mean{.step = name == "first" ? 0 : plan_.rl.steps, .prompts = plan_.heldout.prompts};
   if (!over) {
     RETURN_IF_ERROR(ledger_->BeginStage(stage, training.step()).status());
     RETURN_IF_ERROR(training.Serve());

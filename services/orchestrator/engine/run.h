@@ -15,7 +15,8 @@ namespace palimpsest::orchestrator {
 
 // One run, from its first peer to its report:
 //
-//   meet peers ─▶ catch the trainer up with the ledger ─▶ sft stages, each to its bound, loss or gate
+//   meet peers ─▶ catch the trainer up with the ledger ─▶ sft stages, each to its bound, loss or
+//   gate
 //        ─▶ held-out "first" ─▶ rl (see rl_stage.h) ─▶ held-out "last", other contexts ─▶ report
 //
 // Every arrow is a row of the ledger: a run that was killed goes on at the arrow where it was, and
@@ -54,6 +55,7 @@ class Run : public RunView {
 
   absl::Status Stages();
   absl::Status Meet();
+  absl::StatusOr<std::shared_ptr<const Tokenizer>> LoadTokenizer();
   absl::Status Sft(Training& training);
   absl::Status Rl(Training& training);
   absl::Status Heldout(Training& training, const std::string& name, const std::string& context);

@@ -7,11 +7,13 @@ namespace palimpsest::orchestrator {
 // What the run tells Prometheus. Any thread.
 struct RunMetrics {
   explicit RunMetrics(Metrics& m)
-      : step_seconds(m.AddHistogram({"step_seconds", "Wall time of the parts of a step.", {"phase"}},
-                                    LatencyBuckets())),
+      : step_seconds(m.AddHistogram(
+            {"step_seconds", "Wall time of the parts of a step.", {"phase"}}, LatencyBuckets())),
         rollouts(m.AddCounter({"rollouts_total", "Rollouts by what became of them.", {"outcome"}})),
-        sampled_tokens(m.AddCounter({"tokens_total", "Sampled tokens of trained rollouts."}).With({})),
-        peer_wait(m.AddCounter({"peer_wait_seconds_total", "Time spent waiting for peers.", {"call"}})),
+        sampled_tokens(
+            m.AddCounter({"tokens_total", "Sampled tokens of trained rollouts."}).With({})),
+        peer_wait(
+            m.AddCounter({"peer_wait_seconds_total", "Time spent waiting for peers.", {"call"}})),
         groups(m.AddGauge({"queue_depth", "Groups that are in no batch yet.", {"state"}})),
         mismatch_kl(m.AddGauge({"mismatch_kl",
                                 "Sampled against replayed log-probability of the last step, k3 per "

@@ -88,7 +88,8 @@ RolloutRow RowOf(const Workplace& place, const SampleOrder& order, const Episode
   row.events = static_cast<int32_t>(rollout.events.size());
   for (const rl::Span& span : rollout.spans) {
     const int64_t version = span.version.value();
-    row.min_version = &span == &rollout.spans.front() ? version : std::min(row.min_version, version);
+    row.min_version =
+        &span == &rollout.spans.front() ? version : std::min(row.min_version, version);
     row.max_version = std::max(row.max_version, version);
   }
   row.bytes = place.peers.codec.Encode(rollout);

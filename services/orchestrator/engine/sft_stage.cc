@@ -12,8 +12,8 @@ std::string GateName(const SftConfig& stage, int64_t steps) {
   return absl::StrFormat("gate.%s.%d", stage.name, steps);
 }
 
-absl::StatusOr<SftSnapshot> Look(const Workplace& place, const SftConfig& stage,
-                                 int64_t first_step, int64_t step) {
+absl::StatusOr<SftSnapshot> Look(const Workplace& place, const SftConfig& stage, int64_t first_step,
+                                 int64_t step) {
   SftSnapshot now{.steps = step - first_step};
   ASSIGN_OR_RETURN(const std::vector<StepRow> steps, place.ledger.Steps());
   for (const StepRow& row : steps) {
@@ -33,11 +33,12 @@ absl::StatusOr<SftSnapshot> Look(const Workplace& place, const SftConfig& stage,
 absl::Status TrainOne(Workplace& place, Training& training, const SftConfig& stage,
                       int64_t stage_step) {
   const int64_t step = training.step() + 1;
-  RETURN_IF_ERROR(place.ledger.CommitSftBatch({.step = step,
-                                               .id = absl::StrFormat("%s.%d", stage.name, stage_step),
-                                               .stage = stage.name,
-                                               .kind = BatchKind::kSft,
-                                               .stage_step = stage_step}));
+  RETURN_IF_ERROR(
+      place.ledger.CommitSftBatch({.step = step,
+                                   .id = absl::StrFormat("%s.%d", stage.name, stage_step),
+                                   .stage = stage.name,
+                                   .kind = BatchKind::kSft,
+                                   .stage_step = stage_step}));
   return training.TrainThrough(step);
 }
 

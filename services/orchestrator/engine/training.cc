@@ -111,9 +111,9 @@ absl::StatusOr<TrainBatch> Training::Build(const BatchRow& row, StepRow& facts) 
   const auto stage = std::find_if(place_.plan.sft.begin(), place_.plan.sft.end(),
                                   [&](const SftConfig& s) { return s.name == row.stage; });
   if (stage == place_.plan.sft.end()) {
-    return absl::FailedPreconditionError(absl::StrFormat(
-        "ledger: step %d is of the stage '%s', which the config does not know", row.step,
-        row.stage));
+    return absl::FailedPreconditionError(
+        absl::StrFormat("ledger: step %d is of the stage '%s', which the config does not know",
+                        row.step, row.stage));
   }
   RETURN_IF_ERROR(BuildDemonstrations(place_, *stage, row.stage_step, batch));
   return batch;
@@ -221,7 +221,9 @@ absl::Status Training::Publish() {
   RETURN_IF_ERROR(TakeVersions({*weights}, step_));
   RETURN_IF_ERROR(place_.patience.PersistWhile(
       "inference.update_weights",
-      [](const absl::Status& s) { return MayPass(s) || absl::IsNotFound(s) || absl::IsDataLoss(s); },
+      [](const absl::Status& s) {
+        return MayPass(s) || absl::IsNotFound(s) || absl::IsDataLoss(s);
+      },
       [&] { return place_.peers.inference.UpdateWeights(*weights); }));
   served_step_ = step_;
   version_ = weights->version;
@@ -235,9 +237,7 @@ absl::Status Training::Publish() {
   return absl::OkStatus();
 }
 
-absl::Status Training::Serve() {
-  return served_step_ == step_ ? absl::OkStatus() : Publish();
-}
+absl::Status Training::Serve() { return served_step_ == step_ ? absl::OkStatus() : Publish(); }
 
 std::optional<int64_t> Training::StepOf(int64_t version) const {
   const auto found = step_of_version_.find(version);

@@ -50,10 +50,10 @@ std::string Transcript(const rl::Rollout& rollout, const Tokenizer& tokenizer, i
                        int head) {
   const std::span<const int32_t> tokens = rollout.tokens;
   const auto prompt = static_cast<size_t>(rollout.prompt_tokens);
-  std::string page = absl::StrFormat(
-      "Prompt (%d tokens) and response (%d):\n\n```\n%s\n%s\n```\n\n", prompt,
-      tokens.size() - prompt, Decode(tokenizer, tokens.first(prompt)),
-      Decode(tokenizer, tokens.subspan(prompt)));
+  std::string page =
+      absl::StrFormat("Prompt (%d tokens) and response (%d):\n\n```\n%s\n%s\n```\n\n", prompt,
+                      tokens.size() - prompt, Decode(tokenizer, tokens.first(prompt)),
+                      Decode(tokenizer, tokens.subspan(prompt)));
   if (rollout.events.empty()) return page + "Nothing was compacted.\n";
   page += absl::StrFormat(
       "Events; kept = slots per KV head; in the window's text, what layer %d, KV head %d kept, and "
@@ -61,11 +61,10 @@ std::string Transcript(const rl::Rollout& rollout, const Tokenizer& tokenizer, i
       "|---|---|---|---|---|\n",
       layer, head);
   for (const context::Event& event : rollout.events) {
-    page += absl::StrFormat("| %d | [%d, %d) | %s | %s of %d | `%s` |\n", event.at,
-                            event.window.begin, event.window.end,
-                            std::string(context::Name(event.method)), KeptCounts(event.kept),
-                            event.window.size(),
-                            Cell(MarkedWindow(rollout, event, tokenizer, layer, head)));
+    page += absl::StrFormat(
+        "| %d | [%d, %d) | %s | %s of %d | `%s` |\n", event.at, event.window.begin,
+        event.window.end, std::string(context::Name(event.method)), KeptCounts(event.kept),
+        event.window.size(), Cell(MarkedWindow(rollout, event, tokenizer, layer, head)));
   }
   return page;
 }

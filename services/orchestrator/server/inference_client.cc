@@ -61,28 +61,28 @@ void SampleCollector::Take(const v1::GenerateResponse& response) {
     Sample* sample = Place(error.sample());
     if (sample == nullptr) return;
     const auto code = static_cast<absl::StatusCode>(error.code());
-    sample->status = absl::Status(code == absl::StatusCode::kOk ? absl::StatusCode::kInternal : code,
-                                  error.message());
+    sample->status = absl::Status(
+        code == absl::StatusCode::kOk ? absl::StatusCode::kInternal : code, error.message());
     sample->retryable = error.retryable();
     const absl::StatusOr<rl::Outcome> outcome = wire::FromProto(error.outcome(), "error.outcome");
-    sample->outcome = outcome.ok() && *outcome != rl::Outcome::kOk ? *outcome
-                                                                    : rl::Outcome::kInfraFailed;
+    sample->outcome =
+        outcome.ok() && *outcome != rl::Outcome::kOk ? *outcome : rl::Outcome::kInfraFailed;
   }
 }
 
 std::vector<Sample> SampleCollector::Finish(const absl::Status& status) && {
   for (size_t i = 0; i < samples_.size(); ++i) {
     if (ended_[i]) continue;
-    samples_[i].status =
-        status.ok() ? absl::InternalError("the stream ended without an end of this sample") : status;
+    samples_[i].status = status.ok()
+                             ? absl::InternalError("the stream ended without an end of this sample")
+                             : status;
     samples_[i].outcome = rl::Outcome::kInfraFailed;
     samples_[i].retryable = true;
   }
   return std::move(samples_);
 }
 
-GrpcInferenceClient::GrpcInferenceClient(int replicas, const PeerConfig& config)
-    : config_(config) {
+GrpcInferenceClient::GrpcInferenceClient(int replicas, const PeerConfig& config) : config_(config) {
   for (int rank = 0; rank < replicas; ++rank) {
     peers_.push_back(std::make_unique<Peer<Stub>>(
         "inference", rank, config,
@@ -101,10 +101,9 @@ absl::StatusOr<ModelFacts> GrpcInferenceClient::Describe() {
   v1::InferenceServiceGetServerInfoRequest request;
   request.set_revision(v1::CONTRACT_REVISION_CURRENT);
   v1::InferenceServiceGetServerInfoResponse response;
-  RETURN_IF_ERROR(
-      peers_.front()->Call(config_.call, [&](Stub& stub, grpc::ClientContext& context) {
-        return stub.GetServerInfo(&context, request, &response);
-      }));
+  RETURN_IF_ERROR(peers_.front()->Call(config_.call, [&](Stub& stub, grpc::ClientContext& context) {
+    return stub.GetServerInfo(&context, request, &response);
+  }));
   if (response.state() != v1::SERVING_STATE_SERVING) {
     return absl::UnavailableError("inference is not serving yet");
   }

@@ -18,8 +18,8 @@ absl::Status CheckIntroduction(const Introduction& introduction, const std::stri
         absl::StrFormat("at the address of %s answers '%s'", role, introduction.role));
   }
   if (!introduction.run.empty() && introduction.run != run) {
-    return absl::UnavailableError(absl::StrFormat("%s serves the run '%s', ours is '%s'", role,
-                                                  introduction.run, run));
+    return absl::UnavailableError(
+        absl::StrFormat("%s serves the run '%s', ours is '%s'", role, introduction.run, run));
   }
   return absl::OkStatus();
 }

@@ -21,9 +21,9 @@ struct PeerConfig {
   std::string run_folder;
   std::string run;  // its name, which a peer that says one must say too
   ChannelConfig channel;
-  absl::Duration call = absl::Seconds(30);         // deadline of quick calls
-  absl::Duration switch_call = absl::Minutes(5);   // of publishing and flipping weights
-  absl::Duration train_call = absl::Minutes(10);   // of one batch
+  absl::Duration call = absl::Seconds(30);           // deadline of quick calls
+  absl::Duration switch_call = absl::Minutes(5);     // of publishing and flipping weights
+  absl::Duration train_call = absl::Minutes(10);     // of one batch
   absl::Duration generate_call = absl::Minutes(10);  // of one group
 };
 

@@ -24,7 +24,10 @@ TEST(RunPlanTest, ARefusalNamesTheFieldAndItsValue) {
       {"stop_strings", [](RunPlan& p) { p.stop_strings = {""}; }},
       {"peers.patience=0", [](RunPlan& p) { p.peers.patience = absl::ZeroDuration(); }},
       {"sft[a].answer_noise=2", [](RunPlan& p) { p.sft = {{.name = "a", .answer_noise = 2}}; }},
-      {"sft[a].name", [](RunPlan& p) { p.sft = {{.name = "a"}, {.name = "a"}}; }},
+      {"sft[a].name",
+       [](RunPlan& p) {
+         p.sft = {{.name = "a"}, {.name = "a"}};
+       }},
       {"sft[a].gate.prompts=0",
        [](RunPlan& p) {
          p.sft = {{.name = "a", .gate = GateConfig{.context = "none", .prompts = 0}}};

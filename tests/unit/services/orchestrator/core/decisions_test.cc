@@ -86,7 +86,8 @@ TEST_P(RlActionTest, IsAsTheTableSays) {
   EXPECT_EQ(NextRlAction(GetParam().now, rl), GetParam().action);
 }
 
-RlSnapshot At(int64_t committed, int64_t trained, int64_t served, int64_t ready, int64_t in_flight) {
+RlSnapshot At(int64_t committed, int64_t trained, int64_t served, int64_t ready,
+              int64_t in_flight) {
   RlSnapshot now;
   now.committed = committed;
   now.trained = trained;

@@ -39,11 +39,16 @@ rl::Rollout MakeRollout(const GenerateCall& call, int32_t sample, const std::str
 
 }  // namespace
 
-FakeWorld::FakeWorld(std::string folder) {
-  std::filesystem::create_directories(folder + "/store/v00000001");
-  const std::vector<std::string> special = {"<|end|>"};
-  std::ofstream(folder + "/store/v00000001/tokenizer.json") << *ByteTokenizerJson(special);
+FakeWorld::FakeWorld(std::string folder) : folder_(std::move(folder)) {
+  WriteVersion(1);
   published_.push_back({.version = PolicyVersion(1), .step = 0, .run = "test"});
+}
+
+void FakeWorld::WriteVersion(int64_t version) {
+  const std::string place = absl::StrFormat("%s/store/v%08d", folder_, version);
+  std::filesystem::create_directories(place);
+  const std::vector<std::string> special = {"<|end|>"};
+  std::ofstream(place + "/tokenizer.json") << *ByteTokenizerJson(special);
 }
 
 void FakeWorld::DieAfter(int calls) {
@@ -180,6 +185,7 @@ absl::StatusOr<Weights> FakeWorld::Publish(int64_t step) {
   if (published_.back().step != step) {
     published_.push_back(
         {.version = PolicyVersion(published_.back().version.value() + 1), .step = step});
+    WriteVersion(published_.back().version.value());
   }
   return published_.back();
 }
@@ -215,7 +221,8 @@ std::multiset<int64_t> FakeWorld::trained_prompts() const {
 std::vector<int64_t> FakeWorld::staleness() const {
   absl::MutexLock lock(&mu_);
   std::vector<int64_t> all;
-  for (const Step& step : steps_) all.insert(all.end(), step.staleness.begin(), step.staleness.end());
+  for (const Step& step : steps_)
+    all.insert(all.end(), step.staleness.begin(), step.staleness.end());
   return all;
 }
 

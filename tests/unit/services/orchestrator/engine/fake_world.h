@@ -29,9 +29,9 @@ class FakeWorld : public EnvClient, public InferenceClient, public TrainerClient
   void RollTrainerBack();
 
   // Each makes the next calls fail so.
-  std::atomic<int> unavailable = 0;     // calls of any peer
-  std::atomic<int> lost_samples = 0;    // samples end as infra_failed
-  std::atomic<int> unjudged = 0;        // scores end as task_failed
+  std::atomic<int> unavailable = 0;            // calls of any peer
+  std::atomic<int> lost_samples = 0;           // samples end as infra_failed
+  std::atomic<int> unjudged = 0;               // scores end as task_failed
   std::atomic<bool> keep_old_weights = false;  // rollouts say that the first version made them
   int checkpoint_every = 1;
 
@@ -59,9 +59,11 @@ class FakeWorld : public EnvClient, public InferenceClient, public TrainerClient
   std::vector<double> rates() const;
 
  private:
+  void WriteVersion(int64_t version);
   absl::Status Enter();
   int64_t StepOf(int64_t version) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
+  std::string folder_;
   WireRolloutCodec codec_;
   mutable absl::Mutex mu_;
   std::atomic<bool> dead_ = false;

@@ -126,8 +126,7 @@ TEST_F(LedgerTest, DroppedRolloutsOpenTheirGroupButNeverThoseOfABatch) {
     ASSERT_TRUE(ledger_->OpenGroup().ok());
     ASSERT_TRUE(ledger_->Accept(group, {Row(group, 0), Row(group, 1)}, true, absl::Now()).ok());
   }
-  ASSERT_TRUE(
-      ledger_->CommitRlBatch({.step = 1, .id = "b", .kind = BatchKind::kRl}, {0}, {}).ok());
+  ASSERT_TRUE(ledger_->CommitRlBatch({.step = 1, .id = "b", .kind = BatchKind::kRl}, {0}, {}).ok());
   ASSERT_TRUE(ledger_->DropRollouts({"g0.0", "g1.1"}, "stale").ok());
   EXPECT_EQ(ledger_->Members(1)->size(), 2u);
   const auto open = ledger_->Groups(GroupState::kOpen);

@@ -59,8 +59,8 @@ class RunTest : public testing::Test {
 
   absl::StatusOr<std::unique_ptr<orchestrator::Run>> Open() {
     metrics_ = std::make_unique<Metrics>("orchestrator", "test", SystemClock());
-    return orchestrator::Run::Open(plan_, {"test", folder_, 11, "the command"}, world_->peers(), *metrics_,
-                     SystemClock());
+    return orchestrator::Run::Open(plan_, {"test", folder_, 11, "the command"}, world_->peers(),
+                                   *metrics_, SystemClock());
   }
 
   absl::Status Attempt() {
@@ -141,7 +141,8 @@ TEST_F(RunTest, KilledAnywhereItGoesOnWhereItWas) {
       ++died;
       EXPECT_FALSE(first.ok());
       world_->Revive();
-      ASSERT_TRUE(Attempt().ok()) << "after " << calls << " calls";
+      const absl::Status second = Attempt();
+      ASSERT_TRUE(second.ok()) << second << " after " << calls << " calls";
     }
     ExpectWhole();
     if (!world_->dead() && first.ok()) break;
@@ -160,7 +161,8 @@ TEST_F(RunTest, ATrainerThatWasRolledBackGetsTheSameBatchesAgain) {
     world_->RollTrainerBack();
     world_->Revive();
     ++rolled_back;
-    ASSERT_TRUE(Attempt().ok()) << "after " << calls << " calls";
+    const absl::Status second = Attempt();
+    ASSERT_TRUE(second.ok()) << second << " after " << calls << " calls";
     ExpectWhole();
   }
   EXPECT_GT(rolled_back, 3);

@@ -82,7 +82,8 @@ class FakeEnvService final : public v1::EnvironmentService::Service {
   explicit FakeEnvService(std::string says) : says_(std::move(says)) {}
   int revision = v1::CONTRACT_REVISION_CURRENT;
 
-  grpc::Status GetServerInfo(grpc::ServerContext*, const v1::EnvironmentServiceGetServerInfoRequest*,
+  grpc::Status GetServerInfo(grpc::ServerContext*,
+                             const v1::EnvironmentServiceGetServerInfoRequest*,
                              v1::EnvironmentServiceGetServerInfoResponse* response) override {
     response->mutable_server()->set_revision(revision);
     response->mutable_server()->set_role("env");
