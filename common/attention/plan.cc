@@ -11,7 +11,7 @@ namespace {
 
 // Longer query runs are cut, so that scores of one segment stay small and causal halves are
 // skipped.
-constexpr int64_t kTileRows = 128;
+constexpr int64_t kTileRows = 64;
 
 int Log2Class(int64_t n) {
   return std::bit_width(static_cast<uint64_t>(std::max<int64_t>(n, 1) - 1));

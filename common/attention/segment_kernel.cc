@@ -32,35 +32,58 @@ inline float ExpNegative(float x) {
 }
 inline double ExpNegative(double x) { return std::exp(x); }
 
-// c [m, n] += a [m, k] b [k, n]; four rows of c share each row of b.
+// 32 bytes of Real, the widest register of the x86-64-v3 baseline.
 template <class Real>
-void MultiplyAdd(int m, int n, int k, const Real* __restrict a, const Real* __restrict b,
-                 Real* __restrict c) {
+struct Lanes {
+  typedef Real Type __attribute__((vector_size(32), aligned(alignof(Real))));
+  static constexpr int kCount = 32 / sizeof(Real);
+};
+
+// c [Rows, Vectors * lanes] += a [Rows, k] b [k, ...], held in registers over k. Leading
+// dimensions: k for a, n for b and c.
+template <class Real, int Rows, int Vectors>
+inline void MultiplyTile(int n, int k, const Real* __restrict a, const Real* __restrict b,
+                         Real* __restrict c) {
+  using V = typename Lanes<Real>::Type;
+  constexpr int kLanes = Lanes<Real>::kCount;
+  V sum[Rows][Vectors];
+  for (int r = 0; r < Rows; ++r) {
+    for (int v = 0; v < Vectors; ++v)
+      sum[r][v] = *reinterpret_cast<const V*>(c + r * n + v * kLanes);
+  }
+  for (int l = 0; l < k; ++l) {
+    V row[Vectors];
+    for (int v = 0; v < Vectors; ++v) row[v] = *reinterpret_cast<const V*>(b + l * n + v * kLanes);
+    for (int r = 0; r < Rows; ++r) {
+      for (int v = 0; v < Vectors; ++v) sum[r][v] += a[r * k + l] * row[v];
+    }
+  }
+  for (int r = 0; r < Rows; ++r) {
+    for (int v = 0; v < Vectors; ++v) *reinterpret_cast<V*>(c + r * n + v * kLanes) = sum[r][v];
+  }
+}
+
+template <class Real, int Rows>
+void MultiplyRows(int n, int k, const Real* a, const Real* b, Real* c) {
+  constexpr int kLanes = Lanes<Real>::kCount;
+  int j = 0;
+  for (; j + 2 * kLanes <= n; j += 2 * kLanes) MultiplyTile<Real, Rows, 2>(n, k, a, b + j, c + j);
+  for (; j + kLanes <= n; j += kLanes) MultiplyTile<Real, Rows, 1>(n, k, a, b + j, c + j);
+  for (; j < n; ++j) {
+    for (int r = 0; r < Rows; ++r) {
+      Real sum = c[r * n + j];
+      for (int l = 0; l < k; ++l) sum += a[r * k + l] * b[l * n + j];
+      c[r * n + j] = sum;
+    }
+  }
+}
+
+// c [m, n] += a [m, k] b [k, n].
+template <class Real>
+void MultiplyAdd(int m, int n, int k, const Real* a, const Real* b, Real* c) {
   int i = 0;
-  for (; i + 4 <= m; i += 4) {
-    Real *c0 = c + i * n, *c1 = c0 + n, *c2 = c1 + n, *c3 = c2 + n;
-    for (int l = 0; l < k; ++l) {
-      const Real a0 = a[i * k + l], a1 = a[(i + 1) * k + l], a2 = a[(i + 2) * k + l],
-                 a3 = a[(i + 3) * k + l];
-      const Real* row = b + l * n;
-#pragma omp simd
-      for (int j = 0; j < n; ++j) {
-        c0[j] += a0 * row[j];
-        c1[j] += a1 * row[j];
-        c2[j] += a2 * row[j];
-        c3[j] += a3 * row[j];
-      }
-    }
-  }
-  for (; i < m; ++i) {
-    Real* c0 = c + i * n;
-    for (int l = 0; l < k; ++l) {
-      const Real a0 = a[i * k + l];
-      const Real* row = b + l * n;
-#pragma omp simd
-      for (int j = 0; j < n; ++j) c0[j] += a0 * row[j];
-    }
-  }
+  for (; i + 4 <= m; i += 4) MultiplyRows<Real, 4>(n, k, a + i * k, b, c + i * n);
+  for (; i < m; ++i) MultiplyRows<Real, 1>(n, k, a + i * k, b, c + i * n);
 }
 
 template <class Real>
