@@ -12,6 +12,8 @@
 namespace palimpsest::attention {
 namespace {
 
+constexpr int64_t kWorkPerTask = 400'000;  // multiply-adds of the scores: some 50 microseconds
+
 // Contiguous tensors whose memory the kernel's pointers lead to.
 struct Contiguous {
   at::Tensor q, k, v, k_compact, v_compact, bias;
@@ -135,7 +137,10 @@ AttentionResult ExecutePlan(const AttentionPlan& plan, const at::Tensor& q, cons
     using Real = decltype(real);
     const auto operands = Operands<decltype(stored), Real>(x, scale);
     for (const KernelGroup& g : plan.groups) {
-      at::parallel_for(0, g.segments * g.kv_heads, 4, [&](int64_t begin, int64_t end) {
+      // Smaller tasks cost more in waking threads than they give.
+      const int64_t work = g.queries * (operands.heads / g.kv_heads) * g.keys * operands.d;
+      const int64_t grain = std::max<int64_t>(1, kWorkPerTask / std::max<int64_t>(work, 1));
+      at::parallel_for(0, g.segments * g.kv_heads, grain, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; ++i) {
           ForwardSegment(operands, g, i / g.kv_heads, static_cast<int>(i % g.kv_heads),
                          o.data_ptr<Real>(), lse.data_ptr<Real>());

@@ -9,6 +9,9 @@
 namespace palimpsest::attention {
 namespace {
 
+constexpr int kFewRows =
+    8;  // query rows of a segment and KV head below which gathering keys does not pay
+
 inline float Load(float x) { return x; }
 inline double Load(double x) { return x; }
 inline float Load(BFloat16 x) { return std::bit_cast<float>(static_cast<uint32_t>(x.bits) << 16); }
@@ -103,9 +106,25 @@ struct Gathered {
   std::vector<Real> s, p, o, t;             // scratch
 };
 
+// Where the key and value of a slot stand.
+template <class Stored>
+struct KeyValue {
+  const Stored *k, *v;
+};
 template <class Stored, class Real>
-void Gather(const KernelOperands<Stored, Real>& x, const KernelGroup& group, int64_t s, int h,
-            Gathered<Real>& g) {
+KeyValue<Stored> At(const KernelOperands<Stored, Real>& x, int64_t slot, int h) {
+  const bool raw = slot < x.raw_slots;
+  const int64_t at = ((raw ? slot : slot - x.raw_slots) * x.kv_heads + h) * x.d;
+  return {(raw ? x.k : x.k_compact) + at, (raw ? x.v : x.v_compact) + at};
+}
+template <class Stored, class Real>
+Real BiasAt(const KernelOperands<Stored, Real>& x, int64_t slot, int h) {
+  return slot < x.raw_slots ? Real{0} : x.bias[(slot - x.raw_slots) * x.kv_heads + h];
+}
+
+template <class Stored, class Real>
+void GatherQueries(const KernelOperands<Stored, Real>& x, const KernelGroup& group, int64_t s,
+                   int h, Gathered<Real>& g) {
   const int d = x.d, per_head = x.heads / x.kv_heads;
   g.row.clear(), g.slot.clear(), g.place.clear();
   for (int64_t i = 0; i < group.queries; ++i) {
@@ -126,24 +145,60 @@ void Gather(const KernelOperands<Stored, Real>& x, const KernelGroup& group, int
       for (int c = 0; c < d; ++c) to[c] = Load(from[c]);
     }
   }
-  g.k.resize(static_cast<size_t>(g.keys) * d), g.v.resize(g.k.size()), g.bias.resize(g.keys);
+  g.bias.resize(g.keys);
+  for (int j = 0; j < g.keys; ++j) g.bias[j] = BiasAt(x, g.slot[j], h);
+}
+
+template <class Stored, class Real>
+void GatherKeys(const KernelOperands<Stored, Real>& x, int h, Gathered<Real>& g) {
+  const int d = x.d;
+  g.k.resize(static_cast<size_t>(g.keys) * d), g.v.resize(g.k.size());
   for (int j = 0; j < g.keys; ++j) {
-    const bool raw = g.slot[j] < x.raw_slots;
-    const int64_t at = (raw ? g.slot[j] : g.slot[j] - x.raw_slots) * x.kv_heads + h;
-    const Stored *from_k = (raw ? x.k : x.k_compact) + at * d,
-                 *from_v = (raw ? x.v : x.v_compact) + at * d;
-    for (int c = 0; c < d; ++c) g.k[j * d + c] = Load(from_k[c]), g.v[j * d + c] = Load(from_v[c]);
-    g.bias[j] = raw ? Real{0} : x.bias[at];
+    const KeyValue<Stored> from = At(x, g.slot[j], h);
+    for (int c = 0; c < d; ++c) g.k[j * d + c] = Load(from.k[c]), g.v[j * d + c] = Load(from.v[c]);
   }
   g.kt.resize(g.k.size());
   Transpose(g.keys, d, g.k.data(), g.kt.data());
 }
 
-// s [M, keys] = scale q k' + bias; hidden keys at -inf. A causal row always sees itself.
+// Few query rows (a decode step): keys and values are read once where they stand.
+template <class Stored, class Real>
+void ProductsInPlace(const KernelOperands<Stored, Real>& x, int h, Gathered<Real>& g) {
+  g.s.resize(static_cast<size_t>(g.m) * g.keys);
+  for (int j = 0; j < g.keys; ++j) {
+    const Stored* key = At(x, g.slot[j], h).k;
+    for (int i = 0; i < g.m; ++i) {
+      const Real* query = g.q.data() + i * x.d;
+      Real sum = 0;
+#pragma omp simd reduction(+ : sum)
+      for (int c = 0; c < x.d; ++c) sum += query[c] * Load(key[c]);
+      g.s[static_cast<size_t>(i) * g.keys + j] = sum;
+    }
+  }
+}
+template <class Stored, class Real>
+void WeightedValuesInPlace(const KernelOperands<Stored, Real>& x, int h, Gathered<Real>& g) {
+  for (int j = 0; j < g.keys; ++j) {
+    const Stored* value = At(x, g.slot[j], h).v;
+    for (int i = 0; i < g.m; ++i) {
+      const Real weight = g.s[static_cast<size_t>(i) * g.keys + j];
+      Real* to = g.o.data() + i * x.d;
+#pragma omp simd
+      for (int c = 0; c < x.d; ++c) to[c] += weight * Load(value[c]);
+    }
+  }
+}
+
 template <class Real>
-void Scores(const KernelGroup& group, int64_t s, int d, Real scale, Gathered<Real>& g) {
+void Products(int d, Gathered<Real>& g) {
   g.s.assign(static_cast<size_t>(g.m) * g.keys, Real{0});
   MultiplyAdd(g.m, g.keys, d, g.q.data(), g.kt.data(), g.s.data());
+}
+
+// Products q k' become scores: scale times them plus bias; hidden keys at -inf. A causal row always
+// sees itself.
+template <class Real>
+void Score(const KernelGroup& group, int64_t s, Real scale, Gathered<Real>& g) {
   const bool causal = !group.causal_offset.empty();
   for (int i = 0; i < g.m; ++i) {
     Real* row = g.s.data() + static_cast<size_t>(i) * g.keys;
@@ -162,9 +217,16 @@ template <class Stored, class Real>
 void ForwardSegment(const KernelOperands<Stored, Real>& x, const KernelGroup& group, int64_t s,
                     int h, Real* o, Real* lse) {
   thread_local Gathered<Real> g;
-  Gather(x, group, s, h, g);
+  GatherQueries(x, group, s, h, g);
   if (g.keys == 0) return;
-  Scores(group, s, x.d, x.scale, g);
+  const bool in_place = g.m <= kFewRows;
+  if (in_place) {
+    ProductsInPlace(x, h, g);
+  } else {
+    GatherKeys(x, h, g);
+    Products(x.d, g);
+  }
+  Score(group, s, x.scale, g);
   const int d = x.d, per_head = x.heads / x.kv_heads;
   g.t.resize(g.m);  // L of the part
   for (int i = 0; i < g.m; ++i) {
@@ -181,7 +243,11 @@ void ForwardSegment(const KernelOperands<Stored, Real>& x, const KernelGroup& gr
     g.t[i] = most + std::log(sum);
   }
   g.o.assign(static_cast<size_t>(g.m) * d, Real{0});
-  MultiplyAdd(g.m, d, g.keys, g.s.data(), g.v.data(), g.o.data());
+  if (in_place) {
+    WeightedValuesInPlace(x, h, g);
+  } else {
+    MultiplyAdd(g.m, d, g.keys, g.s.data(), g.v.data(), g.o.data());
+  }
   for (int i = 0; i < g.m; ++i) {
     const int64_t at = g.row[i % g.rows] * x.heads + h * per_head + i / g.rows;
     const Real high = std::max(lse[at], g.t[i]),
@@ -199,9 +265,11 @@ void BackwardSegment(const KernelOperands<Stored, Real>& x, const KernelGroup& g
                      const KernelGradients<Real>& out) {
   thread_local Gathered<Real> g;
   thread_local std::vector<Real> g_o, transposed;
-  Gather(x, group, s, h, g);
+  GatherQueries(x, group, s, h, g);
   if (g.keys == 0) return;
-  Scores(group, s, x.d, x.scale, g);
+  GatherKeys(x, h, g);
+  Products(x.d, g);
+  Score(group, s, x.scale, g);
   const int d = x.d, per_head = x.heads / x.kv_heads;
   const auto row_at = [&](int i) {
     return g.row[i % g.rows] * x.heads + h * per_head + i / g.rows;
