@@ -2,6 +2,8 @@
 
 #include <arpa/inet.h>
 
+#include <charconv>
+
 #include "absl/strings/str_format.h"
 #include "common/base/status.h"
 
@@ -24,6 +26,30 @@ absl::Status CheckMessage(int64_t bytes) {
 }
 
 }  // namespace
+
+absl::StatusOr<HostPort> ParseHostPort(std::string_view field, std::string_view text) {
+  const auto refuse = [&](const char* what) {
+    return absl::InvalidArgumentError(absl::StrFormat("%s=\"%s\": %s", field, text, what));
+  };
+  const size_t colon = text.rfind(':');
+  if (colon == std::string_view::npos) return refuse("expected host:port");
+  std::string_view host = text.substr(0, colon);
+  if (host.size() >= 2 && host.front() == '[' && host.back() == ']') {
+    host = host.substr(1, host.size() - 2);
+  } else if (host.find(':') != std::string_view::npos) {
+    return refuse("an IPv6 host stands in brackets");
+  }
+  if (host.empty()) return refuse("the host is empty");
+  const std::string_view digits = text.substr(colon + 1);
+  HostPort parsed{.host = std::string(host)};
+  const auto [end, error] =
+      std::from_chars(digits.data(), digits.data() + digits.size(), parsed.port);
+  if (error != std::errc() || end != digits.data() + digits.size() || parsed.port < 0 ||
+      parsed.port > 65535) {
+    return refuse("the port is not a number of [0, 65535]");
+  }
+  return parsed;
+}
 
 void Bind(Binder& b, RpcServerConfig& c) {
   b.Field("host", c.host, "to listen on");

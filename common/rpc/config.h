@@ -5,10 +5,18 @@
 #include <string_view>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "common/config/binder.h"
 
 namespace palimpsest {
+
+// "127.0.0.1:0", "[::1]:9090". INVALID_ARGUMENT names `field`.
+struct HostPort {
+  std::string host = "127.0.0.1";
+  int port = 0;  // 0: any free one
+};
+absl::StatusOr<HostPort> ParseHostPort(std::string_view field, std::string_view text);
 
 // Where a daemon listens. There is no TLS yet: beyond loopback only with `insecure`.
 struct RpcServerConfig {

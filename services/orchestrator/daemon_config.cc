@@ -1,6 +1,5 @@
 #include "services/orchestrator/daemon_config.h"
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_format.h"
 #include "common/base/status.h"
 
@@ -204,22 +203,6 @@ absl::Status Validate(const OrchestratorDaemonConfig& c) {
   RETURN_IF_ERROR(Validate(listen));
   RETURN_IF_ERROR(ParseHostPort("orchestrator.metrics", c.orchestrator.metrics).status());
   return PlanOf(c.orchestrator).status();
-}
-
-absl::StatusOr<HostPort> ParseHostPort(const std::string& field, const std::string& text) {
-  const size_t colon = text.rfind(':');
-  HostPort parsed;
-  if (colon == std::string::npos || colon == 0 ||
-      !absl::SimpleAtoi(text.substr(colon + 1), &parsed.port) || parsed.port < 0 ||
-      parsed.port > 65535) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("%s='%s' is not host:port with a port of 0 to 65535", field, text));
-  }
-  parsed.host = text.substr(0, colon);
-  if (parsed.host.front() == '[' && parsed.host.back() == ']') {
-    parsed.host = parsed.host.substr(1, parsed.host.size() - 2);
-  }
-  return parsed;
 }
 
 absl::StatusOr<RpcServerConfig> ListenConfig(const OrchestratorSection& c) {

@@ -56,11 +56,6 @@ absl::Status Validate(const OrchestratorDaemonConfig& c);
 // The plan with its contexts.
 absl::StatusOr<RunPlan> PlanOf(const OrchestratorSection& c);
 
-struct HostPort {
-  std::string host;
-  int port = 0;
-};
-absl::StatusOr<HostPort> ParseHostPort(const std::string& field, const std::string& text);
 absl::StatusOr<RpcServerConfig> ListenConfig(const OrchestratorSection& c);
 
 }  // namespace palimpsest::orchestrator

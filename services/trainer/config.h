@@ -32,13 +32,6 @@ absl::Status Validate(const DaemonConfig& c);
 // trainer.engine with the shared sections.
 EngineOptions EngineOptionsOf(const DaemonConfig& c);
 
-struct HostPort {
-  std::string host;
-  int port = 0;  // [0, 65535]
-};
-// "127.0.0.1:80", "[::1]:80". `field` names the place in the refusal.
-absl::StatusOr<HostPort> ParseHostPort(std::string_view field, std::string_view text);
-
 // `rpc` with host and port of `listen`.
 absl::StatusOr<RpcServerConfig> ListenConfig(const TrainerSection& c);
 

@@ -1,7 +1,5 @@
 #include "services/env/server/daemon_config.h"
 
-#include <charconv>
-
 #include "absl/strings/str_format.h"
 #include "common/base/status.h"
 
@@ -48,28 +46,6 @@ absl::Status Validate(const EnvDaemonConfig& c) {
   RETURN_IF_ERROR(Validate(listen));
   RETURN_IF_ERROR(ParseHostPort("env.metrics", c.env.metrics).status());
   return BuiltInEnvironments(c.env.tasks).status();
-}
-
-absl::StatusOr<HostPort> ParseHostPort(std::string_view field, std::string_view text) {
-  const absl::Status refused = absl::InvalidArgumentError(
-      absl::StrFormat("%s=\"%s\" is not host:port with a port of 0 to 65535", field, text));
-  const size_t colon = text.rfind(':');
-  if (colon == std::string_view::npos || colon == 0) return refused;
-  std::string_view host = text.substr(0, colon);
-  const std::string_view digits = text.substr(colon + 1);
-  if (host.front() == '[' && host.back() == ']') {
-    host = host.substr(1, host.size() - 2);
-  } else if (host.find(':') != std::string_view::npos) {
-    return refused;
-  }
-  HostPort parsed{.host = std::string(host)};
-  const auto [end, error] =
-      std::from_chars(digits.data(), digits.data() + digits.size(), parsed.port);
-  if (host.empty() || error != std::errc() || end != digits.data() + digits.size() ||
-      parsed.port < 0 || parsed.port > 65535) {
-    return refused;
-  }
-  return parsed;
 }
 
 absl::StatusOr<RpcServerConfig> ListenConfig(const EnvSection& c) {

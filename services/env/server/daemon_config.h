@@ -30,13 +30,6 @@ struct EnvDaemonConfig {
 void Bind(Binder& b, EnvDaemonConfig& c);
 absl::Status Validate(const EnvDaemonConfig& c);
 
-struct HostPort {
-  std::string host;
-  int port = 0;  // [0, 65535]
-};
-// "127.0.0.1:80", "[::1]:80". `field` names the place in the refusal.
-absl::StatusOr<HostPort> ParseHostPort(std::string_view field, std::string_view text);
-
 // `env.listen` and `env.insecure` as the server wants them.
 absl::StatusOr<RpcServerConfig> ListenConfig(const EnvSection& c);
 

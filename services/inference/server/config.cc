@@ -1,6 +1,5 @@
 #include "services/inference/server/config.h"
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_format.h"
 
 namespace palimpsest::inference {
@@ -20,27 +19,6 @@ absl::Status AtLeast(const char* field, absl::Duration value, absl::Duration lea
 }
 
 }  // namespace
-
-absl::StatusOr<HostPort> ParseHostPort(std::string_view field, std::string_view text) {
-  const auto refuse = [&](const char* what) {
-    return absl::InvalidArgumentError(absl::StrFormat("%s=%s: %s", field, text, what));
-  };
-  const size_t colon = text.rfind(':');
-  if (colon == std::string_view::npos) return refuse("expected host:port");
-  std::string_view host = text.substr(0, colon);
-  if (host.size() >= 2 && host.front() == '[' && host.back() == ']') {
-    host = host.substr(1, host.size() - 2);
-  } else if (host.find(':') != std::string_view::npos) {
-    return refuse("an IPv6 host stands in brackets");
-  }
-  if (host.empty()) return refuse("the host is empty");
-  HostPort parsed{.host = std::string(host)};
-  if (!absl::SimpleAtoi(std::string(text.substr(colon + 1)), &parsed.port) || parsed.port < 0 ||
-      parsed.port > 65535) {
-    return refuse("the port is outside of [0, 65535]");
-  }
-  return parsed;
-}
 
 absl::StatusOr<RpcServerConfig> InferenceConfig::Rpc() const {
   ASSIGN_OR_RETURN(const HostPort at, ParseHostPort("inference.listen", listen));

@@ -11,13 +11,6 @@
 
 namespace palimpsest::inference {
 
-struct HostPort {
-  std::string host = "127.0.0.1";
-  int port = 0;  // 0: any free one
-};
-// "127.0.0.1:0", "[::1]:9090". INVALID_ARGUMENT names `field`.
-absl::StatusOr<HostPort> ParseHostPort(std::string_view field, std::string_view text);
-
 // `inference:` of the YAML.
 struct InferenceConfig {
   int rank = 0;                         // among the replicas of a run

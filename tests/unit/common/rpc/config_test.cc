@@ -59,5 +59,19 @@ TEST(RpcConfigTest, Ipv6AddressesGetBrackets) {
   EXPECT_EQ(JoinHostPort("::1", 5), "[::1]:5");
 }
 
+TEST(ParseHostPortTest, TakesNamesNumbersAndBrackets) {
+  EXPECT_EQ(ParseHostPort("f", "localhost:0")->host, "localhost");
+  EXPECT_EQ(ParseHostPort("f", "[::1]:65535")->host, "::1");
+  EXPECT_EQ(ParseHostPort("f", "[::1]:65535")->port, 65535);
+}
+
+TEST(ParseHostPortTest, NamesTheFieldThatIsBroken) {
+  for (const char* text :
+       {"", ":1", "host", "host:", "host:x", "host:65536", "host:-1", "::1:5", "[]:5", "host:1 "}) {
+    EXPECT_THAT(ParseHostPort("env.listen", text).status().message(), HasSubstr("env.listen"))
+        << text;
+  }
+}
+
 }  // namespace
 }  // namespace palimpsest

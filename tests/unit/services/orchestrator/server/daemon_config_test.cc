@@ -77,12 +77,5 @@ TEST(DaemonConfigTest, APolicyThatCanNeverWorkIsRefusedAtTheStart) {
               HasSubstr("orchestrator.contexts.am"));
 }
 
-TEST(DaemonConfigTest, AddressesNeedAPort) {
-  EXPECT_EQ(ParseHostPort("f", "[::1]:80")->host, "::1");
-  for (const char* text : {"", "localhost", ":5", "h:x", "h:70000", "h:-1"}) {
-    EXPECT_FALSE(ParseHostPort("f", text).ok()) << text;
-  }
-}
-
 }  // namespace
 }  // namespace palimpsest::orchestrator
