@@ -37,7 +37,7 @@ TEST(ConfigTest, WhatCannotWorkIsRefusedByItsField) {
       {"trainer: {optimizer: {beta1: 1}}", "trainer.optimizer.beta1=1"},
       {"trainer: {schedule: {learning_rate: 0}}", "trainer.schedule.learning_rate=0"},
       {"trainer: {keep_versions: 1}", "trainer.keep_versions=1"},
-      {"trainer: {listen: nowhere}", "trainer.listen=nowhere"},
+      {"trainer: {listen: nowhere}", "trainer.listen=\"nowhere\""},
       {"trainer: {listen: \"0.0.0.0:0\"}", "insecure"},
       {"trainer: {surprise: 1}", "surprise"},
       {"model: {init: {kv_heads: 3}}", "model.init.kv_heads=3"},
