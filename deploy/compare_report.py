@@ -242,7 +242,7 @@ def findings(c: Comparison) -> str:
         if BASE in c.ways and way in c.ways:
             share = c.ratio(way, BASE, False, False)
             line = f"{LABELS[way]}: {with_interval(*share)} of the reward of no compaction at T = 1"
-            if way == "am4":
+            if way == "am4" and not math.isnan(share[0]):
                 line += f"; the aim of {AIM} is {'met' if share[0] >= AIM else 'missed'}"
                 line += " (the whole interval is above it)" if share[1] >= AIM else ""
             lines.append(line + ".")
@@ -251,9 +251,11 @@ def findings(c: Comparison) -> str:
                      + with_interval(*c.difference("am4", "markovian", False, False), sign="+") + ".")
     if {BASE, "markovian"} <= set(c.ways):
         share = c.ratio("markovian", BASE, False, True)
-        lines.append(f"markovian on the prompts that need memory: {with_interval(*share)} of no compaction at T = 1; "
-                     f"{'at most' if share[0] <= 0.5 else 'more than'} half, so these tasks "
-                     f"{'do' if share[0] <= 0.5 else 'do not'} ask for what was compacted.")
+        line = f"markovian on the prompts that need memory: {with_interval(*share)} of no compaction at T = 1"
+        if not math.isnan(share[0]):
+            line += (f"; {'at most' if share[0] <= 0.5 else 'more than'} half, so these tasks "
+                     f"{'do' if share[0] <= 0.5 else 'do not'} ask for what was compacted")
+        lines.append(line + ".")
     for a, b in (("am4", "evict4"), ("am8", "evict8")):
         if {a, b} <= set(c.ways):
             for greedy in (False, True):
