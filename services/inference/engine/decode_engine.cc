@@ -1,7 +1,9 @@
 #include <ATen/Parallel.h>
 
 #include <deque>
+#include <exception>
 #include <filesystem>
+#include <optional>
 #include <thread>
 
 #include "absl/strings/str_format.h"
@@ -162,15 +164,17 @@ class DecodeEngine final : public Engine {
   }
 
   bool HasWork() const ABSL_SHARED_LOCKS_REQUIRED(mu_) {
-    const bool cancels = std::any_of(waiting_.begin(), waiting_.end(),
-                                     [](const auto& s) { return bool{s->cancelled}; });
+    const auto cancelled = [](const auto& s) { return bool{s->cancelled}; };
+    const bool cancels = std::any_of(waiting_.begin(), waiting_.end(), cancelled) ||
+                         std::any_of(active_.begin(), active_.end(), cancelled);
     return stop_ || next_ != nullptr || cancels ||
            (!paused_ && !(waiting_.empty() && active_.empty()));
   }
 
   void Loop() {
     at::set_num_threads(options_.threads);
-    RunningBatch batch(model_, options_.limits, tokenizer_.get(), options_.observer, clock_);
+    std::optional<RunningBatch> batch;
+    StartBatch(batch);
     while (true) {
       std::shared_ptr<const model::Decoder> decoder;
       PolicyVersion version;
@@ -179,19 +183,44 @@ class DecodeEngine final : public Engine {
         absl::MutexLock lock(&mu_);
         mu_.Await(absl::Condition(this, &DecodeEngine::HasWork));
         if (stop_) break;
-        Flip(batch.empty());
-        AdmitWaiting(batch);
+        Flip(batch->empty());
+        AdmitWaiting(*batch);
         decoder = decoder_;
         version = version_;
         paused = paused_;
       }
-      batch.Sweep();
-      if (!paused && !batch.empty()) batch.Step(*decoder, version);
+      batch->Sweep();
+      if (!paused && !batch->empty()) StepOrFail(batch, *decoder, version);
       absl::MutexLock lock(&mu_);
-      load_ = batch.load();
+      load_ = batch->load();
       std::erase_if(active_, [](const auto& s) { return s.use_count() == 1; });
     }
-    EndAll(batch);
+    EndAll(*batch);
+  }
+
+  void StartBatch(std::optional<RunningBatch>& batch) {
+    batch.emplace(model_, options_.limits, tokenizer_.get(), options_.observer, clock_);
+  }
+
+  // The tensor library throws (out of memory, a bug of ours): what was running is told so and ends,
+  // the engine goes on with an empty batch, since a half-made step may have left rows without an
+  // owner.
+  void StepOrFail(std::optional<RunningBatch>& batch, const model::Decoder& decoder,
+                  PolicyVersion version) {
+    try {
+      batch->Step(decoder, version);
+    } catch (const std::exception& error) {
+      {
+        absl::MutexLock lock(&mu_);
+        for (const auto& s : active_) {
+          s->cancel_status =
+              absl::InternalError(absl::StrFormat("the step failed: %s", error.what()));
+          s->cancelled = true;
+        }
+      }
+      batch->Sweep();
+      StartBatch(batch);
+    }
   }
 
   void Flip(bool idle) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {

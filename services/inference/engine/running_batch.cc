@@ -31,6 +31,11 @@ std::optional<std::string> FirstStop(const std::string& text,
   return found;
 }
 
+// A failure of ours is one of infrastructure; the rest is somebody's wish.
+rl::Outcome OutcomeOf(const absl::Status& status) {
+  return absl::IsInternal(status) ? rl::Outcome::kInfraFailed : rl::Outcome::kCancelled;
+}
+
 }  // namespace
 
 RunningBatch::RunningBatch(const ModelInfo& model, const Limits& limits, const Tokenizer* tokenizer,
@@ -354,15 +359,16 @@ void RunningBatch::Sweep() {
       return absl::DeadlineExceededError("the request's deadline has passed");
     return absl::OkStatus();
   };
+  DropStopped();  // whoever has had the last word gets no other
   for (Group& g : groups_) {
-    if (const absl::Status status = verdict(*g.owner); !status.ok())
-      FailGroup(g, status, false, rl::Outcome::kCancelled);
+    const absl::Status status = verdict(*g.owner);
+    if (!status.ok()) FailGroup(g, status, absl::IsInternal(status), OutcomeOf(status));
   }
   for (auto& s : running_) {
-    if (const absl::Status status = verdict(*s->owner); !status.ok()) {
-      s->stopped = StopCause::kLength;
-      Fail(*s, status, false, rl::Outcome::kCancelled);
-    }
+    const absl::Status status = verdict(*s->owner);
+    if (status.ok()) continue;
+    s->stopped = StopCause::kLength;
+    Fail(*s, status, absl::IsInternal(status), OutcomeOf(status));
   }
   DropStopped();
 }
