@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <fstream>
 #include <map>
+#include <stdexcept>
 
 #include "absl/synchronization/mutex.h"
 #include "common/base/random.h"
@@ -287,6 +288,24 @@ TEST_F(EngineTest, CancelEndsWithThePartialRollout) {
   EXPECT_TRUE(absl::IsCancelled(sink->failed.at(0).status));
   EXPECT_GE(sink->failed.at(0).partial->tokens.size(), 21u);
   ExpectPoolWhole(*engine);
+}
+
+TEST_F(EngineTest, AStepThatThrowsEndsWhatWasRunningAndNothingElse) {
+  int calls = 0;
+  EngineOptions options{.model_folder = Folder(1), .version = PolicyVersion(1)};
+  options.observer.tokens = [&](int, int sampled) {
+    if (sampled > 0 && ++calls == 10) throw std::runtime_error("as if memory had run out");
+  };
+  auto engine = MakeEngine(std::move(options));
+  ASSERT_TRUE(engine.ok()) << engine.status();
+  const auto broken = Generate(**engine, Request(3, 40));
+  ASSERT_EQ(broken->failed.size(), 3u);
+  EXPECT_TRUE(absl::IsInternal(broken->failed.at(0).status)) << broken->failed.at(0).status;
+  EXPECT_TRUE(broken->failed.at(0).retryable);
+  EXPECT_EQ(broken->failed.at(0).outcome, rl::Outcome::kInfraFailed);
+  const auto after = Generate(**engine, Request(3, 40));
+  EXPECT_EQ(after->finished.size(), 3u);
+  ExpectPoolWhole(**engine);
 }
 
 TEST_F(EngineTest, AFullQueueAndAnOversizedSampleSaySo) {
