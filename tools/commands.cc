@@ -21,9 +21,10 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const Target& target) {
   return MakeLocalBackend(target.model, target.dtype.empty() ? "float32" : target.dtype);
 }
 
-// Bytes that are no UTF-8 (a model's ids may spell any) become U+FFFD.
+// Bytes that are no UTF-8 (a model's ids may spell any) become U+FFFD. In ASCII: U+2028 and U+0085
+// end a line for some readers of JSON lines, Python's splitlines() among them.
 void Print(const json& value, std::ostream& out) {
-  out << value.dump(-1, ' ', false, json::error_handler_t::replace) << '\n';
+  out << value.dump(-1, ' ', true, json::error_handler_t::replace) << '\n';
 }
 
 // Calls `one` for each line of `in` (blank ones are passed over); errors name the line.

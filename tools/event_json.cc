@@ -18,6 +18,11 @@ absl::Status Refused(const std::string& path, std::string_view what) {
   return absl::InvalidArgumentError(absl::StrFormat("%s: %s", path, what));
 }
 
+// The value for a message: short whatever it is, and without descending into it.
+std::string Shown(const json& value) {
+  return value.is_structured() ? value.type_name() : value.dump().substr(0, 80);
+}
+
 // A refusal of the context room, told with its place.
 template <class T>
 absl::StatusOr<T> At(const std::string& path, absl::StatusOr<T> result) {
@@ -66,16 +71,16 @@ bool IsWhole(const json& value) {
 absl::StatusOr<int32_t> Int32(const json& value, const std::string& path) {
   constexpr uint64_t kMax = std::numeric_limits<int32_t>::max();
   if (IsWhole(value) && value.get<uint64_t>() <= kMax) return value.get<int32_t>();
-  return Refused(path, absl::StrFormat("%s is not a whole number of 0 to 2^31 - 1", value.dump()));
+  return Refused(path, absl::StrFormat("%s is not a whole number of 0 to 2^31 - 1", Shown(value)));
 }
 
 absl::StatusOr<double> Number(const json& value, const std::string& path) {
-  if (!value.is_number()) return Refused(path, absl::StrFormat("%s is no number", value.dump()));
+  if (!value.is_number()) return Refused(path, absl::StrFormat("%s is no number", Shown(value)));
   return value.get<double>();
 }
 
 absl::StatusOr<std::string> Text(const json& value, const std::string& path) {
-  if (!value.is_string()) return Refused(path, absl::StrFormat("%s is no text", value.dump()));
+  if (!value.is_string()) return Refused(path, absl::StrFormat("%s is no text", Shown(value)));
   return value.get<std::string>();
 }
 
@@ -149,7 +154,8 @@ absl::StatusOr<context::Quality> QualityFromJson(const json& value, const std::s
        {std::pair<const char*, double*>{"mass_error", &quality.mass_error},
         {"output_error", &quality.output_error},
         {"kkt_residual", &quality.kkt_residual}}) {
-    ASSIGN_OR_RETURN(const json* const number, object.Take(name));
+    const json* const number = object.TakeIfThere(name);
+    if (number == nullptr) continue;
     ASSIGN_OR_RETURN(*field, Number(*number, path + "." + name));
   }
   for (const auto& [name, field] : {std::pair<const char*, std::optional<double>*>{
@@ -250,7 +256,7 @@ absl::StatusOr<context::Event> EventFromJson(const json& value, const std::strin
   if (const json* const quality = object.TakeIfThere("quality")) {
     ASSIGN_OR_RETURN(event.quality, QualityFromJson(*quality, path + ".quality"));
   }
-  if (const json* const digest = object.TakeIfThere("digest")) {
+  if (const json* const digest = object.TakeIfThere("digest"); digest && !digest->is_null()) {
     ASSIGN_OR_RETURN(const std::string hex, Text(*digest, path + ".digest"));
     if (!hex.empty()) {
       ASSIGN_OR_RETURN(event.digest, At(path + ".digest", context::Digest::FromHex(hex)));

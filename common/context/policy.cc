@@ -225,7 +225,7 @@ absl::StatusOr<EventDraft> DraftManual(const ContextPolicy& policy, const Policy
 int32_t RecordQueriesFrom(const ContextPolicy& policy, const PolicyInput& input) {
   constexpr int64_t kNever = std::numeric_limits<int32_t>::max();
   if (!UsesReference(policy.method, policy.parameters.chooser) ||
-      policy.parameters.reference_kind != ReferenceKind::kQueries) {
+      policy.parameters.reference_kind == ReferenceKind::kRandom) {
     return kNever;
   }
   const int64_t next = std::visit(NextAt{input}, policy.trigger);

@@ -92,11 +92,12 @@ Decision Decide(const ContextPolicy& policy, const PolicyInput& input);
 absl::StatusOr<EventDraft> DraftManual(const ContextPolicy& policy, const PolicyInput& input,
                                        Range window);
 
-// A lower bound of the positions whose queries any coming event may ask for; it never falls while
-// the sequence goes on. So the engine records the token at state.processed() when the bound is <=
-// processed(), and may free recorded positions below it. Exact for kv_budget (the live count grows
-// by one per token) and segments; `turns` and `manual` may ask at any time: their bound trails
-// processed() by reference_tokens, so they always record. INT32_MAX: no event will ever ask.
+// A lower bound of the positions whose queries (or keys, by reference_kind) any coming event may
+// ask for; it never falls while the sequence goes on. So the engine records the token at
+// state.processed() when the bound is <= processed(), and may free recorded positions below it.
+// Exact for kv_budget (the live count grows by one per token) and segments; `turns` and `manual`
+// may ask at any time: their bound trails processed() by reference_tokens, so they always record.
+// INT32_MAX: no event will ever ask.
 int32_t RecordQueriesFrom(const ContextPolicy& policy, const PolicyInput& input);
 
 }  // namespace palimpsest::context

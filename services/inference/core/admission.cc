@@ -18,13 +18,21 @@ bool Records(const context::ContextPolicy& policy) {
          context::UsesReference(policy.method, policy.parameters.chooser);
 }
 
+// Positions that the sequence can come to. Messages may take it to the model's last one.
+int32_t LongestOf(const GenerationRequest& request, int32_t max_position) {
+  if (request.budget_messages) return max_position;
+  return static_cast<int32_t>(request.prompt.size()) + MaxTokens(request, max_position);
+}
+
 }  // namespace
 
+int32_t RecordedPositions(const GenerationRequest& request, int32_t max_position) {
+  if (!Records(request.context)) return 0;
+  return std::min(request.context.reference_tokens, LongestOf(request, max_position));
+}
+
 int64_t RowsNeeded(const GenerationRequest& request, int32_t max_position) {
-  const int64_t prompt = static_cast<int64_t>(request.prompt.size());
-  // Messages may take the sequence to its last position.
-  const int64_t full =
-      request.budget_messages ? max_position : prompt + MaxTokens(request, max_position);
+  const int64_t full = LongestOf(request, max_position);
   if (const auto* kv = std::get_if<context::KvBudget>(&request.context.trigger)) {
     // At an event the kept rows stand beside the window that they replace.
     return std::min<int64_t>(
@@ -37,18 +45,17 @@ int64_t RowsNeeded(const GenerationRequest& request, int32_t max_position) {
 RowCost CostOf(const ModelInfo& m) {
   const int64_t bytes = m.dtype == "bfloat16" ? 2 : 4;
   return {.row_bytes = int64_t{m.layers} * m.kv_heads * (2 * m.head_dim * bytes + 4),
-          .recorded_bytes = int64_t{m.layers} * m.heads * m.head_dim * bytes};
+          .query_bytes = int64_t{m.layers} * m.heads * m.head_dim * bytes,
+          .key_bytes = int64_t{m.layers} * m.kv_heads * m.head_dim * bytes};
 }
 
 int64_t BytesNeeded(const GenerationRequest& request, const ModelInfo& model) {
   const RowCost cost = CostOf(model);
-  const int64_t rows = RowsNeeded(request, model.max_position);
+  const bool keys = request.context.parameters.reference_kind == context::ReferenceKind::kKeys;
   // The store of recorded positions keeps up to twice the reference range before it moves.
-  const int64_t recorded =
-      Records(request.context)
-          ? std::min<int64_t>(rows, 2 * int64_t{request.context.reference_tokens})
-          : 0;
-  return rows * cost.row_bytes + recorded * cost.recorded_bytes;
+  return RowsNeeded(request, model.max_position) * cost.row_bytes +
+         2 * int64_t{RecordedPositions(request, model.max_position)} *
+             (cost.query_bytes + (keys ? cost.key_bytes : 0));
 }
 
 int64_t PromptBytes(const GenerationRequest& request, const ModelInfo& model) {

@@ -62,18 +62,20 @@ void SolveLayer(int layer, std::vector<DueEvent>& due, std::vector<Open>& open, 
                 double scale) {
   const attention::KeySource source = pool.Source(layer);
   std::vector<at::Tensor> queries, keys;
-  int64_t stacked = 0;
+  int64_t stacked_queries = 0, stacked_keys = 0;
   std::vector<attention::PendingEvent> pending;
   for (size_t i = 0; i < due.size(); ++i) {
     SequenceCache& cache = *due[i].sequence->cache;
     const auto live = cache.layer(layer);
     open[i].heads.assign(live.begin(), live.end());
     open[i].chosen.clear();
-    const int64_t offset = stacked - cache.queries().begin();
+    const bool by_key = due[i].draft.parameters.reference_kind == context::ReferenceKind::kKeys;
+    const int64_t offset = (by_key ? stacked_keys : stacked_queries) - cache.queries().begin();
     if (cache.queries().enabled()) {
       queries.push_back(cache.queries().Queries(layer));
       keys.push_back(cache.queries().Keys(layer));
-      stacked += queries.back().size(0);
+      stacked_queries += queries.back().size(0);
+      stacked_keys += keys.back().size(0);
     }
     pending.push_back({.request = &open[i].request,
                        .heads = &open[i].heads,

@@ -69,13 +69,12 @@ std::unique_ptr<Sequence> RunningBatch::NewSequence(std::shared_ptr<RequestState
   s->sample = sample;
   if (sample < 0) {
     const context::ContextPolicy& c = r.context;
-    const bool records = !std::holds_alternative<context::NoTrigger>(c.trigger) &&
-                         context::UsesReference(c.method, c.parameters.chooser);
+    const int32_t recorded = RecordedPositions(r, model_.max_position);
     QueryStore queries =
-        records ? QueryStore(model_.layers, model_.heads, model_.kv_heads, model_.head_dim,
-                             DTypeOf(model_), c.reference_tokens,
-                             c.parameters.reference_kind == context::ReferenceKind::kKeys)
-                : QueryStore();
+        recorded > 0 ? QueryStore(model_.layers, model_.heads, model_.kv_heads, model_.head_dim,
+                                  DTypeOf(model_), recorded,
+                                  c.parameters.reference_kind == context::ReferenceKind::kKeys)
+                     : QueryStore();
     s->cache = std::make_unique<SequenceCache>(
         pool_, context::Shape{model_.layers, model_.kv_heads}, std::move(queries));
   }

@@ -50,8 +50,12 @@ TEST(EventJsonTest, DigestAndQualityMayBeAbsent) {
   out.erase("digest");
   out.erase("quality");
   EXPECT_FALSE(EventFromJson(out, "event")->digest.has_value());
-  out["digest"] = "";
-  EXPECT_FALSE(EventFromJson(out, "event")->digest.has_value());
+  for (const json& missing : {json(""), json(nullptr)}) {
+    out["digest"] = missing;
+    EXPECT_FALSE(EventFromJson(out, "event")->digest.has_value());
+  }
+  out["quality"] = json::object();
+  EXPECT_EQ(EventFromJson(out, "event")->quality, context::Quality{});
 }
 
 TEST(EventJsonTest, RefusalsNameTheField) {
@@ -102,6 +106,14 @@ TEST(ParseIdsTest, TakesIdsAndNothingElse) {
                            "{\"ids\": [2147483648]}", "{\"ids\": [-1]}", "{\"ids\": [true]}"}) {
     EXPECT_THAT(ParseIds(text, "stdin:3").status().message(), HasSubstr("stdin:3")) << text;
   }
+}
+
+TEST(ParseIdsTest, RefusesJsonThatIsNestedDeeperThanAnyStack) {
+  const std::string open(200'000, '['), close(200'000, ']');
+  EXPECT_THAT(ParseIds("{\"ids\": " + open + close + "}", "f").status().message(),
+              HasSubstr("f: ids[0]"));
+  EXPECT_THAT(ParseEvents("{\"events\": [{\"at\": " + open + close + "}]}", "f").status().message(),
+              HasSubstr("f: events[0].at"));
 }
 
 TEST(ParseEventsTest, TakesAWholeGenerateOutput) {

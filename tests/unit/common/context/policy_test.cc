@@ -323,12 +323,19 @@ TEST(RecordQueriesFromTest, TurnsAndManualAlwaysRecord) {
   EXPECT_EQ(RecordQueriesFrom({.trigger = Turns{}}, input), 372);
 }
 
+TEST(RecordQueriesFromTest, KeysAreRecordedAsQueriesAre) {
+  const ContextState state = Raw(50);
+  ContextPolicy policy = Budget(400, 64);
+  policy.parameters.reference_kind = ReferenceKind::kKeys;
+  EXPECT_EQ(RecordQueriesFrom(policy, {.state = state, .prompt_tokens = 20}), 400 - 128);
+}
+
 TEST(RecordQueriesFromTest, NobodyAsksWithoutATriggerOrWithoutQueries) {
   const ContextState state = Raw(500);
   const PolicyInput input{.state = state, .prompt_tokens = 20};
   EXPECT_EQ(RecordQueriesFrom({}, input), kNever);
   ContextPolicy policy = Budget(400, 64);
-  policy.parameters.reference_kind = ReferenceKind::kKeys;
+  policy.parameters.reference_kind = ReferenceKind::kRandom;
   EXPECT_EQ(RecordQueriesFrom(policy, input), kNever);
   policy = Budget(400, 64);
   policy.method = Method::kMarkovian;

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <filesystem>
 #include <fstream>
+#include <limits>
 #include <map>
 #include <stdexcept>
 
@@ -220,6 +221,44 @@ TEST_F(EngineTest, TheSameRequestAmongOthersGivesTheSameTokens) {
   for (auto& o : others) o->Wait();
   EXPECT_EQ(alone->finished[0].rollout.tokens, among->finished[0].rollout.tokens);
   EXPECT_EQ(alone->finished[0].rollout.events.size(), among->finished[0].rollout.events.size());
+}
+
+// Keys and queries are recorded side by side: one wave solves events of both kinds.
+TEST_F(EngineTest, EventsThatListenToKeysAreReplayedAloneAndAmongThoseThatListenToQueries) {
+  auto engine = Make();
+  GenerationRequest by_query = Request(3, 60), by_key = Request(3, 60);
+  by_query.context = Budget(context::Method::kAttentionMatching, context::Chooser::kRms);
+  by_key.context = by_query.context;
+  by_key.context.parameters.reference_kind = context::ReferenceKind::kKeys;
+  by_key.request_id = "keys";
+  const auto alone = Generate(*engine, by_key);
+  const auto other = std::make_shared<Collector>(3), among = std::make_shared<Collector>(3);
+  ASSERT_TRUE(engine->Submit(by_query, other).ok());
+  ASSERT_TRUE(engine->Submit(by_key, among).ok());
+  other->Wait();
+  among->Wait();
+  for (const auto& [sample, f] : among->finished) {
+    const rl::Rollout& rollout = f.rollout;
+    EXPECT_EQ(rollout.tokens, alone->finished[sample].rollout.tokens);
+    ASSERT_GE(rollout.events.size(), 2u);
+    const auto score = engine->Score({.tokens = rollout.tokens, .events = rollout.events});
+    ASSERT_TRUE(score.ok()) << score.status();
+    for (size_t p = 16; p < rollout.tokens.size(); ++p)
+      EXPECT_NEAR(score->logprobs[p - 1], rollout.logprobs[p], 2e-4);
+  }
+}
+
+TEST_F(EngineTest, AReferenceRangeLongerThanAnySequenceReservesNoMoreThanTheSequence) {
+  auto engine = Make();
+  GenerationRequest r = Request(1, 60);
+  r.context = Budget(context::Method::kAttentionMatching, context::Chooser::kRms);
+  r.context.reference_tokens = 16 + 60;
+  const auto enough = Generate(*engine, r);
+  r.context.reference_tokens = std::numeric_limits<int32_t>::max();
+  const auto most = Generate(*engine, r);
+  EXPECT_EQ(enough->finished[0].rollout.tokens, most->finished[0].rollout.tokens);
+  ASSERT_GE(most->finished[0].rollout.events.size(), 2u);
+  EXPECT_EQ(most->finished[0].rollout.events[0].reference, (context::Range{0, 40}));
 }
 
 TEST_F(EngineTest, ChunkedPrefillMovesNoEvent) {
