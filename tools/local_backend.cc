@@ -93,6 +93,7 @@ class LocalBackend final : public Backend {
     if (engine_ != nullptr) return absl::OkStatus();
     inference::EngineOptions options;
     options.model_folder = folder_;
+    options.with_tokenizer = false;  // ids in, ids out: what tokenizer.json holds does not matter
     options.dtype = dtype_;
     options.limits.kv_pool_bytes = pool_bytes;
     options.threads = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));

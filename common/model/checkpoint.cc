@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <map>
@@ -53,10 +54,16 @@ constexpr std::pair<weights::TensorType, at::ScalarType> kTypes[] = {
     {weights::TensorType::kF64, at::kDouble},
 };
 
-// Views `view` without copying; the caller keeps the bytes alive and does not write.
+// Views `view` without copying, unless its elements are not aligned; the caller keeps the bytes
+// alive and does not write.
 absl::StatusOr<at::Tensor> Wrap(const std::string& name, const weights::TensorView& view) {
   for (const auto& [type, scalar_type] : kTypes) {
     if (type != view.type) continue;
+    if (reinterpret_cast<uintptr_t>(view.bytes.data()) % weights::SizeOf(type) != 0) {
+      at::Tensor copy = at::empty(view.shape, scalar_type);
+      std::memcpy(copy.mutable_data_ptr(), view.bytes.data(), view.bytes.size());
+      return copy;
+    }
     void* data = const_cast<std::byte*>(view.bytes.data());
     return at::from_blob(data, view.shape, scalar_type);
   }

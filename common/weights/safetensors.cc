@@ -80,7 +80,7 @@ absl::StatusOr<std::vector<int64_t>> ReadNumbers(const Json& entry, const char* 
 
 // One header entry; `data` is what follows the header.
 absl::StatusOr<TensorView> ReadEntry(const Json& entry, std::span<const std::byte> data,
-                                     size_t data_begin, Range& range) {
+                                     Range& range) {
   if (!entry.is_object() || entry.size() != 3) {
     return absl::DataLossError("entry is not {dtype, shape, data_offsets}");
   }
@@ -107,11 +107,6 @@ absl::StatusOr<TensorView> ReadEntry(const Json& entry, std::span<const std::byt
   if (static_cast<uint64_t>(*size) != range.end - range.begin) {
     return absl::DataLossError(absl::StrFormat("shape needs %d bytes, data_offsets give %d", *size,
                                                range.end - range.begin));
-  }
-  if ((data_begin + range.begin) % static_cast<uint64_t>(SizeOf(view.type)) != 0) {
-    return absl::DataLossError(
-        absl::StrFormat("byte %d of the file is not aligned to %s; rewrite the file",
-                        data_begin + range.begin, Name(view.type)));
   }
   view.bytes = data.subspan(range.begin, range.end - range.begin);
   return view;
@@ -167,7 +162,7 @@ absl::StatusOr<SafetensorsContents> Parse(std::span<const std::byte> file) {
       ASSIGN_OR_RETURN(contents.metadata, ReadMetadata(entry));
       continue;
     }
-    auto view = ReadEntry(entry, data, data_begin, ranges.emplace_back());
+    auto view = ReadEntry(entry, data, ranges.emplace_back());
     if (!view.ok()) {
       return absl::DataLossError(
           absl::StrFormat("tensor %s: %s", name, std::string(view.status().message())));

@@ -48,8 +48,9 @@ absl::StatusOr<int64_t> ByteSize(TensorType type, std::span<const int64_t> shape
 class SafetensorsFile {
  public:
   // kDataLoss for any file that breaks the format: a wrong or oversized header, an unknown type, a
-  // name that occurs twice, ranges that overlap, leave a gap, end before or after the file, do not
-  // match the shape, or are not aligned to their element. The file must not be cut while mapped.
+  // name that occurs twice, ranges that overlap, leave a gap, end before or after the file, or do
+  // not match the shape. The format asks for no alignment: a view's bytes may begin anywhere. The
+  // file must not be cut while mapped.
   static absl::StatusOr<std::unique_ptr<SafetensorsFile>> Open(const std::string& path);
   ~SafetensorsFile();
   SafetensorsFile(const SafetensorsFile&) = delete;

@@ -319,7 +319,7 @@ absl::StatusOr<std::unique_ptr<Engine>> MakeEngine(EngineOptions options) {
                    model::Decoder::Load(options.model_folder, dtype));
   ASSIGN_OR_RETURN(std::vector<int32_t> stop_ids, model::ReadStopIds(options.model_folder));
   std::unique_ptr<const Tokenizer> tokenizer;
-  if (std::filesystem::exists(options.model_folder + "/tokenizer.json")) {
+  if (options.with_tokenizer && std::filesystem::exists(options.model_folder + "/tokenizer.json")) {
     ASSIGN_OR_RETURN(tokenizer, Tokenizer::Load(options.model_folder));
   }
   ModelInfo info = Describe(decoder->config(), options.dtype, std::move(stop_ids));

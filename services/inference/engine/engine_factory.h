@@ -6,7 +6,8 @@
 namespace palimpsest::inference {
 
 struct EngineOptions {
-  std::string model_folder;  // Hugging Face folder; a tokenizer.json in it is used when it is there
+  std::string model_folder;    // Hugging Face folder
+  bool with_tokenizer = true;  // a tokenizer.json in it is used when it is there
   PolicyVersion version;
   std::string dtype = "float32";  // or "bfloat16"
   int threads = 2;                // of one forward pass

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "absl/strings/str_format.h"
 #include "common/base/random.h"
 #include "services/inference/core/admission.h"
 #include "services/inference/core/sampler.h"
@@ -209,6 +210,14 @@ void RunningBatch::Accept(Sequence& s, std::span<const float> logits, PolicyVers
   const auto position = static_cast<int32_t>(s.tokens.size());
   const double u = Uniform01(p.seed, s.sample, position);
   const inference::Draw draw = SampleToken(logits, p, s.counts, s.owner->prompt_counts, u);
+  if (!std::isfinite(draw.logprob)) {
+    s.stopped = StopCause::kLength;
+    return Fail(s,
+                absl::InternalError(
+                    absl::StrFormat("position %d: the logits of policy version %d are not finite",
+                                    position, version.value())),
+                false, rl::Outcome::kInfraFailed);
+  }
   s.tokens.push_back(draw.token);
   s.origins.push_back(rl::Origin::kSampled);
   s.logprobs.push_back(draw.logprob);

@@ -63,6 +63,11 @@ absl::StatusOr<ScoreResult> ScoreTokens(const model::Decoder& decoder, PolicyVer
           .to(at::kFloat)
           .contiguous();
   result.logprobs.assign(logprobs.data_ptr<float>(), logprobs.data_ptr<float>() + logprobs.numel());
+  for (size_t i = 0; i < result.logprobs.size(); ++i) {
+    if (std::isfinite(result.logprobs[i])) continue;
+    return absl::InternalError(absl::StrFormat(
+        "logprobs[%d]: the logits of policy version %d are not finite", i, version.value()));
+  }
   return result;
 }
 

@@ -261,6 +261,30 @@ TEST_F(EngineTest, AReferenceRangeLongerThanAnySequenceReservesNoMoreThanTheSequ
   EXPECT_EQ(most->finished[0].rollout.events[0].reference, (context::Range{0, 40}));
 }
 
+TEST_F(EngineTest, WeightsThatGiveNoFiniteLogitsFailAndAreNoRollout) {
+  const std::string folder = Root() + "/spoiled";
+  std::filesystem::create_directories(folder);
+  const auto decoder = model::Decoder::Random(Config(), 1, model::DType::kFloat32);
+  ASSERT_TRUE(decoder->Save(folder).ok());
+  std::fstream file(folder + "/model.safetensors", std::ios::in | std::ios::out | std::ios::binary);
+  file.seekp(-4, std::ios::end).write("\xff\xff\xff\xff", 4);  // one NaN, in the last tensor
+  file.close();
+  // The engine needs no tokenizer for ids alone, so a broken one does not matter.
+  std::ofstream(folder + "/tokenizer.json") << "{";
+  EXPECT_FALSE(MakeEngine({.model_folder = folder}).ok());
+  const auto engine = MakeEngine({.model_folder = folder, .with_tokenizer = false});
+  ASSERT_TRUE(engine.ok()) << engine.status();
+  const auto sink = Generate(**engine, Request(2, 5));
+  EXPECT_TRUE(sink->finished.empty());
+  ASSERT_EQ(sink->failed.size(), 2u);
+  for (const auto& [sample, failure] : sink->failed) {
+    EXPECT_EQ(failure.outcome, rl::Outcome::kInfraFailed);
+    EXPECT_FALSE(failure.retryable);
+  }
+  EXPECT_FALSE((*engine)->Score({.tokens = {1, 2, 3}}).ok());
+  ExpectPoolWhole(**engine);
+}
+
 TEST_F(EngineTest, ChunkedPrefillMovesNoEvent) {
   GenerationRequest r = Request(1, 40);
   for (int i = 0; i < 100; ++i) r.prompt.push_back((i * 13) % 250);
