@@ -116,10 +116,13 @@ void RunningBatch::SolveDueEvents() {
     return !std::holds_alternative<context::OutOfRoom>(decision);
   };
   for (Group& g : groups_) {
-    if (!consider(*g.prompt)) {
-      FailGroup(
-          g, absl::ResourceExhaustedError("context: no window fits while the prompt is processed"),
-          false, rl::Outcome::kTruncated);
+    if (consider(*g.prompt)) continue;
+    g.prompt->stopped = StopCause::kLength;  // all its samples end before their first token
+    for (; g.started < g.owner->request.n; ++g.started) {
+      auto s = NewSequence(g.owner, g.owner->request.first_sample + g.started);
+      s->events = g.prompt->events;
+      s->stopped = StopCause::kLength;
+      End(*s);
     }
   }
   for (auto& s : running_) {

@@ -353,6 +353,21 @@ TEST_F(EngineTest, CancelEndsWithThePartialRollout) {
   ExpectPoolWhole(*engine);
 }
 
+TEST_F(EngineTest, APromptThatRunsOutOfRoomEndsWithLength) {
+  auto engine = Make();
+  GenerationRequest r = Request(2, 40);
+  for (int i = 0; i < 100; ++i) r.prompt.push_back((i * 13) % 250);
+  r.context = Budget(context::Method::kAttentionMatching, context::Chooser::kRms);
+  r.context.protect = 4;
+  r.context.stack = true;  // compact blocks pile up until no window fits
+  const auto sink = Generate(*engine, r);
+  ASSERT_EQ(sink->finished.size(), 2u);
+  EXPECT_EQ(sink->finished[1].rollout.finish_reason, rl::FinishReason::kLength);
+  EXPECT_EQ(sink->finished[1].rollout.tokens.size(), r.prompt.size());
+  EXPECT_GE(sink->finished[1].rollout.events.size(), 1u);
+  ExpectPoolWhole(*engine);
+}
+
 TEST_F(EngineTest, AStepThatThrowsEndsWhatWasRunningAndNothingElse) {
   int calls = 0;
   EngineOptions options{.model_folder = Folder(1), .version = PolicyVersion(1)};
