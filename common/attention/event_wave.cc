@@ -78,6 +78,7 @@ void EventWave::GatherWindows(Batch& batch, const std::vector<PendingEvent*>& ev
   batch.window.bias = gather(bias, bias.slice(0, 0, 0), compact, full).squeeze(2);
   batch.window.slot_mask = batch.slots >= 0;
   batch.window.scale = scale_;
+  batch.window.measured = events.front()->quality != nullptr;
 }
 
 void EventWave::GatherReferences(Batch& batch, const std::vector<PendingEvent*>& events) const {
@@ -189,7 +190,9 @@ void EventWave::Fit(Batch& batch, const std::vector<PendingEvent*>& events,
       batch.local, batch.window, kept,
       {.mu = column(mu), .lambda = column(lambda), .lower = column(lower), .upper = column(upper)},
       gradient_);
-  for (int64_t b = 0; b < problems; ++b) AddTo(*events[b / batch.heads]->quality, fit, b);
+  for (int64_t b = 0; b < problems && batch.window.measured; ++b) {
+    AddTo(*events[b / batch.heads]->quality, fit, b);
+  }
 
   const at::Tensor kept_slots = batch.slots.gather(1, kept.index);
   at::Tensor keys =

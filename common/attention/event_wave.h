@@ -21,7 +21,9 @@ struct PendingEvent {
   const ReplayEvent* request = nullptr;
   std::vector<HeadSlots>* heads = nullptr;  // [Hk] the sequence's live slots; rewritten by the wave
   std::function<int64_t(int32_t)> row_of;   // query row of a reference position
-  context::Quality* quality = nullptr;      // summed over layers and heads by the caller
+  // Summed over layers and heads by the caller; null in all events of a wave or in none: then
+  // nothing is measured.
+  context::Quality* quality = nullptr;
   std::vector<std::vector<int32_t>>* chosen = nullptr;  // [Hk] kept source positions
 };
 

@@ -90,7 +90,6 @@ class LayerReplay {
         due.push_back({.request = &node.events[wave],
                        .heads = &live_[n],
                        .row_of = [this, n](int32_t p) { return batch_.RowOfNode(n, p); },
-                       .quality = &replayed_[n][wave].quality,
                        .chosen = &chosen[n - first]});
       }
       SolveWave(due);
@@ -180,16 +179,6 @@ at::Tensor ReplayContext::Attend(int layer, const at::Tensor& q, const at::Tenso
 }
 
 std::vector<std::vector<context::Event>> ReplayContext::TakeEvents() {
-  const double heads =
-      static_cast<double>(impl_->batch.shape().layers) * impl_->batch.shape().kv_heads;
-  for (auto& events : impl_->replayed) {
-    for (context::Event& e : events) {
-      e.quality.mass_error /= heads;
-      e.quality.output_error /= heads;
-      if (e.quality.holdout_mass_error) *e.quality.holdout_mass_error /= heads;
-      if (e.quality.holdout_output_error) *e.quality.holdout_output_error /= heads;
-    }
-  }
   return std::move(impl_->replayed);
 }
 

@@ -27,8 +27,8 @@ class ReplayContext final : public model::AttentionContext {
   at::Tensor Attend(int layer, const at::Tensor& q, const at::Tensor& k,
                     const at::Tensor& v) override;
 
-  // After the last layer: the events of each node as they were replayed, with kept positions and
-  // the quality of the fits.
+  // After the last layer: the events of each node as they were replayed, with kept positions. Fits
+  // are not measured here; the engine did when they happened.
   std::vector<std::vector<context::Event>> TakeEvents();
 
  private:

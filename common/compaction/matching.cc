@@ -152,13 +152,15 @@ Fit MatchWindow(const LocalSoftmax& local, const WindowBatch& window, const Kept
     fit.bias = b_kept + log_w;
     fit.values = values.to(window.values.scalar_type());
     fit.kkt_residual = mass.kkt_residual.detach();
-    at::NoGradGuard no_grad;
-    const at::Tensor served = at::bmm(a_all.to(at::kDouble), mass.w.unsqueeze(2)).squeeze(2);
-    const at::Tensor fitted = at::bmm(x, Wide(values.to(local.a.scalar_type())));
-    std::tie(fit.mass_error, fit.output_error) = Errors(served, fitted, y, window.query_mask);
-    if (window.holdout_mask.defined()) {
-      std::tie(fit.holdout_mass_error, fit.holdout_output_error) =
-          Errors(served, fitted, y, window.holdout_mask);
+    if (window.measured) {
+      at::NoGradGuard no_grad;
+      const at::Tensor served = at::bmm(a_all.to(at::kDouble), mass.w.unsqueeze(2)).squeeze(2);
+      const at::Tensor fitted = at::bmm(x, Wide(values.to(local.a.scalar_type())));
+      std::tie(fit.mass_error, fit.output_error) = Errors(served, fitted, y, window.query_mask);
+      if (window.holdout_mask.defined()) {
+        std::tie(fit.holdout_mass_error, fit.holdout_output_error) =
+            Errors(served, fitted, y, window.holdout_mask);
+      }
     }
   }
   if (!full) fit.bias = fit.bias.detach();

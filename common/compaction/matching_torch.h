@@ -22,6 +22,7 @@ struct WindowBatch {
   at::Tensor query_mask;    // [B, n] bool, true = fitted
   at::Tensor holdout_mask;  // [B, n] bool: left out of the fit, reported on; undefined = none
   double scale = 1;         // s = 1/sqrt(d)
+  bool measured = true;     // false: the errors of the fit are left undefined
 };
 
 // What the window's slots are worth to the queries: local scores and softmax, kept for choice and
