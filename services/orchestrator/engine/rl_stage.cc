@@ -181,6 +181,19 @@ absl::Status RlStage::TakeAnswer(Answer& answer) {
                                              dropped_in_a_row_, made.failure));
 }
 
+// A trainer that was killed between two batches publishes what it went back to by itself, and
+// inference serves it: rollouts are then the first to tell of it. Without asking the trainer all
+// of them would count as abandoned, for ever.
+absl::Status RlStage::LearnVersions(const std::vector<int64_t>& groups) {
+  for (const int64_t group : groups) {
+    ASSIGN_OR_RETURN(const std::vector<RolloutRow> rows, place_.ledger.Rollouts(group));
+    for (const RolloutRow& row : rows) {
+      if (!training_.StepOf(row.min_version).has_value()) return training_.Synchronise();
+    }
+  }
+  return absl::OkStatus();
+}
+
 // Rollouts that are too old, or whose weights a restart has abandoned. Their groups are refilled.
 absl::StatusOr<bool> RlStage::DropUnusable(const std::vector<int64_t>& groups) {
   std::vector<std::string> stale, abandoned;
@@ -219,6 +232,7 @@ absl::Status RlStage::Commit() {
   const auto size = static_cast<size_t>(place_.plan.rl.prompts_per_batch);
   const std::vector<int64_t> groups(ready_.begin(),
                                     std::next(ready_.begin(), static_cast<std::ptrdiff_t>(size)));
+  RETURN_IF_ERROR(LearnVersions(groups));
   ASSIGN_OR_RETURN(const bool dropped, DropUnusable(groups));
   if (dropped) return absl::OkStatus();
   std::map<std::string, double> advantages;

@@ -58,6 +58,7 @@ class RlStage {
   absl::Status TakeAnswers();
   absl::Status TakeAnswer(Answer& answer);
   absl::Status Commit();
+  absl::Status LearnVersions(const std::vector<int64_t>& groups);
   absl::StatusOr<bool> DropUnusable(const std::vector<int64_t>& groups);
   absl::Status Evaluate();
   double TakeBusySeconds();

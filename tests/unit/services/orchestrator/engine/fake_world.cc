@@ -62,9 +62,19 @@ void FakeWorld::Revive() {
   dead_ = false;
 }
 
-void FakeWorld::RollTrainerBack() {
+bool FakeWorld::RollTrainerBack() {
   absl::MutexLock lock(&mu_);
+  if (durable_ == static_cast<int64_t>(steps_.size())) return false;
   steps_.resize(static_cast<size_t>(durable_));
+  PublishNow();
+  served_ = published_.back().version.value();
+  return true;
+}
+
+void FakeWorld::PublishNow() {
+  published_.push_back({.version = PolicyVersion(published_.back().version.value() + 1),
+                        .step = static_cast<int64_t>(steps_.size())});
+  WriteVersion(published_.back().version.value());
 }
 
 absl::Status FakeWorld::Enter() {
@@ -104,6 +114,7 @@ absl::StatusOr<ModelFacts> FakeWorld::Describe() {
 
 absl::StatusOr<std::vector<Sample>> FakeWorld::Generate(const GenerateCall& call) {
   RETURN_IF_ERROR(Enter());
+  if (before_generate) before_generate();
   absl::MutexLock lock(&mu_);
   if (call.min_version.has_value() && call.min_version->value() > served_) {
     return absl::FailedPreconditionError("older weights");
@@ -182,11 +193,7 @@ absl::StatusOr<Weights> FakeWorld::Publish(int64_t step) {
   if (step != static_cast<int64_t>(steps_.size())) {
     return absl::FailedPreconditionError("not the current step");
   }
-  if (published_.back().step != step) {
-    published_.push_back(
-        {.version = PolicyVersion(published_.back().version.value() + 1), .step = step});
-    WriteVersion(published_.back().version.value());
-  }
+  if (published_.back().step != step) PublishNow();
   return published_.back();
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <atomic>
+#include <functional>
 #include <map>
 #include <memory>
 #include <set>
@@ -25,8 +26,9 @@ class FakeWorld : public EnvClient, public InferenceClient, public TrainerClient
   void DieAfter(int calls);
   bool dead() const { return dead_; }
   void Revive();
-  // The trainer is killed and comes back at its last checkpoint.
-  void RollTrainerBack();
+  // The trainer is killed and comes back at its last checkpoint. True when that is another step:
+  // it has then published its weights again, and inference serves them.
+  bool RollTrainerBack();
 
   // Each makes the next calls fail so.
   std::atomic<int> unavailable = 0;            // calls of any peer
@@ -34,6 +36,7 @@ class FakeWorld : public EnvClient, public InferenceClient, public TrainerClient
   std::atomic<int> unjudged = 0;               // scores end as task_failed
   std::atomic<bool> keep_old_weights = false;  // rollouts say that the first version made them
   int checkpoint_every = 1;
+  std::function<void()> before_generate;  // set before the run begins; by any thread
 
   absl::StatusOr<Prompt> Reset(const Episode& episode) override;
   absl::StatusOr<Verdict> Score(const Episode& episode, const std::string& response) override;
@@ -60,6 +63,7 @@ class FakeWorld : public EnvClient, public InferenceClient, public TrainerClient
 
  private:
   void WriteVersion(int64_t version);
+  void PublishNow() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::Status Enter();
   int64_t StepOf(int64_t version) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 

@@ -169,20 +169,46 @@ TEST_F(RunTest, ATrainerThatWasRolledBackGetsTheSameBatchesAgain) {
 }
 
 TEST_F(RunTest, ARollbackInTheMiddleOfAnAttemptIsHealed) {
-  plan_.rl.max_staleness = 1;
+  for (const int64_t max_staleness : {0, 1}) {
+    NewWorld();
+    plan_.rl.max_staleness = max_staleness;
+    world_->checkpoint_every = 3;
+    const auto run = Open();
+    ASSERT_TRUE(run.ok());
+    absl::Status status;
+    std::thread loop([&] { status = (*run)->Execute(); });
+    for (Progress p = (*run)->Now(); !(*run)->Ended() && !(p.phase == Phase::kRl && p.step >= 2);) {
+      p = (*run)->WaitForChange(p.sequence, absl::Milliseconds(20));
+    }
+    world_->RollTrainerBack();
+    loop.join();
+    ASSERT_TRUE(status.ok()) << status;
+    EXPECT_EQ(world_->TrainedBatches(), kAllBatches);
+    EXPECT_EQ(world_->changed_batches(), 0);
+  }
+}
+
+// Between two batches nothing is asked of the trainer: only the rollouts' version tells that it
+// was rolled back. A step that is lost while its successor is generated.
+TEST_F(RunTest, ATrainerRolledBackWhileNobodyAsksItIsFoundOut) {
   world_->checkpoint_every = 3;
   const auto run = Open();
   ASSERT_TRUE(run.ok());
   absl::Status status;
+  std::atomic<bool> rolled_back = false;
+  world_->before_generate = [&] {
+    if (!rolled_back && world_->TrainedBatches().size() == 5) {
+      rolled_back = world_->RollTrainerBack();
+    }
+  };
   std::thread loop([&] { status = (*run)->Execute(); });
-  for (Progress p = (*run)->Now(); !(*run)->Ended() && !(p.phase == Phase::kRl && p.step >= 2);) {
-    p = (*run)->WaitForChange(p.sequence, absl::Milliseconds(20));
-  }
-  world_->RollTrainerBack();
+  for (int i = 0; i < 4000 && !(*run)->Ended(); ++i) SystemClock().SleepFor(absl::Milliseconds(5));
+  EXPECT_TRUE((*run)->Ended()) << "it stands still";
+  (*run)->Stop();
   loop.join();
   ASSERT_TRUE(status.ok()) << status;
-  EXPECT_EQ(world_->TrainedBatches(), kAllBatches);
-  EXPECT_EQ(world_->changed_batches(), 0);
+  EXPECT_TRUE(rolled_back);
+  ExpectWhole();
 }
 
 TEST_F(RunTest, PeersThatAreAwayForAWhileAreWaitedFor) {
