@@ -3,8 +3,10 @@
 # prompts, the same draws, each way under its own context policy of deploy/configs/compare.yaml. Then the table and the
 # picture in docs/results/. Finished runs are kept, an interrupted one goes on: start it again with the same arguments.
 #
-#   deploy/compare.sh [--seeds 1,2,3] [--ways none,am4,evict4,markovian,am8,evict8] [--quick]
+#   deploy/compare.sh [--seeds 1,2,3] [--ways none,am4,evict4,markovian,am8,evict8] [--jobs 1] [--quick]
 #
+# --jobs N: N seeds at once, each daemon with one thread. More gets done than with two threads a daemon, since trainer
+# and inference of a run take turns; minutes and tokens/s of the table are then those of a shared machine.
 # --quick: a tiny model, a few steps and 8 prompts, into runs/compare-quick/ only; it shows that all parts work.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -13,6 +15,7 @@ config=deploy/configs/compare.yaml
 all_ways=none,am4,evict4,markovian,am8,evict8
 seeds=1,2,3
 ways=$all_ways
+jobs=1
 quick=false
 typed="deploy/compare.sh${*:+ $*}"
 
@@ -21,17 +24,22 @@ say() { printf 'compare: %s\n' "$*" >&2; }
 
 while [ $# -gt 0 ]; do
   case $1 in
-    --seeds | --ways)
+    --seeds | --ways | --jobs)
       [ $# -ge 2 ] || refuse "$1 needs a value"
-      if [ "$1" = --seeds ]; then seeds=$2; else ways=$2; fi
+      case $1 in
+        --seeds) seeds=$2 ;;
+        --ways) ways=$2 ;;
+        --jobs) jobs=$2 ;;
+      esac
       shift 2
       ;;
     --quick) quick=true; shift ;;
-    *) refuse "unknown argument '$1' (there are --seeds, --ways and --quick)" ;;
+    *) refuse "unknown argument '$1' (there are --seeds, --ways, --jobs and --quick)" ;;
   esac
 done
 
 [[ $seeds =~ ^[0-9]+(,[0-9]+)*$ ]] || refuse "--seeds '$seeds' is no list of numbers such as 1,2,3"
+[[ $jobs =~ ^[1-9][0-9]*$ ]] || refuse "--jobs '$jobs' is not a number from 1 on"
 IFS=, read -ra seed_list <<< "$seeds"
 IFS=, read -ra way_list <<< "$ways"
 [ "${#way_list[@]}" -gt 0 ] || refuse "--ways is empty"
@@ -48,34 +56,40 @@ results=docs/results
 prompts=512
 warm_sets=(--set orchestrator.rl.steps=0 --set orchestrator.heldout.prompts=1 --set 'orchestrator.heldout.also=[]')
 all_sets=()
+if [ "$jobs" -gt 1 ]; then all_sets=(--set trainer.threads=1 --set inference.threads=1); fi
 if $quick; then
   runs=runs/compare-quick
   results=$runs/results
   prompts=8
-  all_sets=(
+  all_sets+=(
     --set 'model.init={layers: 2, hidden: 32, intermediate: 64, heads: 2, kv_heads: 1, head_dim: 16, max_position: 256}'
     --set orchestrator.rl.prompts_per_batch=4 --set orchestrator.rl.samples=4)
   warm_sets+=(--set 'orchestrator.sft=[{name: lines, max_steps: 3, batch: 8},
     {name: memory, max_steps: 2, batch: 8, answer_noise: 0.85, contexts: [am4, am8]}]')
 fi
 
-# What the policy of `way` is measured under besides: the one that was trained without compaction tells what
-# compaction costs whoever never met it, the others whether they still know the whole context.
+# What the policy of `way` is measured under besides: the one whose RL never met compaction tells what that costs, the
+# others whether they still know the whole context.
 others_of() {
-  if [ "$1" = none ]; then echo '[am4, evict4, markovian]'; else echo '[none]'; fi
+  if [ "$1" = none ]; then echo '[am4]'; else echo '[none]'; fi
 }
 
-# Minutes that the runs in the arguments will take: what finished runs of the kind took, or else what is known of 2
-# cores. A kind is the folder's name.
-minutes_of() {
-  python3 - "$quick" "$runs" "$@" << 'PY'
+# How many runs are left and how long they will take, by what finished runs of the kind took, or else by what is known
+# of 2 cores. A kind is the folder's name.
+left() {
+  python3 - "$quick" "$jobs" "$runs" "$seeds" "$ways" << 'PY'
 import json, pathlib, sys
 KNOWN = {"warm": 10, "none": 5, "am4": 6.5, "evict4": 5.5, "markovian": 5, "am8": 11, "evict8": 8}
-quick, runs, total = sys.argv[1] == "true", pathlib.Path(sys.argv[2]), 0.0
-for folder in map(pathlib.Path, sys.argv[3:]):
-    took = [json.loads(path.read_text())["wall_s"] / 60 for path in runs.glob(f"*/{folder.name}/report/report.json")]
-    total += sum(took) / len(took) if took else 0.25 if quick else KNOWN[folder.name]
-print(round(total))
+quick, jobs, runs = sys.argv[1] == "true", int(sys.argv[2]), pathlib.Path(sys.argv[3])
+number, total = 0, 0.0
+for seed in sys.argv[4].split(","):
+    for kind in ["warm", *sys.argv[5].split(",")]:
+        if (runs / seed / kind / "report/report.json").exists():
+            continue
+        took = [json.loads(path.read_text())["wall_s"] / 60 for path in runs.glob(f"*/{kind}/report/report.json")]
+        number += 1
+        total += sum(took) / len(took) / jobs if took else 0.25 if quick else KNOWN[kind]
+print(f"{number} runs to go, about {total:.0f} minutes")
 PY
 }
 
@@ -114,7 +128,7 @@ run() {
     say "$folder is finished"
     return
   fi
-  say "$folder begins or goes on; about $(minutes_of "${left[@]}") minutes for what is left"
+  say "$folder begins or goes on; $(left)"
   build/release/bin/palimpsest launch --config "$config" "${sets[@]}" > "$folder/outcome.json" || status=$?
   if [ "$status" -ne 0 ] || [ ! -f "$folder/report/report.json" ]; then
     say "$folder did not finish (exit code $status): $(cat "$folder/outcome.json")"
@@ -126,21 +140,12 @@ run() {
 source deploy/build.sh
 build_release palimpsest palimpsest-env palimpsest-inference palimpsest-trainer palimpsest-orchestrator
 
-left=()
-for seed in "${seed_list[@]}"; do
-  for way in warm "${way_list[@]}"; do
-    [ -f "$runs/$seed/$way/report/report.json" ] || left+=("$runs/$seed/$way")
-  done
-done
-say "${#left[@]} runs to go, about $(minutes_of "${left[@]}") minutes on 2 cores"
+say "$(left)"
 
-# The first of what is left is over.
-pop_left() { [ "${left[0]:-}" != "$1" ] || left=("${left[@]:1}"); }
-
-for seed in "${seed_list[@]}"; do
-  warm=$runs/$seed/warm
+# One seed from its warm start to the last way.
+run_seed() {
+  local seed=$1 warm=$runs/$1/warm start way
   run "$warm" --set "run.seed=$seed" "${warm_sets[@]}"
-  pop_left "$warm"
   start=$(newest_version "$warm")
   for way in "${way_list[@]}"; do
     rl_sets=(--set "run.seed=$seed" --set "model.folder=$start" --set 'orchestrator.sft=[]'
@@ -148,8 +153,26 @@ for seed in "${seed_list[@]}"; do
       --set "orchestrator.heldout.also=$(others_of "$way")")
     if $quick; then rl_sets+=(--set orchestrator.rl.steps=2); fi
     run "$runs/$seed/$way" "${rl_sets[@]}"
-    pop_left "$runs/$seed/$way"
   done
+}
+
+# The first failure, and Ctrl-C, end all: `launch` of every seed stops its daemons, to go on later.
+stop_seeds() {
+  local seed
+  for seed in $(jobs -p); do
+    pkill -TERM -P "$seed" || true
+    kill "$seed" 2> /dev/null || true
+  done
+}
+trap stop_seeds EXIT
+running=0
+for seed in "${seed_list[@]}"; do
+  if [ "$running" -ge "$jobs" ]; then wait -n; else running=$((running + 1)); fi
+  run_seed "$seed" &
+done
+while [ "$running" -gt 0 ]; do
+  wait -n
+  running=$((running - 1))
 done
 
 python3 deploy/compare_report.py --runs "$runs" --seeds "$seeds" --ways "$ways" --config "$config" --out "$results" \
