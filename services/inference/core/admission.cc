@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_replace.h"
+#include "services/inference/core/page_pool.h"
 
 namespace palimpsest::inference {
 namespace {
@@ -31,37 +32,33 @@ int32_t RecordedPositions(const GenerationRequest& request, int32_t max_position
   return std::min(request.context.reference_tokens, LongestOf(request, max_position));
 }
 
-int64_t RowsNeeded(const GenerationRequest& request, int32_t max_position) {
+int64_t SlotsNeeded(const GenerationRequest& request, int32_t max_position) {
   const int64_t full = LongestOf(request, max_position);
-  if (const auto* kv = std::get_if<context::KvBudget>(&request.context.trigger)) {
-    // At an event the kept rows stand beside the window that they replace.
-    return std::min<int64_t>(
-        full, int64_t{kv->budget} +
-                  context::KeptCount(request.context.method, kv->keep_ratio, kv->budget));
-  }
+  if (const auto* kv = std::get_if<context::KvBudget>(&request.context.trigger))
+    return std::min<int64_t>(full, kv->budget);
   return full;
 }
 
-RowCost CostOf(const ModelInfo& m) {
+CacheCost CostOf(const ModelInfo& m) {
   const int64_t bytes = m.dtype == "bfloat16" ? 2 : 4;
-  return {.row_bytes = int64_t{m.layers} * m.kv_heads * (2 * m.head_dim * bytes + 4),
+  return {.page_bytes = kPageSlots * int64_t{m.layers} * m.kv_heads * (2 * m.head_dim * bytes + 4),
           .query_bytes = int64_t{m.layers} * m.heads * m.head_dim * bytes,
           .key_bytes = int64_t{m.layers} * m.kv_heads * m.head_dim * bytes};
 }
 
 int64_t BytesNeeded(const GenerationRequest& request, const ModelInfo& model) {
-  const RowCost cost = CostOf(model);
+  const CacheCost cost = CostOf(model);
   const bool keys = request.context.parameters.reference_kind == context::ReferenceKind::kKeys;
   // The store of recorded positions keeps up to twice the reference range before it moves.
-  return RowsNeeded(request, model.max_position) * cost.row_bytes +
+  return PagesFor(SlotsNeeded(request, model.max_position)) * cost.page_bytes +
          2 * int64_t{RecordedPositions(request, model.max_position)} *
              (cost.query_bytes + (keys ? cost.key_bytes : 0));
 }
 
 int64_t PromptBytes(const GenerationRequest& request, const ModelInfo& model) {
-  const int64_t rows = std::min<int64_t>(static_cast<int64_t>(request.prompt.size()),
-                                         RowsNeeded(request, model.max_position));
-  return rows * CostOf(model).row_bytes;
+  const int64_t slots = std::min<int64_t>(static_cast<int64_t>(request.prompt.size()),
+                                          SlotsNeeded(request, model.max_position));
+  return PagesFor(slots) * CostOf(model).page_bytes;
 }
 
 absl::Status CheckRequest(const GenerationRequest& r, const ModelInfo& model, const Limits& limits,

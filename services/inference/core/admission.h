@@ -7,24 +7,24 @@
 // What may run, decided from numbers alone.
 namespace palimpsest::inference {
 
-// The most cache rows (one slot of every layer and head) a sample of this request can hold at once.
-// Prompts are counted for each sample although they are shared: never too few.
-int64_t RowsNeeded(const GenerationRequest& request, int32_t max_position);
+// The most live slots (of any head) a sample of this request can have at once. Prompts are counted
+// for each sample although they are shared: never too few.
+int64_t SlotsNeeded(const GenerationRequest& request, int32_t max_position);
 
 // The longest reference range of an event of this request; 0 when none listens. Not more than the
 // sequence can have, whatever the request says.
 int32_t RecordedPositions(const GenerationRequest& request, int32_t max_position);
 
-// Bytes of one cache row, and of one recorded position's queries (all heads) and keys.
-struct RowCost {
-  int64_t row_bytes = 0;
+// Bytes of a page of the cache, and of one recorded position's queries (all heads) and keys.
+struct CacheCost {
+  int64_t page_bytes = 0;
   int64_t query_bytes = 0;
   int64_t key_bytes = 0;
 };
-RowCost CostOf(const ModelInfo& model);
+CacheCost CostOf(const ModelInfo& model);
 
-// Bytes a sample reserves: its rows and its recorded reference queries (keys too when they are what
-// an event listens to).
+// Bytes a sample reserves: its pages and its recorded reference queries (keys too when they are
+// what an event listens to).
 int64_t BytesNeeded(const GenerationRequest& request, const ModelInfo& model);
 
 // Bytes of the prompt's own copy, which stays until every sample has been started from it.

@@ -92,6 +92,11 @@ struct Limits {
   int32_t max_samples = 256;          // n of one request
   int64_t kv_pool_bytes = 256 << 20;  // slots and recorded queries, over all layers
   int32_t prefill_tokens = 512;       // prompt rows of one step, over all sequences
+#ifdef NDEBUG
+  bool check_pages = false;  // after each step: a page without an owner fails what is running
+#else
+  bool check_pages = true;
+#endif
 };
 
 struct Load {

@@ -3,39 +3,49 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <cstring>
 #include <vector>
 
-#include "common/attention/execute_torch.h"
+#include "common/attention/paged_kernel.h"
+#include "services/inference/core/page_pool.h"
 
 namespace palimpsest::inference {
 
-// The KV cache: rows, each one slot of every layer and KV head. Rows are written once and then only
-// read: samples of a group share them by count, an event writes new rows and lets go of old ones.
-// Owner: engine thread. Letters: N rows, L layers, Hk KV heads, d head width.
+static_assert(kPageSlots == attention::kSlotsPerPage);
+
+// The KV cache: the pages and what stands in them. A slot of the pool is a row of every layer; slot
+// s of page p is row p * kPageSlots + s. Memory is touched when it is written first. Owner: engine
+// thread. Letters: N slots, L layers, Hk KV heads, d head width.
 class KvPool {
  public:
-  KvPool(int layers, int kv_heads, int head_dim, at::ScalarType dtype, int64_t rows);
+  KvPool(int layers, int kv_heads, int head_dim, at::ScalarType dtype, int64_t pages);
 
-  int64_t rows() const { return static_cast<int64_t>(counts_.size()); }
-  int64_t free_rows() const { return static_cast<int64_t>(free_.size()); }
+  PagePool& pages() { return pages_; }
+  const PagePool& pages() const { return pages_; }
+  int64_t slots() const { return pages_.pages() * kPageSlots; }
 
-  // `n` rows with count 1. The caller has reserved them: n <= free_rows().
-  std::vector<int64_t> Take(int64_t n);
-  void Share(int64_t row) { ++counts_[row]; }
-  void Release(int64_t row);
+  // All layers of page `from` into page `to`.
+  void CopyPage(int32_t from, int32_t to);
+  // One row of one head: key and value [d] in the pool's dtype.
+  void Write(int layer, int64_t slot, int head, const void* k, const void* v, float bias) {
+    const int64_t at = slot * kv_heads_ + head;
+    memcpy(k_at_[layer] + at * row_bytes_, k, row_bytes_);
+    memcpy(v_at_[layer] + at * row_bytes_, v, row_bytes_);
+    bias_at_[layer][at] = bias;
+  }
+  // The same from another slot of the layer.
+  void Move(int layer, int64_t from, int64_t to, int head);
 
-  // k, v [n, Hk, d], bias [n, Hk] (undefined: zeros) into `rows` of one layer.
-  void Write(int layer, const std::vector<int64_t>& rows, const at::Tensor& k, const at::Tensor& v,
-             const at::Tensor& bias);
-
-  // The layer as a key source: slot i is row i, with its bias.
-  attention::KeySource Source(int layer) const;
+  const at::Tensor& k(int layer) const { return k_[layer]; }        // [N, Hk, d]
+  const at::Tensor& v(int layer) const { return v_[layer]; }        // [N, Hk, d]
+  const at::Tensor& bias(int layer) const { return bias_[layer]; }  // [N, Hk] fp32
 
  private:
-  std::vector<at::Tensor> k_, v_;  // [L] of [N, Hk, d]
-  std::vector<at::Tensor> bias_;   // [L] of [N, Hk] fp32
-  std::vector<int32_t> counts_;    // owners of each row; 0 = free
-  std::vector<int64_t> free_;
+  PagePool pages_;
+  std::vector<at::Tensor> k_, v_, bias_;  // [L]
+  int64_t kv_heads_, row_bytes_;
+  std::vector<char*> k_at_, v_at_;  // [L] where the tensors' memory begins
+  std::vector<float*> bias_at_;
 };
 
 }  // namespace palimpsest::inference

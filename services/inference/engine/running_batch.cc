@@ -47,7 +47,7 @@ RunningBatch::RunningBatch(const ModelInfo& model, const Limits& limits, const T
       observer_(observer),
       clock_(clock),
       pool_(model.layers, model.kv_heads, model.head_dim, DTypeOf(model),
-            limits.kv_pool_bytes / CostOf(model).row_bytes) {}
+            limits.kv_pool_bytes / CostOf(model).page_bytes) {}
 
 bool RunningBatch::CanAdmit(const GenerationRequest& r) const {
   return static_cast<int64_t>(running_.size() + groups_.size()) < limits_.max_running &&
@@ -101,9 +101,18 @@ void RunningBatch::Step(const model::Decoder& decoder, PolicyVersion version) {
   if (!items.empty()) Draw(RunStep(decoder, pool_, items), items, version);
   StartSamples();
   DropStopped();
+  if (limits_.check_pages) CheckPages();
   int rows = 0;
   for (const StepItem& item : items) rows += item.count;
   observer_.step(absl::ToDoubleSeconds(clock_.Now() - begin), rows);
+}
+
+void RunningBatch::CheckPages() const {
+  std::vector<std::span<const int32_t>> tables;
+  for (const Group& g : groups_) tables.push_back(g.prompt->cache->table());
+  for (const auto& s : running_) tables.push_back(s->cache->table());
+  const absl::Status status = pool_.pages().Check(tables);
+  TORCH_CHECK(status.ok(), std::string(status.message()));
 }
 
 void RunningBatch::SolveDueEvents() {

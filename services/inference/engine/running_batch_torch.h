@@ -11,7 +11,7 @@ namespace palimpsest::inference {
 
 // All that is being decoded. One step: decide and solve the events that fall due, process one chunk
 // of every sequence in one forward pass, draw the next tokens. Owned and used by the engine thread;
-// no locks, no waiting. Invariant: reserved bytes <= pool bytes, so that a row is always there for
+// no locks, no waiting. Invariant: reserved bytes <= pool bytes, so that a page is always there for
 // whoever was admitted.
 class RunningBatch {
  public:
@@ -40,6 +40,7 @@ class RunningBatch {
     bool slot_free = true;  // the reservation of one sample that the group keeps is not in use
   };
 
+  void CheckPages() const;
   void SolveDueEvents();
   std::vector<StepItem> PlanStep();
   void Draw(const StepOutput& output, const std::vector<StepItem>& items, PolicyVersion version);

@@ -5,37 +5,94 @@
 namespace palimpsest::inference {
 
 SequenceCache::~SequenceCache() {
-  for (const auto& [position, row] : rows_) pool_.Release(row);
+  for (int32_t page : table_) pool_.pages().Release(page);
 }
 
 std::unique_ptr<SequenceCache> SequenceCache::Fork() const {
   auto copy = std::make_unique<SequenceCache>(pool_, state_.shape(), queries_.Clone());
   copy->state_ = state_;
-  copy->live_ = live_;
-  copy->rows_ = rows_;
-  for (const auto& [position, row] : rows_) pool_.Share(row);
+  copy->table_ = table_;
+  copy->lengths_ = lengths_;
+  for (int32_t page : table_) pool_.pages().Share(page);
   return copy;
 }
 
-void SequenceCache::Append(const std::vector<int64_t>& rows) {
-  int32_t position = state_.processed();
-  for (int64_t row : rows) {
-    for (attention::HeadSlots& head : live_) {
-      head.position.push_back(position);
-      head.slot.push_back(row);
-    }
-    rows_.emplace(position++, row);
-  }
-  state_.Append(static_cast<int32_t>(rows.size()));
+attention::HeadSlots SequenceCache::Slots(int layer, int head) const {
+  attention::HeadSlots slots;
+  state_.AppendSlots(layer, head, {0, state_.processed()}, slots.position);
+  for (int32_t i = 0; i < length(layer, head); ++i) slots.slot.push_back(SlotAt(i));
+  return slots;
 }
 
-absl::Status SequenceCache::Replace(const context::Event& event, const std::vector<int64_t>& rows) {
+void SequenceCache::OwnPage(size_t index) {
+  const int32_t page = table_[index];
+  if (!pool_.pages().Shared(page)) return;
+  table_[index] = pool_.pages().Take();
+  pool_.CopyPage(page, table_[index]);
+  pool_.pages().Release(page);
+}
+
+void SequenceCache::Reserve(int32_t count) {
+  const int32_t first = *std::min_element(lengths_.begin(), lengths_.end());
+  for (size_t i = first / kPageSlots; i < table_.size(); ++i) OwnPage(i);
+  while (static_cast<int64_t>(table_.size()) < PagesFor(int64_t{longest()} + count))
+    table_.push_back(pool_.pages().Take());
+}
+
+void SequenceCache::Write(int layer, int64_t begin, int32_t count, const at::Tensor& k,
+                          const at::Tensor& v) {
+  const int64_t heads = k.size(1), bytes = k.size(2) * static_cast<int64_t>(k.element_size());
+  const char* keys = static_cast<const char*>(k.const_data_ptr()) + begin * heads * bytes;
+  const char* values = static_cast<const char*>(v.const_data_ptr()) + begin * heads * bytes;
+  for (int64_t i = 0; i < count; ++i) {
+    for (int h = 0; h < heads; ++h) {
+      const int64_t at = (i * heads + h) * bytes;
+      pool_.Write(layer, SlotAt(length(layer, h) + static_cast<int32_t>(i)), h, keys + at,
+                  values + at, 0);
+    }
+  }
+}
+
+void SequenceCache::Append(int32_t count) {
+  for (int32_t& length : lengths_) length += count;
+  state_.Append(count);
+}
+
+void SequenceCache::OwnFrom(context::Range window) {
+  int32_t first = INT32_MAX;
+  for (int l = 0; l < state_.shape().layers; ++l) {
+    for (int h = 0; h < state_.shape().kv_heads; ++h)
+      first = std::min(first, state_.CountSlots(l, h, {0, window.begin}));
+  }
+  for (size_t i = first / kPageSlots; i < table_.size(); ++i) OwnPage(i);
+}
+
+void SequenceCache::Rewrite(int layer, std::span<const attention::HeadSlots> heads,
+                            const at::Tensor& k, const at::Tensor& v, const at::Tensor& bias) {
+  const int64_t bytes = k.size(2) * static_cast<int64_t>(k.element_size());
+  const char* keys = static_cast<const char*>(k.const_data_ptr());
+  const char* values = static_cast<const char*>(v.const_data_ptr());
+  for (size_t h = 0; h < heads.size(); ++h) {
+    const int head = static_cast<int>(h);
+    // A slot never moves up, so that none is overwritten before it has been read.
+    for (size_t i = 0; i < heads[h].slot.size(); ++i) {
+      const int64_t from = heads[h].slot[i], to = SlotAt(static_cast<int32_t>(i));
+      if (from < pool_.slots()) {
+        pool_.Move(layer, from, to, head);
+        continue;
+      }
+      const int64_t at = (from - pool_.slots()) * static_cast<int64_t>(heads.size()) + head;
+      pool_.Write(layer, to, head, keys + at * bytes, values + at * bytes,
+                  bias.const_data_ptr<float>()[at]);
+    }
+    lengths_[Index(layer, head)] = static_cast<int32_t>(heads[h].slot.size());
+  }
+}
+
+absl::Status SequenceCache::Finish(const context::Event& event) {
   RETURN_IF_ERROR(state_.Apply(event));
-  const auto first = rows_.lower_bound(event.window.begin),
-             last = rows_.lower_bound(event.window.end);
-  for (auto it = first; it != last; ++it) pool_.Release(it->second);
-  rows_.erase(first, last);
-  for (int64_t row : rows) rows_.emplace(event.window.begin, row);
+  for (; static_cast<int64_t>(table_.size()) > PagesFor(longest()); table_.pop_back())
+    pool_.pages().Release(table_.back());
   return absl::OkStatus();
 }
 

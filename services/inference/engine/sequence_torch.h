@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <map>
 #include <memory>
@@ -18,13 +19,16 @@
 
 namespace palimpsest::inference {
 
-// The cache side of a sequence: which rows hold what. Forks share rows.
+// The cache side of a sequence: a block table and how many slots each KV head of each layer has.
+// The slots of a head stand without gaps, ascending by source position: slot i is in page table[i /
+// kPageSlots]. Heads may differ in their numbers after an event; a page holds slot i of all of
+// them. Forks share pages; a page that is written to is copied first unless it is ours alone.
 class SequenceCache {
  public:
   SequenceCache(KvPool& pool, context::Shape shape, QueryStore queries)
       : pool_(pool),
         state_(shape),
-        live_(static_cast<size_t>(shape.layers) * shape.kv_heads),
+        lengths_(static_cast<size_t>(shape.layers) * shape.kv_heads, 0),
         queries_(std::move(queries)) {}
   ~SequenceCache();
   SequenceCache(const SequenceCache&) = delete;
@@ -34,22 +38,43 @@ class SequenceCache {
   const context::ContextState& state() const { return state_; }
   QueryStore& queries() { return queries_; }
   const QueryStore& queries() const { return queries_; }
-  // Live slots of the KV heads of one layer; a slot is a row of the pool.
-  std::span<attention::HeadSlots> layer(int l) {
-    return std::span(live_).subspan(static_cast<size_t>(l) * state_.shape().kv_heads,
-                                    state_.shape().kv_heads);
-  }
+  std::span<const int32_t> table() const { return table_; }
+  int32_t length(int layer, int head) const { return lengths_[Index(layer, head)]; }
+  // Positions of a head's slots and where in the pool they stand.
+  attention::HeadSlots Slots(int layer, int head) const;
 
-  // `rows` hold the next positions, in every layer and head.
-  void Append(const std::vector<int64_t>& rows);
-  // The event has been solved: its window's rows are let go, `rows` hold what was kept.
-  absl::Status Replace(const context::Event& event, const std::vector<int64_t>& rows);
+  // Makes room for `count` more slots of every head. The caller has reserved the pages.
+  void Reserve(int32_t count);
+  // Keys and values of the next `count` positions into the room: rows [begin, begin + count) of k
+  // and v [T, Hk, d], contiguous and in the pool's dtype.
+  void Write(int layer, int64_t begin, int32_t count, const at::Tensor& k, const at::Tensor& v);
+  // What was written in all layers is part of the sequence now.
+  void Append(int32_t count);
+
+  // Makes the pages from the window's first slot on ours alone. Before Rewrite.
+  void OwnFrom(context::Range window);
+  // `heads` [Hk]: what the layer's heads hold after an event, in order. A slot below the pool's
+  // size is one of this head's; slot N + i is row i of k, v [C, Hk, d], bias [C, Hk] (contiguous, k
+  // and v in the pool's dtype, bias fp32).
+  void Rewrite(int layer, std::span<const attention::HeadSlots> heads, const at::Tensor& k,
+               const at::Tensor& v, const at::Tensor& bias);
+  // All layers are rewritten: the log goes on, pages that nobody needs any more are let go.
+  absl::Status Finish(const context::Event& event);
 
  private:
+  size_t Index(int layer, int head) const {
+    return static_cast<size_t>(layer) * state_.shape().kv_heads + head;
+  }
+  int64_t SlotAt(int32_t i) const {
+    return int64_t{table_[i / kPageSlots]} * kPageSlots + i % kPageSlots;
+  }
+  int32_t longest() const { return *std::max_element(lengths_.begin(), lengths_.end()); }
+  void OwnPage(size_t index);
+
   KvPool& pool_;
   context::ContextState state_;
-  std::vector<attention::HeadSlots> live_;  // [L * Hk]
-  std::multimap<int32_t, int64_t> rows_;    // by position (raw) or window begin (compact)
+  std::vector<int32_t> table_;
+  std::vector<int32_t> lengths_;  // [L * Hk]
   QueryStore queries_;
 };
 

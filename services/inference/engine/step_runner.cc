@@ -4,45 +4,79 @@
 #include <c10/core/GradMode.h>
 
 #include <cmath>
+#include <numeric>
 
+#include "common/attention/execute_torch.h"
+#include "services/inference/engine/paged_attention_torch.h"
 #include "services/inference/engine/sequence_torch.h"
 
 namespace palimpsest::inference {
 namespace {
 
-// Attention of a step: each item's rows see its live slots and, causally, each other.
+// Attention of a step. Single rows read the pages where they stand; the rows of a longer chunk go
+// through a plan: the live slots before them, and, causally, each other.
 class StepAttention final : public model::AttentionContext {
  public:
-  StepAttention(KvPool& pool, const std::vector<StepItem>& items,
-                std::vector<std::vector<int64_t>> rows, double scale)
-      : pool_(pool), items_(items), rows_(std::move(rows)), scale_(scale) {
-    for (const auto& r : rows_) all_rows_.insert(all_rows_.end(), r.begin(), r.end());
+  StepAttention(KvPool& pool, const std::vector<StepItem>& items, double scale)
+      : pool_(pool), items_(items), scale_(scale) {
+    for (const StepItem& item : items) rows_ += item.count;
   }
 
-  at::Tensor Attend(int layer, const at::Tensor& q, const at::Tensor& k,
-                    const at::Tensor& v) override {
-    pool_.Write(layer, all_rows_, k, v, {});
-    attention::PlanBuilder builder(q.size(0), static_cast<int>(k.size(1)));
+  at::Tensor Attend(int layer, const at::Tensor& q_in, const at::Tensor& k_in,
+                    const at::Tensor& v_in) override {
+    const at::Tensor q = q_in.contiguous(), k = k_in.contiguous(), v = v_in.contiguous();
+    at::Tensor o = at::empty_like(q);
+    std::vector<SingleRow> single;
+    std::vector<Chunk> chunks;
     int64_t begin = 0;
-    for (size_t i = 0; i < items_.size(); ++i) {
-      AddItem(layer, begin, *items_[i].sequence, rows_[i], builder);
-      Record(layer, begin, *items_[i].sequence, items_[i].count, q, k);
-      begin += items_[i].count;
+    for (const StepItem& item : items_) {
+      SequenceCache& cache = *item.sequence->cache;
+      if (item.count == 1) {
+        single.push_back({.row = begin, .cache = &cache, .seen_after = 1});
+      } else {
+        chunks.push_back({.begin = begin, .count = item.count, .cache = &cache});
+      }
+      cache.Write(layer, begin, item.count, k, v);
+      Record(layer, begin, *item.sequence, item.count, q, k);
+      begin += item.count;
     }
-    return attention::ExecutePlan(builder.Build(), q, pool_.Source(layer), scale_).o;
+    if (!single.empty()) AttendRows(pool_, layer, single, q, scale_, o);
+    if (!chunks.empty()) AttendChunks(layer, chunks, q, k, v, o);
+    return o;
   }
 
  private:
-  static void AddItem(int layer, int64_t begin, Sequence& s, const std::vector<int64_t>& rows,
-                      attention::PlanBuilder& builder) {
-    std::vector<std::vector<int64_t>> slots;
-    for (const attention::HeadSlots& head : s.cache->layer(layer)) slots.push_back(head.slot);
-    if (rows.size() == 1) {  // a decode row: its own slot is one more key
-      for (auto& list : slots) list.push_back(rows.front());
-    } else {
-      builder.AddCausal(begin, rows);
+  struct Chunk {
+    int64_t begin = 0;
+    int32_t count = 0;
+    const SequenceCache* cache = nullptr;
+  };
+
+  // Keys of the chunks themselves stand in k and v [T, Hk, d], earlier ones in the pool.
+  void AttendChunks(int layer, const std::vector<Chunk>& chunks, const at::Tensor& q,
+                    const at::Tensor& k, const at::Tensor& v, at::Tensor& o) const {
+    attention::PlanBuilder builder(rows_, static_cast<int>(k.size(1)));
+    std::vector<at::Tensor> rows;
+    for (const Chunk& chunk : chunks) {
+      std::vector<int64_t> own(chunk.count);
+      std::iota(own.begin(), own.end(), chunk.begin);
+      builder.AddCausal(chunk.begin, own);
+      std::vector<std::vector<int64_t>> earlier;
+      for (int h = 0; h < k.size(1); ++h) {
+        earlier.push_back(chunk.cache->Slots(layer, h).slot);
+        for (int64_t& slot : earlier.back()) slot += rows_;
+      }
+      builder.AddPerHead(chunk.begin, chunk.count, std::move(earlier));
     }
-    builder.AddPerHead(begin, static_cast<int64_t>(rows.size()), std::move(slots));
+    const attention::KeySource source{.k = k,
+                                      .v = v,
+                                      .k_compact = pool_.k(layer),
+                                      .v_compact = pool_.v(layer),
+                                      .bias = pool_.bias(layer)};
+    const at::Tensor all = attention::ExecutePlan(builder.Build(), q, source, scale_).o;
+    for (const Chunk& chunk : chunks) {
+      o.narrow(0, chunk.begin, chunk.count).copy_(all.narrow(0, chunk.begin, chunk.count));
+    }
   }
 
   static void Record(int layer, int64_t begin, Sequence& s, int32_t count, const at::Tensor& q,
@@ -62,8 +96,7 @@ class StepAttention final : public model::AttentionContext {
 
   KvPool& pool_;
   const std::vector<StepItem>& items_;
-  std::vector<std::vector<int64_t>> rows_;  // [items] of [count]
-  std::vector<int64_t> all_rows_;
+  int64_t rows_ = 0;
   double scale_;
 };
 
@@ -73,7 +106,6 @@ StepOutput RunStep(const model::Decoder& decoder, KvPool& pool,
                    const std::vector<StepItem>& items) {
   c10::NoGradGuard no_grad;
   std::vector<int64_t> ids, positions, last_rows;
-  std::vector<std::vector<int64_t>> rows;
   StepOutput out;
   for (size_t i = 0; i < items.size(); ++i) {
     const Sequence& s = *items[i].sequence;
@@ -81,17 +113,17 @@ StepOutput RunStep(const model::Decoder& decoder, KvPool& pool,
       positions.push_back(s.processed() + j);
       ids.push_back(s.tokens[s.processed() + j]);
     }
-    rows.push_back(pool.Take(items[i].count));
+    items[i].sequence->cache->Reserve(items[i].count);
     if (s.pending() == items[i].count) {
       out.with_logits.push_back(static_cast<int>(i));
       last_rows.push_back(static_cast<int64_t>(ids.size()) - 1);
     }
   }
-  StepAttention attention(pool, items, rows,
+  StepAttention attention(pool, items,
                           1 / std::sqrt(static_cast<double>(decoder.config().head_dim)));
   const at::Tensor hidden =
       decoder.Hidden(at::tensor(ids, at::kLong), at::tensor(positions, at::kLong), attention);
-  for (size_t i = 0; i < items.size(); ++i) items[i].sequence->cache->Append(rows[i]);
+  for (const StepItem& item : items) item.sequence->cache->Append(item.count);
   if (last_rows.empty()) return out;
   const at::Tensor logits = decoder.Logits(hidden.index_select(0, at::tensor(last_rows, at::kLong)))
                                 .to(at::kFloat)

@@ -92,6 +92,7 @@ class EngineTest : public ::testing::Test {
             .max_position = 600};
   }
   static std::unique_ptr<Engine> Make(Limits limits = {}) {
+    limits.check_pages = true;
     auto engine =
         MakeEngine({.model_folder = Folder(1), .version = PolicyVersion(1), .limits = limits});
     EXPECT_TRUE(engine.ok()) << engine.status();
