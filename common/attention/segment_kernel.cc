@@ -12,10 +12,6 @@ namespace {
 constexpr int kFewRows =
     8;  // query rows of a segment and KV head below which gathering keys does not pay
 
-inline float Load(float x) { return x; }
-inline double Load(double x) { return x; }
-inline float Load(BFloat16 x) { return std::bit_cast<float>(static_cast<uint32_t>(x.bits) << 16); }
-
 // e^x for x <= 0, to 2 ulp, in a form that vectorises: x = n ln 2 + r, |r| <= ln(2)/2, e^r by its
 // series. Below -87 it is 0.
 inline float ExpNegative(float x) {
@@ -142,7 +138,7 @@ void GatherQueries(const KernelOperands<Stored, Real>& x, const KernelGroup& gro
     for (int i = 0; i < g.rows; ++i) {
       const Stored* from = x.q + (g.row[i] * x.heads + h * per_head + a) * d;
       Real* to = g.q.data() + (a * g.rows + i) * d;
-      for (int c = 0; c < d; ++c) to[c] = Load(from[c]);
+      for (int c = 0; c < d; ++c) to[c] = Widen(from[c]);
     }
   }
   g.bias.resize(g.keys);
@@ -155,7 +151,8 @@ void GatherKeys(const KernelOperands<Stored, Real>& x, int h, Gathered<Real>& g)
   g.k.resize(static_cast<size_t>(g.keys) * d), g.v.resize(g.k.size());
   for (int j = 0; j < g.keys; ++j) {
     const KeyValue<Stored> from = At(x, g.slot[j], h);
-    for (int c = 0; c < d; ++c) g.k[j * d + c] = Load(from.k[c]), g.v[j * d + c] = Load(from.v[c]);
+    for (int c = 0; c < d; ++c)
+      g.k[j * d + c] = Widen(from.k[c]), g.v[j * d + c] = Widen(from.v[c]);
   }
   g.kt.resize(g.k.size());
   Transpose(g.keys, d, g.k.data(), g.kt.data());
@@ -171,7 +168,7 @@ void ProductsInPlace(const KernelOperands<Stored, Real>& x, int h, Gathered<Real
       const Real* query = g.q.data() + i * x.d;
       Real sum = 0;
 #pragma omp simd reduction(+ : sum)
-      for (int c = 0; c < x.d; ++c) sum += query[c] * Load(key[c]);
+      for (int c = 0; c < x.d; ++c) sum += query[c] * Widen(key[c]);
       g.s[static_cast<size_t>(i) * g.keys + j] = sum;
     }
   }
@@ -184,7 +181,7 @@ void WeightedValuesInPlace(const KernelOperands<Stored, Real>& x, int h, Gathere
       const Real weight = g.s[static_cast<size_t>(i) * g.keys + j];
       Real* to = g.o.data() + i * x.d;
 #pragma omp simd
-      for (int c = 0; c < x.d; ++c) to[c] += weight * Load(value[c]);
+      for (int c = 0; c < x.d; ++c) to[c] += weight * Widen(value[c]);
     }
   }
 }

@@ -3,16 +3,12 @@
 #include <cstdint>
 
 #include "common/attention/plan.h"
+#include "common/base/bfloat16.h"
 
 // The CPU kernel of a plan: one segment of one KV head at a time, everything between gather and
 // merge in cache. No torch. Letters: T rows, H query heads, Hk KV heads, g = H / Hk, d head width,
 // N raw slots, C compact slots.
 namespace palimpsest::attention {
-
-// bf16 as it is stored.
-struct BFloat16 {
-  uint16_t bits;
-};
 
 // Stored: float, double or BFloat16; Real: float, or double for double. All arrays row-major and
 // contiguous.

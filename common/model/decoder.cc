@@ -1,6 +1,7 @@
 #include "common/model/decoder.h"
 
 #include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
 
 #include <map>
 
@@ -9,9 +10,13 @@
 #include "common/model/linear.h"
 #include "common/model/parameters.h"
 #include "common/model/rope.h"
+#include "common/model/row_pass_torch.h"
 
 namespace palimpsest::model {
 namespace {
+
+// Rows up to which the products are limited by reading the weights rather than by arithmetic.
+constexpr int64_t kFewRows = 64;
 
 at::ScalarType ScalarTypeOf(DType dtype) {
   switch (dtype) {
@@ -25,22 +30,12 @@ at::ScalarType ScalarTypeOf(DType dtype) {
   return at::kFloat;
 }
 
-// Linear maps of one input, kept as one matrix; see FusedLinear.
-struct Projection {
-  at::Tensor weight, bias;
-  std::vector<at::Tensor> leaves;
-  at::Tensor operator()(const at::Tensor& x) const { return FusedLinear(x, weight, bias, leaves); }
-};
+at::Tensor Linear(const at::Tensor& x, const Affine& map) {
+  return map.bias.defined() ? at::linear(x, map.weight, map.bias) : at::linear(x, map.weight);
+}
 
-struct Layer {
-  at::Tensor input_norm, mlp_norm;
-  at::Tensor q_norm, k_norm;  // undefined but for Qwen3
-  Projection qkv, gate_up;
-  at::Tensor output, output_bias, down, down_bias;  // biases may be undefined
-};
-
-at::Tensor Linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
-  return bias.defined() ? at::linear(x, weight, bias) : at::linear(x, weight);
+at::Tensor Fused(const at::Tensor& x, const Projection& map) {
+  return FusedLinear(x, map.weight, map.bias, map.leaves);
 }
 
 // Gives out the storage of the parameters by name.
@@ -56,6 +51,8 @@ class Allocator {
     if (shape == shapes_.end()) return {};
     return made_[name] = at::empty(shape->second, type_);
   }
+
+  Affine Map(const std::string& name) { return {One(name + ".weight"), One(name + ".bias")}; }
 
   Projection Fused(const std::vector<std::string>& names) {
     Projection made;
@@ -97,19 +94,18 @@ Layer MakeLayer(int index, Allocator& allocator) {
   layer.k_norm = allocator.One(at + "self_attn.k_norm.weight");
   layer.qkv =
       allocator.Fused({at + "self_attn.q_proj", at + "self_attn.k_proj", at + "self_attn.v_proj"});
-  layer.output = allocator.One(at + "self_attn.o_proj.weight");
-  layer.output_bias = allocator.One(at + "self_attn.o_proj.bias");
+  layer.output = allocator.Map(at + "self_attn.o_proj");
   layer.gate_up = allocator.Fused({at + "mlp.gate_proj", at + "mlp.up_proj"});
-  layer.down = allocator.One(at + "mlp.down_proj.weight");
-  layer.down_bias = allocator.One(at + "mlp.down_proj.bias");
+  layer.down = allocator.Map(at + "mlp.down_proj");
   return layer;
 }
 
 class TransformerDecoder final : public Decoder {
  public:
-  TransformerDecoder(const ModelConfig& config, DType dtype)
+  TransformerDecoder(const ModelConfig& config, DType dtype, Kernels kernels)
       : config_(config),
         dtype_(dtype),
+        kernels_(kernels),
         frequencies_(RopeFrequencies(config, dtype == DType::kFloat64)) {
     const std::vector<ParameterSpec> specs = ParameterSpecs(config);
     Allocator allocator(specs, ScalarTypeOf(dtype));
@@ -124,24 +120,36 @@ class TransformerDecoder final : public Decoder {
 
   const ModelConfig& config() const override { return config_; }
   DType dtype() const override { return dtype_; }
+  Kernels kernels() const override { return kernels_; }
   const NamedTensors& Parameters() const override { return parameters_; }
   const at::Tensor& HeadWeight() const override { return head_; }
-  at::Tensor Logits(const at::Tensor& hidden) const override { return HeadLogits(hidden, head_); }
+  at::Tensor Logits(const at::Tensor& hidden) const override {
+    return ByRows(hidden.size(0)) ? LogitsByRows(hidden, head_) : HeadLogits(hidden, head_);
+  }
 
   at::Tensor Hidden(const at::Tensor& ids, const at::Tensor& positions,
                     AttentionContext& attention) const override {
+    if (ByRows(ids.size(0))) {
+      return HiddenByRows({config_, embedding_, final_norm_, frequencies_, layers_}, ids, positions,
+                          attention);
+    }
     at::Tensor x = at::embedding(embedding_, ids);
     const auto [cos, sin] = RopeTables(positions, frequencies_.to(x.device()), x);
     for (int i = 0; i < config_.layers; ++i) {
       const Layer& layer = layers_[i];
       x = x + AttentionPart(i, Norm(x, layer.input_norm), cos, sin, attention);
-      const auto parts = layer.gate_up(Norm(x, layer.mlp_norm)).chunk(2, -1);
-      x = x + Linear(at::silu(parts[0]) * parts[1], layer.down, layer.down_bias);
+      const auto parts = Fused(Norm(x, layer.mlp_norm), layer.gate_up).chunk(2, -1);
+      x = x + Linear(at::silu(parts[0]) * parts[1], layer.down);
     }
     return Norm(x, final_norm_);
   }
 
  private:
+  bool ByRows(int64_t rows) const {
+    if (c10::GradMode::is_enabled() || dtype_ == DType::kFloat64) return false;
+    return kernels_ == Kernels::kFixed || (kernels_ == Kernels::kFast && rows <= kFewRows);
+  }
+
   // Statistics in fp32 for bf16 rows.
   at::Tensor Norm(const at::Tensor& x, const at::Tensor& weight) const {
     return at::rms_norm(x, {x.size(-1)}, weight, config_.rms_norm_eps);
@@ -153,7 +161,7 @@ class TransformerDecoder final : public Decoder {
     const int64_t rows = x.size(0);
     const int64_t h = config_.heads;
     const int64_t hk = config_.kv_heads;
-    const at::Tensor qkv = layer.qkv(x).view({rows, h + 2 * hk, config_.head_dim});
+    const at::Tensor qkv = Fused(x, layer.qkv).view({rows, h + 2 * hk, config_.head_dim});
     const at::Tensor v = qkv.narrow(1, h + hk, hk);
     at::Tensor q, k;
     if (layer.q_norm.defined()) {
@@ -165,11 +173,12 @@ class TransformerDecoder final : public Decoder {
       k = both.narrow(1, h, hk);
     }
     const at::Tensor mixed = attention.Attend(index, q, k, v);
-    return Linear(mixed.reshape({rows, h * config_.head_dim}), layer.output, layer.output_bias);
+    return Linear(mixed.reshape({rows, h * config_.head_dim}), layer.output);
   }
 
   ModelConfig config_;
   DType dtype_;
+  Kernels kernels_;
   at::Tensor frequencies_;  // [d/2]
   at::Tensor embedding_, final_norm_, head_;
   std::vector<Layer> layers_;
@@ -178,15 +187,17 @@ class TransformerDecoder final : public Decoder {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Decoder>> Decoder::Load(const std::string& folder, DType dtype) {
+absl::StatusOr<std::unique_ptr<Decoder>> Decoder::Load(const std::string& folder, DType dtype,
+                                                       Kernels kernels) {
   ASSIGN_OR_RETURN(const ModelConfig config, ReadModelConfig(folder));
-  std::unique_ptr<Decoder> decoder = std::make_unique<TransformerDecoder>(config, dtype);
+  std::unique_ptr<Decoder> decoder = std::make_unique<TransformerDecoder>(config, dtype, kernels);
   RETURN_IF_ERROR(decoder->LoadWeights(folder));
   return decoder;
 }
 
-std::unique_ptr<Decoder> Decoder::Random(const ModelConfig& config, uint64_t seed, DType dtype) {
-  auto decoder = std::make_unique<TransformerDecoder>(config, dtype);
+std::unique_ptr<Decoder> Decoder::Random(const ModelConfig& config, uint64_t seed, DType dtype,
+                                         Kernels kernels) {
+  auto decoder = std::make_unique<TransformerDecoder>(config, dtype, kernels);
   const std::vector<ParameterSpec> specs = ParameterSpecs(config);
   for (size_t i = 0; i < specs.size(); ++i) {
     at::Tensor tensor = decoder->Parameters()[i].second;

@@ -20,6 +20,12 @@ using NamedTensors = std::vector<std::pair<std::string, at::Tensor>>;
 
 enum class DType { kFloat32, kBFloat16, kFloat64 };  // fp64 for tests only
 
+// Which kernels a pass without autograd takes. kPlain: those of training, bit for bit. kFast: those
+// of row_kernels.h where rows are few, which is where they are quicker. kFixed: those of
+// row_kernels.h always: a row gives the same bits alone, among others and however its sequence is
+// cut into chunks. The last two are for fp32 and bf16 on the CPU.
+enum class Kernels { kPlain, kFast, kFixed };
+
 // What attention means for the rows of one forward pass. The decoder knows nothing else of caches,
 // logs or batches: rollout and training differ only in the object behind this interface.
 class AttentionContext {
@@ -37,13 +43,16 @@ class Decoder {
  public:
   // Reads config.json and safetensors (sharded too) of a Hugging Face folder. Errors name file and
   // tensor.
-  static absl::StatusOr<std::unique_ptr<Decoder>> Load(const std::string& folder, DType dtype);
+  static absl::StatusOr<std::unique_ptr<Decoder>> Load(const std::string& folder, DType dtype,
+                                                       Kernels kernels = Kernels::kPlain);
   // Fresh weights, a pure function of (config, seed).
-  static std::unique_ptr<Decoder> Random(const ModelConfig& config, uint64_t seed, DType dtype);
+  static std::unique_ptr<Decoder> Random(const ModelConfig& config, uint64_t seed, DType dtype,
+                                         Kernels kernels = Kernels::kPlain);
   virtual ~Decoder() = default;
 
   virtual const ModelConfig& config() const = 0;
   virtual DType dtype() const = 0;
+  virtual Kernels kernels() const = 0;
 
   // Final-norm hidden rows [T, D]. ids, positions: int64 [T].
   virtual at::Tensor Hidden(const at::Tensor& ids, const at::Tensor& positions,

@@ -12,6 +12,7 @@ absl::StatusOr<std::unique_ptr<Engine>> Make(const std::string& folder, PolicyVe
                      .version = version,
                      .dtype = config.dtype,
                      .threads = config.threads,
+                     .batch_invariant = config.batch_invariant,
                      .limits = config.limits,
                      .clock = &SystemClock(),
                      .observer = std::move(observer)});

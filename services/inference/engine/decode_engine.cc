@@ -16,6 +16,10 @@
 namespace palimpsest::inference {
 namespace {
 
+model::Kernels KernelsOf(const EngineOptions& options) {
+  return options.batch_invariant ? model::Kernels::kFixed : model::Kernels::kFast;
+}
+
 // One thread decodes; callers hand over requests, flips and orders under `mu_` and wait for what
 // they asked for.
 class DecodeEngine final : public Engine {
@@ -92,7 +96,7 @@ class DecodeEngine final : public Engine {
     if (version == this->version()) return UpdateResult{.version = version, .already_live = true};
     const absl::Time begin = clock_.Now();
     ASSIGN_OR_RETURN(std::unique_ptr<model::Decoder> staged,
-                     model::Decoder::Load(folder, decoder_->dtype()));
+                     model::Decoder::Load(folder, decoder_->dtype(), KernelsOf(options_)));
     if (!(staged->config() == decoder_->config())) {
       return absl::FailedPreconditionError(absl::StrFormat(
           "%s/config.json is of another model than the one that is served", folder));
@@ -316,7 +320,7 @@ absl::StatusOr<std::unique_ptr<Engine>> MakeEngine(EngineOptions options) {
   }
   const auto dtype = options.dtype == "bfloat16" ? model::DType::kBFloat16 : model::DType::kFloat32;
   ASSIGN_OR_RETURN(std::unique_ptr<model::Decoder> decoder,
-                   model::Decoder::Load(options.model_folder, dtype));
+                   model::Decoder::Load(options.model_folder, dtype, KernelsOf(options)));
   ASSIGN_OR_RETURN(std::vector<int32_t> stop_ids, model::ReadStopIds(options.model_folder));
   std::unique_ptr<const Tokenizer> tokenizer;
   if (options.with_tokenizer && std::filesystem::exists(options.model_folder + "/tokenizer.json")) {

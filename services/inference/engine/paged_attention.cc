@@ -66,7 +66,7 @@ void Attend(const KvPool& pool, int layer, const std::vector<SingleRow>& rows, c
 void AttendRows(const KvPool& pool, int layer, const std::vector<SingleRow>& rows,
                 const at::Tensor& q, double scale, at::Tensor& o) {
   if (q.scalar_type() == at::kBFloat16) {
-    return Attend<attention::BFloat16>(pool, layer, rows, q, scale, o);
+    return Attend<BFloat16>(pool, layer, rows, q, scale, o);
   }
   TORCH_CHECK(q.scalar_type() == at::kFloat, "a paged cache is float32 or bfloat16");
   Attend<float>(pool, layer, rows, q, scale, o);

@@ -96,7 +96,7 @@ std::unique_ptr<Sequence> RunningBatch::NewSequence(std::shared_ptr<RequestState
 void RunningBatch::Step(const model::Decoder& decoder, PolicyVersion version) {
   const absl::Time begin = clock_.Now();
   version_ = version;
-  SolveDueEvents();
+  SolveDueEvents(decoder.kernels());
   const std::vector<StepItem> items = PlanStep();
   if (!items.empty()) Draw(RunStep(decoder, pool_, items), items, version);
   StartSamples();
@@ -115,7 +115,21 @@ void RunningBatch::CheckPages() const {
   TORCH_CHECK(status.ok(), std::string(status.message()));
 }
 
-void RunningBatch::SolveDueEvents() {
+// Events side by side are padded to the largest, which moves roundings: not when those must not
+// hang on the company.
+std::vector<absl::Status> RunningBatch::Execute(std::vector<DueEvent>& due,
+                                                model::Kernels kernels) {
+  const double scale = 1 / std::sqrt(static_cast<double>(model_.head_dim));
+  if (kernels != model::Kernels::kFixed) return ExecuteEvents(due, pool_, scale, clock_);
+  std::vector<absl::Status> statuses;
+  for (const DueEvent& one : due) {
+    std::vector<DueEvent> alone = {one};
+    statuses.push_back(ExecuteEvents(alone, pool_, scale, clock_).front());
+  }
+  return statuses;
+}
+
+void RunningBatch::SolveDueEvents(model::Kernels kernels) {
   std::vector<DueEvent> due;
   const auto consider = [&](Sequence& s) -> bool {
     if (s.pending() == 0) return true;
@@ -139,8 +153,7 @@ void RunningBatch::SolveDueEvents() {
   }
   DropStopped();
   if (due.empty()) return;
-  const std::vector<absl::Status> statuses =
-      ExecuteEvents(due, pool_, 1 / std::sqrt(static_cast<double>(model_.head_dim)), clock_);
+  const std::vector<absl::Status> statuses = Execute(due, kernels);
   for (size_t i = 0; i < due.size(); ++i) {
     Sequence& s = *due[i].sequence;
     observer_.compaction(due[i].draft.method, s.events.back().seconds);

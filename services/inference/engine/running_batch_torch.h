@@ -4,6 +4,7 @@
 #include <memory>
 #include <vector>
 
+#include "services/inference/engine/event_executor.h"
 #include "services/inference/engine/sequence_torch.h"
 #include "services/inference/engine/step_runner.h"
 
@@ -41,7 +42,8 @@ class RunningBatch {
   };
 
   void CheckPages() const;
-  void SolveDueEvents();
+  void SolveDueEvents(model::Kernels kernels);
+  std::vector<absl::Status> Execute(std::vector<DueEvent>& due, model::Kernels kernels);
   std::vector<StepItem> PlanStep();
   void Draw(const StepOutput& output, const std::vector<StepItem>& items, PolicyVersion version);
   void StartSamples();

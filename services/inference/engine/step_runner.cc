@@ -17,8 +17,8 @@ namespace {
 // through a plan: the live slots before them, and, causally, each other.
 class StepAttention final : public model::AttentionContext {
  public:
-  StepAttention(KvPool& pool, const std::vector<StepItem>& items, double scale)
-      : pool_(pool), items_(items), scale_(scale) {
+  StepAttention(KvPool& pool, const std::vector<StepItem>& items, double scale, bool all_single)
+      : pool_(pool), items_(items), scale_(scale), all_single_(all_single) {
     for (const StepItem& item : items) rows_ += item.count;
   }
 
@@ -31,8 +31,9 @@ class StepAttention final : public model::AttentionContext {
     int64_t begin = 0;
     for (const StepItem& item : items_) {
       SequenceCache& cache = *item.sequence->cache;
-      if (item.count == 1) {
-        single.push_back({.row = begin, .cache = &cache, .seen_after = 1});
+      if (item.count == 1 || all_single_) {
+        for (int32_t i = 0; i < item.count; ++i)
+          single.push_back({.row = begin + i, .cache = &cache, .seen_after = i + 1});
       } else {
         chunks.push_back({.begin = begin, .count = item.count, .cache = &cache});
       }
@@ -98,6 +99,7 @@ class StepAttention final : public model::AttentionContext {
   const std::vector<StepItem>& items_;
   int64_t rows_ = 0;
   double scale_;
+  bool all_single_;  // rows of chunks too: their sums do not depend on where a chunk ends
 };
 
 }  // namespace
@@ -120,7 +122,8 @@ StepOutput RunStep(const model::Decoder& decoder, KvPool& pool,
     }
   }
   StepAttention attention(pool, items,
-                          1 / std::sqrt(static_cast<double>(decoder.config().head_dim)));
+                          1 / std::sqrt(static_cast<double>(decoder.config().head_dim)),
+                          decoder.kernels() == model::Kernels::kFixed);
   const at::Tensor hidden =
       decoder.Hidden(at::tensor(ids, at::kLong), at::tensor(positions, at::kLong), attention);
   for (const StepItem& item : items) item.sequence->cache->Append(item.count);

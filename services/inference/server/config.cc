@@ -40,6 +40,8 @@ void Bind(Binder& b, InferenceConfig& c) {
   b.Field("drain", c.rpc.drain, "for running calls at shutdown");
   b.Field("dtype", c.dtype, "float32 or bfloat16");
   b.Field("threads", c.threads, "of the math");
+  b.Field("batch_invariant", c.batch_invariant,
+          "a request gives the same bits alone, among others and however its prompt is chunked");
   b.Field("max_running", c.limits.max_running, "sequences decoded together");
   b.Field("max_queued", c.limits.max_queued, "samples that wait; beyond it RESOURCE_EXHAUSTED");
   b.Field("max_samples", c.limits.max_samples, "n of one request");

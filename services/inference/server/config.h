@@ -19,6 +19,7 @@ struct InferenceConfig {
   RpcServerConfig rpc;                  // without its host and port
   std::string dtype = "float32";        // float32 or bfloat16
   int threads = 2;                      // of the math
+  bool batch_invariant = false;         // the same bits whatever else runs; costs time
   Limits limits;
   int max_scores = 8;       // Score calls at once
   int reader_queue = 4096;  // streamed messages that a slow reader may be behind

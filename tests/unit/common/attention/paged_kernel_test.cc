@@ -2,9 +2,8 @@
 
 #include <gtest/gtest.h>
 
-#include <bit>
+#include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <random>
 #include <vector>
 
@@ -28,13 +27,6 @@ struct Case {
   PagedCache<Stored> cache() const { return {k.data(), v.data(), bias.data(), kv_heads, d}; }
 };
 
-float Value(float x) { return x; }
-float Value(BFloat16 x) { return std::bit_cast<float>(static_cast<uint32_t>(x.bits) << 16); }
-void Set(float x, float& to) { to = x; }
-void Set(float x, BFloat16& to) {
-  to.bits = static_cast<uint16_t>(std::bit_cast<uint32_t>(x) >> 16);
-}
-
 template <class Stored>
 Case<Stored> Draw(std::mt19937& rng, int kv_heads, int group, int d, int slots) {
   std::normal_distribution<float> normal;
@@ -45,7 +37,7 @@ Case<Stored> Draw(std::mt19937& rng, int kv_heads, int group, int d, int slots) 
   std::shuffle(c.table.begin(), c.table.end(), rng);
   const auto fill = [&](std::vector<Stored>& x, size_t n, float size) {
     x.resize(n);
-    for (Stored& y : x) Set(size * normal(rng), y);
+    for (Stored& y : x) Narrow(size * normal(rng), &y);
   };
   const size_t rows = static_cast<size_t>(pages) * kSlotsPerPage * kv_heads;
   fill(c.q, static_cast<size_t>(kv_heads) * group * d, 2);
@@ -67,7 +59,7 @@ std::vector<float> Attend(const Case<Stored>& c, int h) {
   std::vector<Stored> o(static_cast<size_t>(c.group) * c.d);
   MergeParts(scratch.data(), parts, c.group, c.d, o.data());
   std::vector<float> out;
-  for (Stored x : o) out.push_back(Value(x));
+  for (Stored x : o) out.push_back(Widen(x));
   return out;
 }
 
@@ -82,7 +74,7 @@ std::vector<double> Reference(const Case<Stored>& c, int h, double bias_weight =
     for (int s = 0; s < c.slots; ++s) {
       double product = 0;
       for (int e = 0; e < c.d; ++e)
-        product += double{Value(q[e])} * Value(c.k[c.At(s, h) * c.d + e]);
+        product += double{Widen(q[e])} * Widen(c.k[c.At(s, h) * c.d + e]);
       scores.push_back(c.scale * product + bias_weight * c.bias[c.At(s, h)]);
       most = std::max(most, scores.back());
     }
@@ -90,7 +82,7 @@ std::vector<double> Reference(const Case<Stored>& c, int h, double bias_weight =
     for (int s = 0; s < c.slots; ++s) {
       const double weight = std::exp(scores[s] - most);
       sum += weight;
-      for (int e = 0; e < c.d; ++e) o[e] += weight * Value(c.v[c.At(s, h) * c.d + e]);
+      for (int e = 0; e < c.d; ++e) o[e] += weight * Widen(c.v[c.At(s, h) * c.d + e]);
     }
     for (double x : o) out.push_back(x / sum);
   }

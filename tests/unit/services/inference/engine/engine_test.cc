@@ -225,6 +225,54 @@ TEST_F(EngineTest, TheSameRequestAmongOthersGivesTheSameTokens) {
 }
 
 // Keys and queries are recorded side by side: one wave solves events of both kinds.
+// The same bits, not only the same tokens: fp32 and bf16, alone and among 31 others, with the
+// prompt in one piece and in pieces of 7, under events of every method.
+TEST_F(EngineTest, BatchInvariantGivesTheSameBitsInAnyCompany) {
+  for (const std::string dtype : {"float32", "bfloat16"}) {
+    const auto make = [&](int prefill_tokens) {
+      auto engine = MakeEngine({.model_folder = Folder(1),
+                                .version = PolicyVersion(1),
+                                .dtype = dtype,
+                                .batch_invariant = true,
+                                .limits = {.prefill_tokens = prefill_tokens, .check_pages = true}});
+      EXPECT_TRUE(engine.ok()) << engine.status();
+      return *std::move(engine);
+    };
+    const std::pair<context::Method, context::Chooser> ways[] = {
+        {context::Method::kAttentionMatching, context::Chooser::kRms},
+        {context::Method::kEvict, context::Chooser::kAttention}};
+    for (const auto& [method, chooser] : ways) {
+      GenerationRequest r = Request(1, 60);
+      r.prompt.resize(39, 77);
+      r.context = Budget(method, chooser);
+      r.context.protect = 8;
+      const auto alone = Generate(*make(512), r);
+      auto engine = make(7);
+      std::vector<std::shared_ptr<Collector>> others;
+      for (int i = 0; i < 31; ++i) {
+        GenerationRequest other = Request(1, 20 + 3 * i);
+        other.request_id = "other" + std::to_string(i);
+        other.sampling.seed = 100 + i;
+        other.prompt.resize(5 + i, 50 + i);
+        other.context = i % 2 == 0 ? Budget(method, chooser)
+                                   : Budget(context::Method::kMarkovian, context::Chooser::kRms);
+        other.context.protect = 3;
+        others.push_back(std::make_shared<Collector>(1));
+        const absl::Status status = engine->Submit(other, others.back());
+        ASSERT_TRUE(status.ok()) << status;
+      }
+      const auto among = Generate(*engine, r);
+      const rl::Rollout &a = alone->finished.at(0).rollout, &b = among->finished.at(0).rollout;
+      EXPECT_EQ(a.tokens, b.tokens);
+      EXPECT_EQ(a.logprobs, b.logprobs);
+      ASSERT_GE(a.events.size(), 3u);
+      for (size_t e = 0; e < a.events.size(); ++e)
+        EXPECT_EQ(a.events[e].digest, b.events[e].digest);
+      for (const auto& other : others) other->Wait();
+    }
+  }
+}
+
 TEST_F(EngineTest, EventsThatListenToKeysAreReplayedAloneAndAmongThoseThatListenToQueries) {
   auto engine = Make();
   GenerationRequest by_query = Request(3, 60), by_key = Request(3, 60);

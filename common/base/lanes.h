@@ -1,0 +1,52 @@
+#pragma once
+
+#include <immintrin.h>
+
+#include <bit>
+#include <cstdint>
+
+#include "common/base/bfloat16.h"
+
+// Eight floats at a time, as the kernels of model and attention use them: a register of the
+// x86-64-v3 baseline. Every operation is the same on each lane whatever stands in the others, and
+// in the same order wherever it is inlined.
+namespace palimpsest {
+
+inline constexpr int kLanes = 8;
+typedef float Vector __attribute__((vector_size(32), aligned(4)));
+typedef int32_t Ints __attribute__((vector_size(32), aligned(4)));
+
+inline Vector LoadVector(const float* x) { return *reinterpret_cast<const Vector*>(x); }
+inline Vector LoadVector(const BFloat16* x) {
+  typedef uint16_t Halves __attribute__((vector_size(16), aligned(2)));
+  const Halves halves = *reinterpret_cast<const Halves*>(x);
+  return std::bit_cast<Vector>(__builtin_convertvector(halves, Ints) << 16);
+}
+inline void StoreVector(Vector x, float* to) { *reinterpret_cast<Vector*>(to) = x; }
+
+// a b + c, rounded once.
+inline Vector MultiplyAdd(Vector a, Vector b, Vector c) {
+  return std::bit_cast<Vector>(_mm256_fmadd_ps(std::bit_cast<__m256>(a), std::bit_cast<__m256>(b),
+                                               std::bit_cast<__m256>(c)));
+}
+
+inline float Sum(Vector x) {
+  return ((x[0] + x[4]) + (x[2] + x[6])) + ((x[1] + x[5]) + (x[3] + x[7]));
+}
+
+// e^x for x <= 0 to 2 ulp; 0 below -87. x = n ln 2 + r, |r| <= ln(2)/2, e^r by its series.
+inline Vector ExpNegative(Vector x) {
+  const Vector zero = {};
+  const Vector clamped = x < -87.0f ? zero - 87.0f : x;
+  const Ints n = __builtin_convertvector(clamped * 1.44269504088896341f - 0.5f, Ints);  // truncates
+  const Vector whole = __builtin_convertvector(n, Vector);
+  const Vector r = (clamped - whole * 0.693359375f) + whole * 2.12194440e-4f;
+  Vector series = zero + 1.9841269841e-4f;
+  for (const float term :
+       {1.3888888889e-3f, 8.3333333333e-3f, 4.1666666667e-2f, 1.6666666667e-1f, 0.5f, 1.0f, 1.0f})
+    series = MultiplyAdd(series, r, zero + term);
+  const Vector power = std::bit_cast<Vector>((n + 127) << 23);
+  return x < -87.0f ? zero : series * power;
+}
+
+}  // namespace palimpsest

@@ -1,0 +1,114 @@
+#include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
+#include <gtest/gtest.h>
+
+#include <random>
+
+#include "common/base/bfloat16.h"
+#include "common/model/causal.h"
+#include "common/model/decoder.h"
+#include "common/model/row_kernels.h"
+#include "tests/unit/common/model/model_testing.h"
+
+namespace palimpsest::model {
+namespace {
+
+template <class Stored>
+double WorstProduct(std::mt19937& rng, bool drop_last) {
+  std::normal_distribution<float> normal;
+  double worst = 0;
+  for (const int64_t k : {16, 24, 40, 64, 7, 129}) {
+    for (const int64_t n : {1, 4, 7, 16}) {
+      for (const int64_t m : {1, 2, 3, 5, 70}) {
+        std::vector<Stored> x(m * k), w(n * k);
+        for (Stored& v : x) Narrow(normal(rng), &v);
+        for (Stored& v : w) Narrow(normal(rng), &v);
+        std::vector<float> packed(m * PackedWidth(k)), y(m * n);
+        for (int64_t i = 0; i < m; ++i)
+          PackRow(x.data() + i * k, k, packed.data() + i * PackedWidth(k));
+        MultiplyRows<Stored>({w.data(), packed.data(), m, k}, 0, n, y.data(), n);
+        for (int64_t i = 0; i < m; ++i) {
+          for (int64_t j = 0; j < n; ++j) {
+            double sum = 0;
+            for (int64_t c = 0; c < k - (drop_last ? 1 : 0); ++c)
+              sum += double{Widen(x[i * k + c])} * Widen(w[j * k + c]);
+            worst = std::max(worst, std::abs(sum - y[i * n + j]));
+          }
+        }
+      }
+    }
+  }
+  return worst;
+}
+
+TEST(RowKernelsTest, ProductsEqualThoseInFp64) {
+  std::mt19937 rng(1);
+  EXPECT_LE(WorstProduct<float>(rng, false), 1e-4);
+  EXPECT_LE(WorstProduct<BFloat16>(rng, false), 1e-4);
+}
+
+TEST(RowKernelsTest, ADroppedInputWouldShow) {
+  std::mt19937 rng(1);
+  EXPECT_GT(WorstProduct<float>(rng, true), 0.1);
+  EXPECT_GT(WorstProduct<BFloat16>(rng, true), 0.1);
+}
+
+struct Rows {
+  at::Tensor ids, positions;
+};
+Rows Draw(int64_t n) { return {at::randint(0, 61, {n}, at::kLong), at::arange(n, at::kLong)}; }
+at::Tensor LogitsOf(const Decoder& decoder, const Rows& rows, std::vector<int64_t> lengths) {
+  c10::NoGradGuard no_grad;
+  CausalContext context(std::move(lengths));
+  return decoder.Logits(decoder.Hidden(rows.ids, rows.positions, context));
+}
+double Worst(const at::Tensor& a, const at::Tensor& b) {
+  return (a.to(at::kDouble) - b.to(at::kDouble)).abs().max().item<double>();
+}
+
+class RowPassTest : public testing::TestWithParam<Architecture> {};
+
+TEST_P(RowPassTest, GivesThePlainPassesNumbers) {
+  const ModelConfig config = SmallConfig(GetParam());
+  for (const int64_t n : {1, 2, 9, 64}) {
+    const Rows rows = Draw(n);
+    const auto plain = Decoder::Random(config, 3, DType::kFloat32);
+    const auto fast = Decoder::Random(config, 3, DType::kFloat32, Kernels::kFast);
+    const at::Tensor want = LogitsOf(*plain, rows, {n});
+    EXPECT_LE(Worst(want, LogitsOf(*fast, rows, {n})), 2e-5 * want.abs().max().item<double>());
+  }
+}
+
+// bf16 rounds after each operation: both paths are equally far from the same weights in fp32.
+TEST_P(RowPassTest, RoundsInBf16WhereThePlainPassDoes) {
+  const ModelConfig config = SmallConfig(GetParam());
+  const Rows rows = Draw(64);
+  const auto plain = Decoder::Random(config, 3, DType::kBFloat16);
+  const auto fast = Decoder::Random(config, 3, DType::kBFloat16, Kernels::kFast);
+  const auto exact = Decoder::Random(config, 3, DType::kFloat32);
+  ASSERT_TRUE(exact->CopyWeights(plain->Parameters()).ok());
+  const at::Tensor truth = LogitsOf(*exact, rows, {64});
+  const auto error = [&](const Decoder& d) {
+    return (LogitsOf(d, rows, {64}) - truth).to(at::kDouble).norm().item<double>();
+  };
+  EXPECT_LE(error(*fast), 1.1 * error(*plain));
+}
+
+TEST_P(RowPassTest, ARowsBitsDoNotHangOnItsCompany) {
+  const ModelConfig config = SmallConfig(GetParam());
+  for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+    const auto fixed = Decoder::Random(config, 5, dtype, Kernels::kFixed);
+    const Rows a = Draw(11), b = Draw(90);
+    const Rows both{at::cat({b.ids, a.ids}), at::cat({b.positions, a.positions})};
+    const at::Tensor alone = LogitsOf(*fixed, a, {11});
+    const at::Tensor among = LogitsOf(*fixed, both, {90, 11}).narrow(0, 90, 11);
+    EXPECT_TRUE(at::equal(alone, among));
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Architectures, RowPassTest,
+                         testing::Values(Architecture::kQwen3, Architecture::kQwen2,
+                                         Architecture::kLlama));
+
+}  // namespace
+}  // namespace palimpsest::model
