@@ -15,8 +15,9 @@
 namespace palimpsest::model {
 namespace {
 
-// Rows up to which the products are limited by reading the weights rather than by arithmetic.
-constexpr int64_t kFewRows = 64;
+// Rows up to which the row kernels are quicker than the library's fp32 products
+// (tests/bench/rows_bench). In bf16 they always are.
+constexpr int64_t kFewRows = 32;
 
 at::ScalarType ScalarTypeOf(DType dtype) {
   switch (dtype) {
@@ -147,7 +148,8 @@ class TransformerDecoder final : public Decoder {
  private:
   bool ByRows(int64_t rows) const {
     if (c10::GradMode::is_enabled() || dtype_ == DType::kFloat64) return false;
-    return kernels_ == Kernels::kFixed || (kernels_ == Kernels::kFast && rows <= kFewRows);
+    if (kernels_ == Kernels::kPlain) return false;
+    return kernels_ == Kernels::kFixed || dtype_ == DType::kBFloat16 || rows <= kFewRows;
   }
 
   // Statistics in fp32 for bf16 rows.
