@@ -109,7 +109,7 @@ struct Digest {
   bool operator==(const Digest&) const = default;
 };
 
-// How well an event did. Means over layers and heads; not part of the digest.
+// How well an event that listened to rows did. Means over layers and heads; not in the digest.
 struct Quality {
   double mass_error = 0;  // relative, over the fitted reference queries
   double output_error = 0;
