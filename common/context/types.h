@@ -113,8 +113,8 @@ struct Digest {
 struct Quality {
   double mass_error = 0;  // relative, over the fitted reference queries
   double output_error = 0;
-  double kkt_residual = 0;                        // worst head, relative to tr(G)/t
-  std::optional<double> holdout_mass_error = {};  // present iff a reference row was held out:
+  double kkt_residual = 0;                          // worst head, relative to tr(G)/t
+  std::optional<double> holdout_mass_error = {};    // present iff a reference row was held out:
   std::optional<double> holdout_output_error = {};  // 0 < holdout_every <= reference.size()
   bool operator==(const Quality&) const = default;
 };
