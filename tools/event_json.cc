@@ -227,13 +227,14 @@ absl::StatusOr<json> Parse(std::string_view text, const std::string& where) {
 }  // namespace
 
 json EventJson(const context::Event& event) {
+  const bool measured = UsesReference(event.method, event.parameters.chooser);
   return {{"at", event.at},
           {"window", {event.window.begin, event.window.end}},
           {"method", std::string(Name(event.method))},
           {"reference", {event.reference.begin, event.reference.end}},
           {"kept", KeptJson(event.kept)},
           {"parameters", ParametersJson(event.parameters)},
-          {"quality", QualityJson(event.quality)},
+          {"quality", measured ? QualityJson(event.quality) : json(nullptr)},
           {"digest", event.digest ? event.digest->Hex() : ""}};
 }
 
@@ -253,7 +254,7 @@ absl::StatusOr<context::Event> EventFromJson(const json& value, const std::strin
   ASSIGN_OR_RETURN(event.kept, KeptFromJson(*kept, path + ".kept"));
   ASSIGN_OR_RETURN(const json* const parameters, object.Take("parameters"));
   ASSIGN_OR_RETURN(event.parameters, ParametersFromJson(*parameters, path + ".parameters"));
-  if (const json* const quality = object.TakeIfThere("quality")) {
+  if (const json* const quality = object.TakeIfThere("quality"); quality && !quality->is_null()) {
     ASSIGN_OR_RETURN(event.quality, QualityFromJson(*quality, path + ".quality"));
   }
   if (const json* const digest = object.TakeIfThere("digest"); digest && !digest->is_null()) {

@@ -14,8 +14,8 @@ namespace palimpsest::tools {
 
 nlohmann::json EventJson(const context::Event& event);
 
-// An event may lack its digest and its quality, nothing else; unknown keys are refused. Errors
-// begin with `path`: "events[2].kept[0][1]: ...".
+// An event may lack its digest and its quality (or have them null), nothing else; unknown keys are
+// refused. Errors begin with `path`: "events[2].kept[0][1]: ...".
 absl::StatusOr<context::Event> EventFromJson(const nlohmann::json& json, const std::string& path);
 
 // What `generate` prints: tokens after the prompt, with their log-probabilities and origins.

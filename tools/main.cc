@@ -1,4 +1,5 @@
 #include <CLI/CLI.hpp>
+#include <charconv>
 #include <iostream>
 
 #include "common/rpc/daemon.h"
@@ -12,6 +13,19 @@ void AddTarget(CLI::App& command, Target& target, bool with_dtype) {
   command.add_option("--model", target.model, "Hugging Face folder; the work is done in process");
   command.add_option("--server", target.server, "HOST:PORT of an inference daemon");
   if (with_dtype) command.add_option("--dtype", target.dtype, "float32 (default) or bfloat16");
+}
+
+// CLI11 would take -1 for 2^64 - 1.
+void AddUnsigned(CLI::App& command, const std::string& name, uint64_t& target,
+                 const std::string& doc) {
+  const auto check = [](const std::string& text) -> std::string {
+    uint64_t value = 0;
+    const char* const end = text.data() + text.size();
+    const auto [at, error] = std::from_chars(text.data(), end, value);
+    if (error == std::errc() && at == end && !text.empty()) return "";
+    return text + " is not a whole number of [0, 2^64)";
+  };
+  command.add_option(name, target, doc)->check(check);
 }
 
 void AddTokenize(CLI::App& app, TextOptions& o) {
@@ -45,7 +59,7 @@ void AddGenerate(CLI::App& app, GenerateOptions& o) {
   command.add_option("--ids-file", o.ids_file, "the prompt: {\"ids\": [...]}")->required();
   command.add_option("--max-tokens", o.max_tokens, "sampled tokens, > 0")->required();
   command.add_option("--temperature", o.temperature, ">= 0, default 1; 0 is greedy");
-  command.add_option("--seed", o.seed, "default 0");
+  AddUnsigned(command, "--seed", o.seed, "default 0");
   command.add_flag("--ignore-eos", o.ignore_eos, "the model's own stop ids do not stop");
   command.add_option("--context", o.context, "none (default), kv_budget or segments");
   command.add_option("--set", o.sets, "context.KEY=VALUE, any number")->allow_extra_args(false);

@@ -3,6 +3,7 @@
 #include <variant>
 
 #include "absl/strings/str_format.h"
+#include "common/attention/first_slots.h"
 
 namespace palimpsest::attention {
 namespace {
@@ -13,23 +14,6 @@ context::Event EventOf(const context::EventDraft& draft) {
           .method = draft.method,
           .parameters = draft.parameters,
           .reference = draft.reference};
-}
-
-// The first slots of the window, as many as the event will keep.
-context::KeptPositions FirstSlots(const context::ContextState& state,
-                                  const context::EventDraft& draft) {
-  context::KeptPositions kept(state.shape());
-  std::vector<int32_t> slots;
-  for (int layer = 0; layer < state.shape().layers; ++layer) {
-    for (int head = 0; head < state.shape().kv_heads; ++head) {
-      slots.clear();
-      state.AppendSlots(layer, head, draft.window, slots);
-      slots.resize(
-          context::KeptCount(draft.method, draft.keep_ratio, static_cast<int32_t>(slots.size())));
-      kept.AddHead(slots);
-    }
-  }
-  return kept;
 }
 
 }  // namespace
@@ -54,7 +38,7 @@ absl::StatusOr<std::vector<ReplayEvent>> DraftEvents(const context::ContextPolic
     if (const auto* draft = std::get_if<context::EventDraft>(&decision)) {
       context::Event applied = EventOf(*draft);
       events.push_back({.event = applied, .keep_ratio = draft->keep_ratio});
-      applied.kept = FirstSlots(state, *draft);
+      applied.kept = FirstSlots(state, draft->window, draft->method, draft->keep_ratio);
       RETURN_IF_ERROR(state.Apply(applied));
     }
     state.Append();

@@ -28,15 +28,39 @@ bool ListensToReferences(Method method, Chooser chooser, bool forced) {
   return method == Method::kEvict && !forced && chooser == Chooser::kAttention;
 }
 
-void AddTo(context::Quality& q, const compaction::Fit& fit, int64_t b) {
-  q.mass_error += fit.mass_error.data_ptr<double>()[b];
-  q.output_error += fit.output_error.data_ptr<double>()[b];
-  q.kkt_residual = std::max(q.kkt_residual, fit.kkt_residual.data_ptr<double>()[b]);
-  if (!fit.holdout_mass_error.defined()) return;
+bool IsHeldOut(const context::Event& e, int32_t reference) {
+  const int32_t every = e.parameters.holdout_every;
+  return every > 0 && (reference - e.reference.begin) % every == every - 1;
+}
+
+// Of head `b` of the wave; another event of it may hold queries out where this one does not.
+void AddTo(const PendingEvent& e, const compaction::FitErrors& errors, int64_t b) {
+  context::Quality& q = *e.quality;
+  q.mass_error += errors.mass_error.data_ptr<double>()[b];
+  q.output_error += errors.output_error.data_ptr<double>()[b];
+  const context::Event& event = e.request->event;
+  const int32_t every = event.parameters.holdout_every;
+  if (every == 0 || event.reference.size() < every) return;
   q.holdout_mass_error =
-      q.holdout_mass_error.value_or(0) + fit.holdout_mass_error.data_ptr<double>()[b];
+      q.holdout_mass_error.value_or(0) + errors.holdout_mass_error.data_ptr<double>()[b];
   q.holdout_output_error =
-      q.holdout_output_error.value_or(0) + fit.holdout_output_error.data_ptr<double>()[b];
+      q.holdout_output_error.value_or(0) + errors.holdout_output_error.data_ptr<double>()[b];
+}
+
+// Indices into the windows, padded to the longest list (at least 1).
+compaction::Kept Padded(const std::vector<std::vector<int32_t>>& lists) {
+  compaction::Kept kept;
+  size_t t = 1;
+  for (const auto& list : lists) {
+    kept.counts.push_back(static_cast<int>(list.size()));
+    t = std::max(t, list.size());
+  }
+  std::vector<int64_t> index(lists.size() * t, 0);
+  for (size_t b = 0; b < lists.size(); ++b)
+    std::copy(lists[b].begin(), lists[b].end(), index.begin() + static_cast<ptrdiff_t>(b * t));
+  kept.index = at::tensor(index, at::kLong)
+                   .view({static_cast<int64_t>(lists.size()), static_cast<int64_t>(t)});
+  return kept;
 }
 
 }  // namespace
@@ -96,10 +120,10 @@ void EventWave::GatherReferences(Batch& batch, const std::vector<PendingEvent*>&
   bool any_holdout = false;
   for (int64_t b = 0; b < problems; ++b) {
     const context::Event& e = events[b / batch.heads]->request->event;
-    const int64_t h = b % batch.heads, every = e.parameters.holdout_every;
+    const int64_t h = b % batch.heads;
     for (int32_t r = e.reference.begin; r < e.reference.end; ++r) {
       const int64_t row = events[b / batch.heads]->row_of(r), offset = r - e.reference.begin;
-      const bool out = every > 0 && offset % every == every - 1;
+      const bool out = IsHeldOut(e, r);
       any_holdout |= out;
       for (int64_t p = 0; p < probes; ++p) {
         const int64_t i = b * n + offset * probes + p;
@@ -167,16 +191,8 @@ void EventWave::Fit(Batch& batch, const std::vector<PendingEvent*>& events,
                     std::vector<at::Tensor>& bias) {
   const int64_t problems = static_cast<int64_t>(batch.runs.size()),
                 e_count = static_cast<int64_t>(events.size());
-  compaction::Kept kept;
-  int64_t t = 1;
-  for (const auto& list : batch.kept) {
-    kept.counts.push_back(static_cast<int>(list.size()));
-    t = std::max<int64_t>(t, static_cast<int64_t>(list.size()));
-  }
-  std::vector<int64_t> index(problems * t, 0);
-  for (int64_t b = 0; b < problems; ++b)
-    std::copy(batch.kept[b].begin(), batch.kept[b].end(), index.begin() + b * t);
-  kept.index = at::tensor(index, at::kLong).view({problems, t});
+  const compaction::Kept kept = Padded(batch.kept);
+  const int64_t t = kept.index.size(1);
   std::vector<double> mu, lambda, lower, upper;
   for (int64_t b = 0; b < problems; ++b) {
     const context::Parameters& p = events[b / batch.heads]->request->event.parameters;
@@ -191,7 +207,10 @@ void EventWave::Fit(Batch& batch, const std::vector<PendingEvent*>& events,
       {.mu = column(mu), .lambda = column(lambda), .lower = column(lower), .upper = column(upper)},
       gradient_);
   for (int64_t b = 0; b < problems && batch.window.measured; ++b) {
-    AddTo(*events[b / batch.heads]->quality, fit, b);
+    const PendingEvent& e = *events[b / batch.heads];
+    AddTo(e, fit, b);
+    e.quality->kkt_residual =
+        std::max(e.quality->kkt_residual, fit.kkt_residual.data_ptr<double>()[b]);
   }
 
   const at::Tensor kept_slots = batch.slots.gather(1, kept.index);
@@ -252,6 +271,13 @@ void EventWave::SolveAlike(const std::vector<PendingEvent*>& events, std::vector
     e.chosen->push_back(std::move(positions));
   }
   if (fits) return Fit(batch, events, k, v, bias);
+  if (batch.scored && batch.window.measured) {
+    const compaction::FitErrors errors =
+        compaction::MeasureEviction(batch.local, batch.window, Padded(batch.kept));
+    for (size_t b = 0; b < batch.runs.size(); ++b) {
+      AddTo(*events[b / batch.heads], errors, static_cast<int64_t>(b));
+    }
+  }
   for (size_t b = 0; b < batch.runs.size(); ++b) {
     HeadSlots& head = (*events[b / batch.heads]->heads)[b % batch.heads];
     std::vector<int64_t> same;

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "absl/strings/str_format.h"
+#include "common/attention/first_slots.h"
 
 namespace palimpsest::attention {
 namespace {
@@ -16,22 +17,6 @@ bool SameEvent(const ReplayEvent& a, const ReplayEvent& b) {
 
 bool SameEvents(std::span<const ReplayEvent> a, std::span<const ReplayEvent> b) {
   return std::equal(a.begin(), a.end(), b.begin(), b.end(), SameEvent);
-}
-
-// What a chooser would leave, as far as the structure goes: how many, not which.
-context::KeptPositions FirstSlots(const context::ContextState& state, const ReplayEvent& e) {
-  context::KeptPositions kept(state.shape());
-  std::vector<int32_t> slots;
-  for (int l = 0; l < state.shape().layers; ++l) {
-    for (int h = 0; h < state.shape().kv_heads; ++h) {
-      slots.clear();
-      state.AppendSlots(l, h, e.event.window, slots);
-      slots.resize(
-          context::KeptCount(e.event.method, e.keep_ratio, static_cast<int32_t>(slots.size())));
-      kept.AddHead(slots);
-    }
-  }
-  return kept;
 }
 
 // Walks the log; the window and reference range of every event must fit what is there.
@@ -64,7 +49,7 @@ absl::Status CheckStructure(const ReplaySequence& s, context::Shape shape) {
             absl::StrFormat("%s.window=[%d, %d) does not fit the blocks at %d", where,
                             e.window.begin, e.window.end, e.at));
       }
-      applied.kept = FirstSlots(state, s.events[i]);
+      applied.kept = FirstSlots(state, e.window, e.method, s.events[i].keep_ratio);
     }
     if (absl::Status status = state.Apply(applied); !status.ok()) {
       return absl::Status(status.code(), where + ": " + std::string(status.message()));

@@ -40,6 +40,21 @@ std::pair<at::Tensor, at::Tensor> Errors(const at::Tensor& mass, const at::Tenso
   return {mass_error, difference / norm.clamp_min(1e-300)};
 }
 
+// a_kept [B, n, t] and w [B, t] fp64 give the mass, x [B, n, t] and values [B, t, d] the output.
+FitErrors Measure(const WindowBatch& window, const at::Tensor& a_kept, const at::Tensor& w,
+                  const at::Tensor& x, const at::Tensor& values, const at::Tensor& y) {
+  at::NoGradGuard no_grad;
+  const at::Tensor served = at::bmm(a_kept.to(at::kDouble), w.unsqueeze(2)).squeeze(2);
+  const at::Tensor fitted = at::bmm(x, values.to(x.scalar_type()));
+  FitErrors errors;
+  std::tie(errors.mass_error, errors.output_error) = Errors(served, fitted, y, window.query_mask);
+  if (window.holdout_mask.defined()) {
+    std::tie(errors.holdout_mass_error, errors.holdout_output_error) =
+        Errors(served, fitted, y, window.holdout_mask);
+  }
+  return errors;
+}
+
 // log w_j of section 4.3 and the KKT residual, [B, t].
 struct Mass {
   at::Tensor log_w, w, kkt_residual;
@@ -153,20 +168,26 @@ Fit MatchWindow(const LocalSoftmax& local, const WindowBatch& window, const Kept
     fit.values = values.to(window.values.scalar_type());
     fit.kkt_residual = mass.kkt_residual.detach();
     if (window.measured) {
-      at::NoGradGuard no_grad;
-      const at::Tensor served = at::bmm(a_all.to(at::kDouble), mass.w.unsqueeze(2)).squeeze(2);
-      const at::Tensor fitted = at::bmm(x, Wide(values.to(local.a.scalar_type())));
-      std::tie(fit.mass_error, fit.output_error) = Errors(served, fitted, y, window.query_mask);
-      if (window.holdout_mask.defined()) {
-        std::tie(fit.holdout_mass_error, fit.holdout_output_error) =
-            Errors(served, fitted, y, window.holdout_mask);
-      }
+      static_cast<FitErrors&>(fit) = Measure(window, a_all, mass.w, x, values, y);
     }
   }
   if (!full) fit.bias = fit.bias.detach();
   if (gradient == GradientMode::kStraightThrough) fit.values = StraightThrough(fit.values, v_kept);
   if (gradient == GradientMode::kDetached) fit.values = fit.values.detach();
   return fit;
+}
+
+FitErrors MeasureEviction(const LocalSoftmax& local, const WindowBatch& window, const Kept& kept) {
+  at::NoGradGuard no_grad;
+  const int64_t n = local.a.size(1), t = kept.index.size(1), d = window.values.size(2);
+  const at::Tensor index = kept.index.unsqueeze(1).expand({-1, n, -1});
+  const at::Tensor padding = CountMask(kept.counts, t).logical_not().unsqueeze(1);
+  const at::Tensor a = local.a.gather(2, index).masked_fill(padding, 0);
+  const at::Tensor scores = local.scores.gather(2, index).masked_fill(padding, kPadScore);
+  const at::Tensor x = at::softmax(scores, 2).masked_fill(padding, 0);
+  const at::Tensor values = window.values.gather(1, kept.index.unsqueeze(2).expand({-1, -1, d}));
+  const at::Tensor w = at::ones({a.size(0), t}, at::kDouble);
+  return Measure(window, a, w, x, values, at::bmm(local.a, Wide(window.values)));
 }
 
 at::Tensor RandomReferences(uint64_t seed, int layer, int head, int n, int d) {

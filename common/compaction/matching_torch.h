@@ -48,16 +48,21 @@ struct Numerics {                       // of each problem: [B], fp64
   at::Tensor mu, lambda, lower, upper;  // lower, upper bound w itself (not its logarithm)
 };
 
-struct Fit {
-  at::Tensor bias;    // [B, t] fp32 (fp64): b_j + log w_j
-  at::Tensor values;  // [B, t, d] in the input's dtype
-  // [B] fp64, detached: mean |sum_j a_ij w_j - 1|; |X V' - Y| / |Y| (Frobenius); KKT residual
-  // relative to tr(G)/t
-  at::Tensor mass_error, output_error, kkt_residual;
+// [B] fp64, detached: mean |sum_j a_ij w_j - 1|; |X V' - Y| / |Y| (Frobenius).
+struct FitErrors {
+  at::Tensor mass_error, output_error;                  // over the queries of query_mask
   at::Tensor holdout_mass_error, holdout_output_error;  // undefined without a holdout
+};
+struct Fit : FitErrors {
+  at::Tensor bias;          // [B, t] fp32 (fp64): b_j + log w_j
+  at::Tensor values;        // [B, t, d] in the input's dtype
+  at::Tensor kkt_residual;  // [B] fp64, detached, relative to tr(G)/t
 };
 Fit MatchWindow(const LocalSoftmax& local, const WindowBatch& window, const Kept& kept,
                 const Numerics& numerics, GradientMode gradient);
+
+// The same measures of the kept slots as they are: w = 1, V' = V. Without any kept slot both are 1.
+FitErrors MeasureEviction(const LocalSoftmax& local, const WindowBatch& window, const Kept& kept);
 
 // Reference vectors that are not queries: standard normal, keyed by (seed, layer, head, query). [n,
 // d] fp32.

@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
 
 namespace palimpsest {
 namespace {
@@ -30,6 +31,33 @@ absl::Status AddValue(std::string_view flag, std::string value, ParsedFlags& fla
   if (value.empty()) return absl::InvalidArgumentError("--config needs a file name");
   flags.config_file = std::move(value);
   return absl::OkStatus();
+}
+
+// The dotted key that a message begins with: "a.b[2].c=3 is ...", "a.b: ...".
+std::string_view KeyOf(std::string_view message) {
+  constexpr std::string_view kInKey =
+      "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.[]";
+  return message.substr(0, message.find_first_not_of(kInKey));
+}
+
+// Where the deepest part of `key` that the document holds was written; "" when not even its first
+// part was.
+std::string PlaceOf(const Node& root, std::string_view key) {
+  std::string where;
+  const Node* at = &root;
+  for (const std::string& part : std::vector<std::string>(
+           absl::StrSplit(std::string(key), absl::ByAnyChar(".[]"), absl::SkipEmpty()))) {
+    const Node* next = nullptr;
+    for (size_t i = 0; i < at->items.size(); ++i) {
+      const bool is_map = at->kind == Node::Kind::kMap;
+      if (part != (is_map ? at->keys[i].text : std::to_string(i))) continue;
+      next = &at->items[i];
+      where = is_map ? at->keys[i].where : next->where;
+    }
+    if (next == nullptr) break;
+    at = next;
+  }
+  return where;
 }
 
 }  // namespace
@@ -95,6 +123,16 @@ absl::StatusOr<Node> LoadDocument(const ParsedFlags& flags) {
     RETURN_IF_ERROR(ApplyOverride(root, assignment));
   }
   return root;
+}
+
+absl::Status WithPlace(const absl::Status& refusal, const ParsedFlags& flags) {
+  if (refusal.ok()) return refusal;
+  const std::string message(refusal.message());
+  const absl::StatusOr<Node> root = LoadDocument(flags);
+  if (!root.ok()) return refusal;
+  const std::string where = PlaceOf(*root, KeyOf(message));
+  if (where.empty()) return refusal;
+  return absl::Status(refusal.code(), absl::StrFormat("%s: %s", where, message));
 }
 
 }  // namespace palimpsest

@@ -41,6 +41,11 @@ absl::Status LoadConfig(const ParsedFlags& flags, std::span<const std::string_vi
   return binder.Read(document, "", known_sections);
 }
 
+// Of what a Validate refuses: when the message begins with a key ("engine.blocks=0 is ..."), puts
+// before it where the key was written, "run.yaml:12: " or "--set engine.blocks=0: ". A key that was
+// left out gives the place of the section around it; a message without a known key stays as it is.
+absl::Status WithPlace(const absl::Status& refusal, const ParsedFlags& flags);
+
 // The effective YAML with doc comments; it can be read back.
 template <class T>
 std::string PrintConfig(T config) {

@@ -111,6 +111,8 @@ absl::Status ApplyOverride(Node& root, std::string_view assignment) {
   std::string_view rest = assignment.substr(0, equals);
   std::string path;
   Node* at = &root;
+  Node* parent = nullptr;
+  size_t place = 0;  // of `at` in its parent
   while (true) {
     if (at->kind == Node::Kind::kNull) at->kind = Node::Kind::kMap;
     if (at->kind != Node::Kind::kMap) return ConfigError(where, path, "is not a section");
@@ -124,11 +126,14 @@ absl::Status ApplyOverride(Node& root, std::string_view assignment) {
       at->keys.push_back({key, where, ""});
       at->items.emplace_back().where = where;
     }
+    parent = at;
+    place = index;
     at = &at->items[index];
     if (dot == std::string_view::npos) break;
     rest.remove_prefix(dot + 1);
   }
   *at = std::move(value);
+  parent->keys[place].where = where;
   return absl::OkStatus();
 }
 

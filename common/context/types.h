@@ -109,13 +109,13 @@ struct Digest {
   bool operator==(const Digest&) const = default;
 };
 
-// How well an event did. Means over layers and heads; not part of the digest.
+// How well an event that listened to rows did. Means over layers and heads; not in the digest.
 struct Quality {
   double mass_error = 0;  // relative, over the fitted reference queries
   double output_error = 0;
-  double kkt_residual = 0;                        // worst head, relative to tr(G)/t
-  std::optional<double> holdout_mass_error = {};  // present iff holdout_every > 0
-  std::optional<double> holdout_output_error = {};
+  double kkt_residual = 0;                          // worst head, relative to tr(G)/t
+  std::optional<double> holdout_mass_error = {};    // present iff a reference row was held out:
+  std::optional<double> holdout_output_error = {};  // 0 < holdout_every <= reference.size()
   bool operator==(const Quality&) const = default;
 };
 

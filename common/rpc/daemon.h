@@ -49,7 +49,7 @@ int DaemonMain(int argc, const char* const* argv, std::string_view name,
     std::fputs(PrintConfig(config).c_str(), stdout);
     return kExitOk;
   }
-  status = Validate(config);
+  status = WithPlace(Validate(config), *flags);
   if (!status.ok()) return UsageError(name, status);
   if (flags->action == DaemonAction::kCheckConfig) return kExitOk;
   StopSignal stop;

@@ -252,7 +252,9 @@ v1::CompactionEvent ToProto(const context::Event& event) {
   proto.set_kv_heads(event.kept.shape().kv_heads);
   proto.set_kept(context::EncodeBitmaps(event.window, event.kept));
   if (event.digest) proto.set_digest(event.digest->Hex());
-  *proto.mutable_quality() = QualityToProto(event.quality);
+  if (context::UsesReference(event.method, event.parameters.chooser)) {
+    *proto.mutable_quality() = QualityToProto(event.quality);
+  }
   proto.set_duration_seconds(event.seconds);
   return proto;
 }

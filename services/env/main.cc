@@ -23,13 +23,12 @@ absl::Status Run(const EnvDaemonConfig& config, StopSignal& stop) {
   Gauge ready = metrics.AddGauge({"ready", "1 while calls are answered."}).With({});
   EnvironmentServer service(std::move(environments), {config.run.name, config.env.rank}, metrics,
                             SystemClock());
-  ASSIGN_OR_RETURN(const RpcServerConfig listen, ListenConfig(config.env));
-  ASSIGN_OR_RETURN(const auto server, RpcServer::Start(listen, {&service}, metrics, SystemClock()));
-  ASSIGN_OR_RETURN(const HostPort pages, ParseHostPort("env.metrics", config.env.metrics));
-  ASSIGN_OR_RETURN(const auto http, MetricsServer::Start(pages.host, pages.port, metrics, [&stop] {
-                     return stop.Requested() ? absl::UnavailableError("stopping")
-                                             : absl::OkStatus();
-                   }));
+  ASSIGN_OR_RETURN(const Listening at, ReadListen("env", config.env.serve));
+  ASSIGN_OR_RETURN(const auto server, RpcServer::Start(at.rpc, {&service}, metrics, SystemClock()));
+  ASSIGN_OR_RETURN(
+      const auto http, MetricsServer::Start(at.metrics.host, at.metrics.port, metrics, [&stop] {
+        return stop.Requested() ? absl::UnavailableError("stopping") : absl::OkStatus();
+      }));
   RETURN_IF_ERROR(
       WriteAddress(config.run.folder, "env", config.env.rank, {server->address(), getpid()}));
   ready.Set(1);

@@ -85,9 +85,7 @@ void Bind(Binder& b, PeersConfig& c) {
 }
 
 void Bind(Binder& b, OrchestratorSection& c) {
-  b.Field("listen", c.listen, "host:port of the RPCs; port 0 takes a free one");
-  b.Field("metrics", c.metrics, "host:port of /metrics and /healthz");
-  b.Field("insecure", c.insecure, "allows a host beyond loopback although calls are not encrypted");
+  BindListen(b, c.serve);
   b.Field("drain_grace", c.drain_grace, "for running rollouts at a stop");
   b.Field("tasks", c.plan.tasks, "names of the environment's tasks; prompts take turns");
   b.Field("stop_strings", c.plan.stop_strings, "end a response; none: the model's stop id does");
@@ -199,19 +197,8 @@ absl::StatusOr<RunPlan> PlanOf(const OrchestratorSection& c) {
 
 absl::Status Validate(const OrchestratorDaemonConfig& c) {
   RETURN_IF_ERROR(Validate(c.run));
-  ASSIGN_OR_RETURN(const RpcServerConfig listen, ListenConfig(c.orchestrator));
-  RETURN_IF_ERROR(Validate(listen));
-  RETURN_IF_ERROR(ParseHostPort("orchestrator.metrics", c.orchestrator.metrics).status());
+  RETURN_IF_ERROR(ReadListen("orchestrator", c.orchestrator.serve).status());
   return PlanOf(c.orchestrator).status();
-}
-
-absl::StatusOr<RpcServerConfig> ListenConfig(const OrchestratorSection& c) {
-  ASSIGN_OR_RETURN(const HostPort place, ParseHostPort("orchestrator.listen", c.listen));
-  RpcServerConfig config;
-  config.host = place.host;
-  config.port = place.port;
-  config.insecure = c.insecure;
-  return config;
 }
 
 }  // namespace palimpsest::orchestrator

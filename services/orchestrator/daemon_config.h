@@ -6,7 +6,7 @@
 #include <string_view>
 
 #include "common/config/run_sections.h"
-#include "common/rpc/config.h"
+#include "common/rpc/listen.h"
 #include "services/orchestrator/core/config.h"
 
 namespace palimpsest::orchestrator {
@@ -34,9 +34,7 @@ absl::StatusOr<context::ContextPolicy> ToPolicy(const ContextSection& c, const s
 
 // `orchestrator:` of the YAML.
 struct OrchestratorSection {
-  std::string listen = "127.0.0.1:0";   // host:port of the RPCs; port 0 takes a free one
-  std::string metrics = "127.0.0.1:0";  // host:port of /metrics and /healthz
-  bool insecure = false;                // allows listening beyond loopback, in clear text
+  ListenSection serve;                             // its keys stand beside the others
   absl::Duration drain_grace = absl::Seconds(20);  // for running rollouts at SIGTERM
   std::map<std::string, ContextSection> contexts;
   RunPlan plan;  // without its contexts
@@ -55,7 +53,5 @@ absl::Status Validate(const OrchestratorDaemonConfig& c);
 
 // The plan with its contexts.
 absl::StatusOr<RunPlan> PlanOf(const OrchestratorSection& c);
-
-absl::StatusOr<RpcServerConfig> ListenConfig(const OrchestratorSection& c);
 
 }  // namespace palimpsest::orchestrator

@@ -92,11 +92,10 @@ absl::Status RunDaemon(const std::string& command, const OrchestratorDaemonConfi
         return facts;
       },
       [&stop] { return stop.Requested(); }, codec);
-  ASSIGN_OR_RETURN(const RpcServerConfig listen, ListenConfig(config.orchestrator));
-  ASSIGN_OR_RETURN(const auto server, RpcServer::Start(listen, {&service}, metrics, SystemClock()));
-  ASSIGN_OR_RETURN(const HostPort pages,
-                   ParseHostPort("orchestrator.metrics", config.orchestrator.metrics));
-  ASSIGN_OR_RETURN(const auto http, MetricsServer::Start(pages.host, pages.port, metrics, [&] {
+  ASSIGN_OR_RETURN(const Listening at, ReadListen("orchestrator", config.orchestrator.serve));
+  ASSIGN_OR_RETURN(const auto server, RpcServer::Start(at.rpc, {&service}, metrics, SystemClock()));
+  ASSIGN_OR_RETURN(const auto http,
+                   MetricsServer::Start(at.metrics.host, at.metrics.port, metrics, [&] {
                      return run->Ended() ? absl::UnavailableError("ended") : absl::OkStatus();
                    }));
   RETURN_IF_ERROR(

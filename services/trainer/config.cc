@@ -32,11 +32,7 @@ void Bind(Binder& b, Schedule& c) {
 
 void Bind(Binder& b, TrainerSection& c) {
   EngineOptions& e = c.engine;
-  b.Field("listen", c.listen, "host:port of gRPC; port 0 takes a free one");
-  b.Field("metrics", c.metrics, "host:port of /metrics and /healthz");
-  b.Field("insecure", c.rpc.insecure, "allows a host beyond loopback, in clear text");
-  b.Field("advertise", c.rpc.advertise, "host that others connect to; empty: as in listen");
-  b.Bytes("max_message", c.rpc.max_message, "largest message, both ways");
+  BindListen(b, c.serve);
   b.Field("max_queued", c.max_queued, "calls that wait while one is worked on");
   b.Enum("dtype", e.dtype,
          {{"float32", model::DType::kFloat32}, {"bfloat16", model::DType::kBFloat16}},
@@ -76,9 +72,7 @@ absl::Status Validate(const DaemonConfig& c) {
     return absl::InvalidArgumentError(
         absl::StrFormat("trainer.max_queued=%d is not >= 1", t.max_queued));
   }
-  RETURN_IF_ERROR(ParseHostPort("trainer.metrics", t.metrics).status());
-  ASSIGN_OR_RETURN(const RpcServerConfig rpc, ListenConfig(t));
-  RETURN_IF_ERROR(Validate(rpc));
+  RETURN_IF_ERROR(ReadListen("trainer", t.serve).status());
   return Validate(EngineOptionsOf(c));
 }
 
@@ -87,14 +81,6 @@ EngineOptions EngineOptionsOf(const DaemonConfig& c) {
   options.run = c.run;
   options.model = c.model;
   return options;
-}
-
-absl::StatusOr<RpcServerConfig> ListenConfig(const TrainerSection& c) {
-  ASSIGN_OR_RETURN(const HostPort at, ParseHostPort("trainer.listen", c.listen));
-  RpcServerConfig whole = c.rpc;
-  whole.host = at.host;
-  whole.port = at.port;
-  return whole;
 }
 
 }  // namespace palimpsest::trainer

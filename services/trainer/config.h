@@ -4,19 +4,17 @@
 #include <string_view>
 
 #include "common/config/binder.h"
-#include "common/rpc/config.h"
+#include "common/rpc/listen.h"
 #include "services/trainer/engine/options.h"
 
 namespace palimpsest::trainer {
 
 // `trainer:` of the YAML.
 struct TrainerSection {
-  std::string listen = "127.0.0.1:0";   // host:port of gRPC
-  std::string metrics = "127.0.0.1:0";  // host:port of /metrics and /healthz
-  RpcServerConfig rpc;                  // without its host and port
-  int32_t checkpoint_every = 10;        // steps; 0 = only when asked and at the end
-  int32_t max_queued = 16;              // calls that wait for the worker
-  EngineOptions engine;                 // without `run` and `model`
+  ListenSection serve;            // its keys stand beside the others
+  int32_t checkpoint_every = 10;  // steps; 0 = only when asked and at the end
+  int32_t max_queued = 16;        // calls that wait for the worker
+  EngineOptions engine;           // without `run` and `model`
 };
 void Bind(Binder& b, TrainerSection& c);
 
@@ -31,8 +29,5 @@ absl::Status Validate(const DaemonConfig& c);
 
 // trainer.engine with the shared sections.
 EngineOptions EngineOptionsOf(const DaemonConfig& c);
-
-// `rpc` with host and port of `listen`.
-absl::StatusOr<RpcServerConfig> ListenConfig(const TrainerSection& c);
 
 }  // namespace palimpsest::trainer

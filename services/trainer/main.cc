@@ -48,12 +48,11 @@ absl::Status Run(const DaemonConfig& config, StopSignal& stop) {
                          .max_queued = static_cast<size_t>(config.trainer.max_queued),
                          .drained = [&stop] { stop.Request(); }},
                         *engine, telemetry, clock);
-  ASSIGN_OR_RETURN(const HostPort at, ParseHostPort("trainer.metrics", config.trainer.metrics));
-  ASSIGN_OR_RETURN(
-      const auto metrics_server,
-      MetricsServer::Start(at.host, at.port, metrics, [&service] { return service.Ready(); }));
-  ASSIGN_OR_RETURN(const RpcServerConfig rpc, ListenConfig(config.trainer));
-  ASSIGN_OR_RETURN(const auto server, RpcServer::Start(rpc, {&service}, metrics, clock));
+  ASSIGN_OR_RETURN(const Listening at, ReadListen(kRole, config.trainer.serve));
+  ASSIGN_OR_RETURN(const auto metrics_server,
+                   MetricsServer::Start(at.metrics.host, at.metrics.port, metrics,
+                                        [&service] { return service.Ready(); }));
+  ASSIGN_OR_RETURN(const auto server, RpcServer::Start(at.rpc, {&service}, metrics, clock));
   RETURN_IF_ERROR(WriteAddress(config.run.folder, kRole, 0, {server->address(), getpid()}));
   Log(Severity::kInfo, "listening",
       {{"address", server->address()}, {"metrics_port", metrics_server->port()}});

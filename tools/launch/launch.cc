@@ -96,7 +96,7 @@ absl::StatusOr<LaunchConfig> ReadConfig(const LaunchOptions& options) {
   const ParsedFlags flags{.config_file = options.config, .sets = options.sets};
   LaunchConfig config;
   RETURN_IF_ERROR(LoadConfig(flags, kOthers, config));
-  RETURN_IF_ERROR(Validate(config.run));
+  RETURN_IF_ERROR(WithPlace(Validate(config.run), flags));
   return config;
 }
 

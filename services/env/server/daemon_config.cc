@@ -24,10 +24,8 @@ void Bind(Binder& b, CountdownOptions& c) {
 }
 
 void Bind(Binder& b, EnvSection& c) {
-  b.Field("listen", c.listen, "host:port of the RPCs; port 0 takes a free one");
-  b.Field("metrics", c.metrics, "host:port of /metrics and /healthz");
+  BindListen(b, c.serve);
   b.Field("rank", c.rank, "which of the run's environment daemons this is");
-  b.Field("insecure", c.insecure, "allows a host beyond loopback although calls are not encrypted");
   b.Section("registers", c.tasks.registers, "the task registers");
   b.Section("countdown", c.tasks.countdown, "the task countdown");
 }
@@ -42,19 +40,10 @@ absl::Status Validate(const EnvDaemonConfig& c) {
   if (c.env.rank < 0) {
     return absl::InvalidArgumentError(absl::StrFormat("env.rank=%d is negative", c.env.rank));
   }
-  ASSIGN_OR_RETURN(const RpcServerConfig listen, ListenConfig(c.env));
-  RETURN_IF_ERROR(Validate(listen));
-  RETURN_IF_ERROR(ParseHostPort("env.metrics", c.env.metrics).status());
-  return BuiltInEnvironments(c.env.tasks).status();
-}
-
-absl::StatusOr<RpcServerConfig> ListenConfig(const EnvSection& c) {
-  ASSIGN_OR_RETURN(const HostPort place, ParseHostPort("env.listen", c.listen));
-  RpcServerConfig config;
-  config.host = place.host;
-  config.port = place.port;
-  config.insecure = c.insecure;
-  return config;
+  RETURN_IF_ERROR(ReadListen("env", c.env.serve).status());
+  const absl::Status tasks = BuiltInEnvironments(c.env.tasks).status();
+  if (tasks.ok()) return tasks;
+  return absl::InvalidArgumentError("env." + std::string(tasks.message()));
 }
 
 }  // namespace palimpsest::env

@@ -5,17 +5,15 @@
 
 #include "common/config/binder.h"
 #include "common/config/run_sections.h"
-#include "common/rpc/config.h"
+#include "common/rpc/listen.h"
 #include "services/env/core/registry.h"
 
 namespace palimpsest::env {
 
 // `env:` of the YAML.
 struct EnvSection {
-  std::string listen = "127.0.0.1:0";   // host:port of the RPCs; port 0 takes a free one
-  std::string metrics = "127.0.0.1:0";  // host:port of /metrics and /healthz
-  int rank = 0;                         // which of the run's environment daemons this is
-  bool insecure = false;                // allows listening beyond loopback, in clear text
+  ListenSection serve;  // its keys stand beside the others
+  int rank = 0;         // which of the run's environment daemons this is
   EnvironmentOptions tasks;
   bool operator==(const EnvSection&) const = default;
 };
@@ -29,8 +27,5 @@ struct EnvDaemonConfig {
 };
 void Bind(Binder& b, EnvDaemonConfig& c);
 absl::Status Validate(const EnvDaemonConfig& c);
-
-// `env.listen` and `env.insecure` as the server wants them.
-absl::StatusOr<RpcServerConfig> ListenConfig(const EnvSection& c);
 
 }  // namespace palimpsest::env

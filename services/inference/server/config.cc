@@ -20,24 +20,9 @@ absl::Status AtLeast(const char* field, absl::Duration value, absl::Duration lea
 
 }  // namespace
 
-absl::StatusOr<RpcServerConfig> InferenceConfig::Rpc() const {
-  ASSIGN_OR_RETURN(const HostPort at, ParseHostPort("inference.listen", listen));
-  RpcServerConfig whole = rpc;
-  whole.host = at.host;
-  whole.port = at.port;
-  return whole;
-}
-
 void Bind(Binder& b, InferenceConfig& c) {
   b.Field("rank", c.rank, "among the replicas of the run");
-  b.Field("listen", c.listen, "host:port of gRPC; port 0 takes a free one");
-  b.Field("metrics", c.metrics, "host:port of /metrics and /healthz");
-  b.Field("insecure", c.rpc.insecure, "allows a host beyond loopback, in clear text");
-  b.Field("advertise", c.rpc.advertise, "host that others connect to; empty: as in listen");
-  b.Bytes("max_message", c.rpc.max_message, "largest message, both ways");
-  b.Field("keepalive", c.rpc.keepalive, "silence before a ping");
-  b.Field("keepalive_timeout", c.rpc.keepalive_timeout, "without an answer the peer is lost");
-  b.Field("drain", c.rpc.drain, "for running calls at shutdown");
+  BindListen(b, c.serve);
   b.Field("dtype", c.dtype, "float32 or bfloat16");
   b.Field("threads", c.threads, "of the math");
   b.Field("batch_invariant", c.batch_invariant,
@@ -63,11 +48,7 @@ void Bind(Binder& b, InferenceConfig& c) {
 
 absl::Status Validate(const InferenceConfig& c) {
   RETURN_IF_ERROR(AtLeast("rank", c.rank, 0));
-  ASSIGN_OR_RETURN(const RpcServerConfig rpc, c.Rpc());
-  if (const absl::Status status = Validate(rpc); !status.ok()) {
-    return absl::InvalidArgumentError("inference." + std::string(status.message()));
-  }
-  RETURN_IF_ERROR(ParseHostPort("inference.metrics", c.metrics).status());
+  RETURN_IF_ERROR(ReadListen("inference", c.serve).status());
   if (c.dtype != "float32" && c.dtype != "bfloat16") {
     return absl::InvalidArgumentError(
         absl::StrFormat("inference.dtype=%s is neither float32 nor bfloat16", c.dtype));

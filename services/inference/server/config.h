@@ -6,20 +6,18 @@
 #include "absl/time/time.h"
 #include "common/config/binder.h"
 #include "common/config/run_sections.h"
-#include "common/rpc/config.h"
+#include "common/rpc/listen.h"
 #include "services/inference/core/engine.h"
 
 namespace palimpsest::inference {
 
 // `inference:` of the YAML.
 struct InferenceConfig {
-  int rank = 0;                         // among the replicas of a run
-  std::string listen = "127.0.0.1:0";   // gRPC; host and port of `rpc` are taken from here
-  std::string metrics = "127.0.0.1:0";  // GET /metrics and /healthz
-  RpcServerConfig rpc;                  // without its host and port
-  std::string dtype = "float32";        // float32 or bfloat16
-  int threads = 2;                      // of the math
-  bool batch_invariant = false;         // the same bits whatever else runs; costs time
+  int rank = 0;                   // among the replicas of a run
+  ListenSection serve;            // its keys stand beside the others
+  std::string dtype = "float32";  // float32 or bfloat16
+  int threads = 2;                // of the math
+  bool batch_invariant = false;   // the same bits whatever else runs; costs time
   Limits limits;
   int max_scores = 8;       // Score calls at once
   int reader_queue = 4096;  // streamed messages that a slow reader may be behind
@@ -30,9 +28,6 @@ struct InferenceConfig {
   WeightsMode weights_mode = WeightsMode::kKeep;  // of versions found by polling
   absl::Duration first_version_wait = absl::Minutes(10);
   absl::Duration drain_grace = absl::Seconds(20);  // for running sequences at SIGTERM
-
-  // `rpc` with host and port of `listen`.
-  absl::StatusOr<RpcServerConfig> Rpc() const;
 };
 void Bind(Binder& b, InferenceConfig& c);
 absl::Status Validate(const InferenceConfig& c);

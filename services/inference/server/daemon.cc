@@ -141,14 +141,12 @@ void Replica::Ready() {
 
 // The follower stands before the server, whose calls need it.
 absl::Status Replica::Start() {
-  ASSIGN_OR_RETURN(const HostPort at,
-                   ParseHostPort("inference.metrics", config_.inference.metrics));
-  ASSIGN_OR_RETURN(metrics_server_, MetricsServer::Start(at.host, at.port, metrics_,
+  ASSIGN_OR_RETURN(const Listening at, ReadListen(kRole, config_.inference.serve));
+  ASSIGN_OR_RETURN(metrics_server_, MetricsServer::Start(at.metrics.host, at.metrics.port, metrics_,
                                                          [this] { return ReadyOf(serving_); }));
-  ASSIGN_OR_RETURN(const RpcServerConfig rpc, config_.inference.Rpc());
   ASSIGN_OR_RETURN(follower_,
                    WeightsFollower::Start(FollowerOptions(), serving_, telemetry_, clock_));
-  auto server = RpcServer::Start(rpc, {&service_}, metrics_, clock_);
+  auto server = RpcServer::Start(at.rpc, {&service_}, metrics_, clock_);
   if (server.ok()) {
     server_ = *std::move(server);
     server_->SetServing("", false);

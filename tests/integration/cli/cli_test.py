@@ -152,6 +152,7 @@ class Generation(Case):
         self.assertEqual(self.generate("--seed", 5)["ids"], self.generate("--seed", 5)["ids"])
         self.assertNotEqual(self.generate("--seed", 5)["ids"], self.generate("--seed", 6)["ids"])
         self.assertEqual(self.generate()["ids"], self.generate("--seed", 0)["ids"])
+        self.assertEqual(len(self.generate("--seed", 2**64 - 1, tokens=3)["ids"]), 3)
 
     def test_a_missing_digest_is_filled_in_and_a_wrong_one_refused(self):
         out = self.generate(*BUDGET)
@@ -181,6 +182,10 @@ class CommandLine(Case):
         self.refused(2, "--max-tokens", *generate, "--max-tokens", "0")
         self.refused(2, "bugdet", *generate, "--max-tokens", "5", *BUDGET, "--set", "context.bugdet=3")
         self.refused(2, "sometimes", *generate, "--max-tokens", "5", "--context", "sometimes")
+        for seed in ("-1", str(2**64), "1.5", "1e3", "x", ""):
+            self.refused(2, "--seed: " + seed, *generate, "--max-tokens", "5", "--seed", seed)
+            self.refused(2, "context.seed=" + seed, *generate, "--max-tokens", "5", *BUDGET, "--set",
+                         "context.seed=" + seed)
         self.refused(2, "--dtype", *generate, "--max-tokens", "5", "--dtype", "int8")
         self.refused(2, "one of --model DIR and --server", "tokenize")
         self.refused(2, "one of --model DIR and --server", "tokenize", "--model", "a", "--server", "b:1")

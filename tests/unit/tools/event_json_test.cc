@@ -58,6 +58,19 @@ TEST(EventJsonTest, DigestAndQualityMayBeAbsent) {
   EXPECT_EQ(EventFromJson(out, "event")->quality, context::Quality{});
 }
 
+TEST(EventJsonTest, WhatListensToNothingHasNoQuality) {
+  context::Event event = AnEvent();
+  event.method = context::Method::kEvict;
+  event.quality = {};
+  for (const auto chooser : {context::Chooser::kRecent, context::Chooser::kRandom}) {
+    event.parameters.chooser = chooser;
+    EXPECT_TRUE(EventJson(event)["quality"].is_null());
+    EXPECT_EQ(*EventFromJson(EventJson(event), "event"), event);
+  }
+  event.parameters.chooser = context::Chooser::kAttention;
+  EXPECT_EQ(EventJson(event)["quality"].size(), 3u);
+}
+
 TEST(EventJsonTest, RefusalsNameTheField) {
   const struct {
     const char* pointer;

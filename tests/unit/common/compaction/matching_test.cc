@@ -91,6 +91,37 @@ TEST(MatchWindowTest, EqualsTheSlowReferenceOverRandomPaddedBatches) {
   EXPECT_LT(worst.errors, 1e-9);
 }
 
+TEST(MeasureEvictionTest, EqualsTheSlowReferenceWhosePriorsHoldEverything) {
+  double worst = 0;
+  for (uint64_t seed = 1; seed <= 20; ++seed) {
+    std::vector<SlowProblem> problems = RandomProblems(seed);
+    for (SlowProblem& p : problems) p.mu = p.lambda = 1e14;
+    const Windows x = testing::Pack(problems);
+    const FitErrors errors = MeasureEviction(ScoreWindow(x.batch), x.batch, x.kept);
+    for (size_t b = 0; b < problems.size(); ++b) {
+      const SlowFit slow = testing::SlowMatch(problems[b]);
+      for (const auto& [got, want] : {std::pair{errors.mass_error, slow.mass_error},
+                                      {errors.output_error, slow.output_error},
+                                      {errors.holdout_mass_error, slow.held_mass_error},
+                                      {errors.holdout_output_error, slow.held_output_error}})
+        worst = std::max(worst, std::abs(got[static_cast<int64_t>(b)].item<double>() - want));
+    }
+  }
+  EXPECT_LT(worst, 1e-9);
+}
+
+TEST(MeasureEvictionTest, WithoutKeptSlotsAllIsMissingAndWithAllOfThemNothing) {
+  RandomStream random(3);
+  Windows x = testing::Pack({testing::RandomProblem(random, 9, 12, 9, 6, 1)});
+  const FitErrors all = MeasureEviction(ScoreWindow(x.batch), x.batch, x.kept);
+  EXPECT_LT(all.mass_error.item<double>(), 1e-12);
+  EXPECT_LT(all.output_error.item<double>(), 1e-12);
+  x.kept.counts = {0};
+  const FitErrors none = MeasureEviction(ScoreWindow(x.batch), x.batch, x.kept);
+  EXPECT_EQ(none.mass_error.item<double>(), 1);
+  EXPECT_NEAR(none.output_error.item<double>(), 1, 1e-12);
+}
+
 // fp32 scores err by about 1e-6; the solves may magnify that by 1 / mu = 100.
 TEST(MatchWindowTest, EqualsTheSlowReferenceInFp32ToATenThousandth) {
   Worst worst;

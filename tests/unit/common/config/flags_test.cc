@@ -74,6 +74,39 @@ TEST(LoadConfigTest, OverridesGoOverTheFileAndErrorsNameTheirSource) {
   EXPECT_THAT(unknown.message(), HasSubstr("did you mean \"steps\"?"));
 }
 
+TEST(WithPlaceTest, ARefusedValueIsFoundWhereItWasWritten) {
+  const std::string file = ::testing::TempDir() + "/flags_test_places.yaml";
+  std::ofstream(file) << "trainer:\n  steps: 5\n  loss: {clip: 2}\n"
+                         "stages:\n  - {name: a}\n  - name: b\n    steps: 0\n";
+  const auto told = [&](const std::string& message, std::vector<std::string> sets = {}) {
+    const absl::Status status =
+        WithPlace(absl::InvalidArgumentError(message), {.config_file = file, .sets = sets});
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+    return std::string(status.message());
+  };
+  EXPECT_EQ(told("trainer.steps=5 is odd"), file + ":2: trainer.steps=5 is odd");
+  EXPECT_EQ(told("trainer.loss.clip=2 is > 1"), file + ":3: trainer.loss.clip=2 is > 1");
+  EXPECT_EQ(told("stages[1].steps=0"), file + ":7: stages[1].steps=0");
+  EXPECT_EQ(told("stages[0].name: \"a\" is taken"), file + ":5: stages[0].name: \"a\" is taken");
+  // Left out: the section.
+  EXPECT_EQ(told("trainer.loss.epsilon=0"), file + ":3: trainer.loss.epsilon=0");
+  EXPECT_EQ(told("stages[2].steps=0"), file + ":4: stages[2].steps=0");
+  // The last override counts.
+  EXPECT_EQ(told("trainer.steps=7 is odd", {"trainer.steps=6", "trainer.steps=7"}),
+            "--set trainer.steps=7: trainer.steps=7 is odd");
+  EXPECT_EQ(told("trainer.rate=7", {"trainer.steps=6"}), file + ":1: trainer.rate=7");
+  EXPECT_EQ(told("new.part.x=1", {"new.part={x: 1}"}), "--set new.part={x: 1}: new.part.x=1");
+}
+
+TEST(WithPlaceTest, WhatNamesNoKeyStaysAsItIs) {
+  for (const char* message : {"env.workers=0", "no key at all", "", "=3", "..[", "[3]"}) {
+    EXPECT_EQ(
+        WithPlace(absl::InvalidArgumentError(message), {.sets = {"trainer.steps=1"}}).message(),
+        message);
+  }
+  EXPECT_TRUE(WithPlace(absl::OkStatus(), {}).ok());
+}
+
 TEST(LoadConfigTest, AFileThatCannotBeReadIsNotFound) {
   Config config;
   EXPECT_EQ(LoadConfig({.config_file = "/nonexistent/run.yaml", .sets = {}}, {}, config).code(),

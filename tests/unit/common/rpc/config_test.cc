@@ -3,7 +3,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "absl/strings/str_format.h"
 #include "common/config/flags.h"
+#include "common/rpc/listen.h"
 
 namespace palimpsest {
 namespace {
@@ -42,6 +44,46 @@ TEST(RpcConfigTest, ErrorsNameFieldAndValue) {
   ChannelConfig channel;
   channel.call_deadline = absl::ZeroDuration();
   EXPECT_THAT(Validate(channel).message(), HasSubstr("call_deadline=0"));
+}
+
+struct Daemon {
+  ListenSection serve;
+  bool operator==(const Daemon&) const = default;
+};
+void Bind(Binder& b, Daemon& c) { BindListen(b, c.serve); }
+
+TEST(ListenSectionTest, ItsKeysStandInTheDaemonsOwnSection) {
+  Daemon daemon;
+  daemon.serve.metrics = "[::1]:9";
+  daemon.serve.rpc.drain = absl::Seconds(3);
+  ExpectReadsBack(daemon);
+  const auto read = ReadListen("env", daemon.serve);
+  ASSERT_TRUE(read.ok()) << read.status();
+  EXPECT_EQ(read->metrics.port, 9);
+  EXPECT_EQ(read->rpc.drain, absl::Seconds(3));
+}
+
+TEST(ListenSectionTest, RefusalsNameSectionAndKey) {
+  const auto refused = [](const ListenSection& c) {
+    return std::string(ReadListen("env", c).status().message());
+  };
+  EXPECT_THAT(refused({.listen = "x"}), HasSubstr("env.listen=\"x\""));
+  EXPECT_THAT(refused({.metrics = "x"}), HasSubstr("env.metrics=\"x\""));
+  EXPECT_THAT(refused({.rpc = {.max_message = 1}}), HasSubstr("env.max_message=1"));
+}
+
+TEST(ListenSectionTest, GrpcAndMetricsGoBeyondLoopbackOnlyWhenInsecureSaysSo) {
+  for (const char* place : {"0.0.0.0:0", "[::]:0", "10.0.0.1:80", "node1:80"}) {
+    ListenSection both[] = {{.listen = place}, {.metrics = place}};
+    EXPECT_THAT(ReadListen("env", both[0]).status().message(),
+                HasSubstr(absl::StrFormat("env.listen=%s can be reached", place)));
+    EXPECT_THAT(ReadListen("env", both[1]).status().message(),
+                HasSubstr(absl::StrFormat("env.metrics=%s can be reached", place)));
+    for (ListenSection& section : both) {
+      section.rpc.insecure = true;
+      EXPECT_TRUE(ReadListen("env", section).ok()) << place;
+    }
+  }
 }
 
 TEST(RpcConfigTest, LoopbackIsTold) {

@@ -71,7 +71,10 @@ TEST_F(DaemonMainTest, WrongFlagsAndConfigsEndWithTwoAndDoNotRun) {
   EXPECT_EQ(Main({"--config", file_.c_str(), "--set", "env.worker=5"}), kExitUsage);
   EXPECT_THAT(err_, HasSubstr("did you mean \"workers\"?"));
   EXPECT_EQ(Main({"--config", file_.c_str(), "--set", "env.workers=0"}), kExitUsage);
-  EXPECT_THAT(err_, HasSubstr("env.workers=0 is below 1"));
+  EXPECT_THAT(err_, HasSubstr("--set env.workers=0: env.workers=0 is below 1"));
+  std::ofstream(file_) << "trainer: {steps: 9}\nenv:\n  workers: -1\n";
+  EXPECT_EQ(Main({"--config", file_.c_str()}), kExitUsage);
+  EXPECT_THAT(err_, HasSubstr("run.yaml:3: env.workers=-1 is below 1"));
   EXPECT_EQ(Main({"--check-config", "--config", file_.c_str(), "--set", "env.workers=0"}),
             kExitUsage);
   EXPECT_EQ(ran_with_, 0);

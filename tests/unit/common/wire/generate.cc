@@ -50,10 +50,12 @@ context::Event RandomEvent(RandomStream& stream, context::Shape shape, int32_t a
     event.digest.emplace();
     for (uint8_t& byte : event.digest->bytes) byte = static_cast<uint8_t>(stream.Below(256));
   }
-  event.quality = {stream.Uniform(), stream.Uniform(), stream.Uniform(), {}, {}};
-  if (event.parameters.holdout_every > 0) {
-    event.quality.holdout_mass_error = stream.Uniform();
-    event.quality.holdout_output_error = stream.Uniform();
+  if (context::UsesReference(event.method, event.parameters.chooser)) {
+    event.quality = {stream.Uniform(), stream.Uniform(), stream.Uniform(), {}, {}};
+    if (event.parameters.holdout_every > 0) {
+      event.quality.holdout_mass_error = stream.Uniform();
+      event.quality.holdout_output_error = stream.Uniform();
+    }
   }
   event.seconds = stream.Uniform();
   return event;

@@ -33,6 +33,16 @@ TEST(RoundTripTest, EventsComeBackAsTheyWent) {
   }
 }
 
+TEST(RoundTripTest, WhatListensToNothingHasNoQuality) {
+  RandomStream stream(3);
+  context::Event event = RandomEvent(stream, {1, 1}, 10);
+  event.method = context::Method::kEvict;
+  event.parameters.chooser = context::Chooser::kRecent;
+  EXPECT_FALSE(ToProto(event).has_quality());
+  event.parameters.chooser = context::Chooser::kAttention;
+  EXPECT_TRUE(ToProto(event).has_quality());
+}
+
 TEST(RoundTripTest, PoliciesComeBackAsTheyWent) {
   RandomStream stream(2);
   for (int i = 0; i < kRounds; ++i) ExpectRoundTrip(RandomPolicy(stream));

@@ -28,7 +28,7 @@ TEST(EnvDaemonConfigTest, ReadsItsSections) {
   EXPECT_EQ(config.run.folder, "runs/a");
   EXPECT_EQ(config.env.tasks.registers.far_share, 0.5);
   EXPECT_EQ(config.env.tasks.countdown.max_numbers, 5);
-  EXPECT_EQ(ListenConfig(config.env)->port, 81);
+  EXPECT_EQ(ReadListen("env", config.env.serve)->rpc.port, 81);
   EXPECT_TRUE(Validate(config).ok());
 }
 
@@ -36,14 +36,14 @@ TEST(EnvDaemonConfigTest, RefusesUnknownKeysAndImpossibleTasksByName) {
   EnvDaemonConfig config;
   EXPECT_THAT(Read("env: {register: {}}", config).message(), HasSubstr("register"));
   config.env.tasks.registers.lines = 3;
-  EXPECT_THAT(Validate(config).message(), HasSubstr("lines=3"));
+  EXPECT_THAT(Validate(config).message(), HasSubstr("env.registers.lines=3"));
 }
 
 TEST(EnvDaemonConfigTest, BeyondLoopbackOnlyWhenToldSo) {
   EnvDaemonConfig config;
-  config.env.listen = "0.0.0.0:0";
-  EXPECT_THAT(Validate(config).message(), HasSubstr("insecure: true"));
-  config.env.insecure = true;
+  config.env.serve.metrics = "0.0.0.0:0";
+  EXPECT_THAT(Validate(config).message(), HasSubstr("env.insecure: true"));
+  config.env.serve.rpc.insecure = true;
   EXPECT_TRUE(Validate(config).ok());
 }
 

@@ -32,13 +32,18 @@ TEST(InferenceConfigTest, DefaultsAreLegalAndRefusalsNameTheField) {
     breaks(broken);
     return std::string(Validate(broken).message());
   };
-  EXPECT_THAT(refused([](auto& c) { c.listen = "127.0.0.1"; }), HasSubstr("inference.listen"));
-  EXPECT_THAT(refused([](auto& c) { c.listen = "0.0.0.0:1"; }), HasSubstr("inference.host"));
-  EXPECT_THAT(refused([](auto& c) { c.metrics = "::1:80"; }), HasSubstr("inference.metrics"));
+  EXPECT_THAT(refused([](auto& c) { c.serve.listen = "127.0.0.1"; }),
+              HasSubstr("inference.listen"));
+  EXPECT_THAT(refused([](auto& c) { c.serve.metrics = "::1:80"; }), HasSubstr("inference.metrics"));
+  for (const char* place : {"0.0.0.0:1", "[::]:1", "node1:1"}) {
+    EXPECT_THAT(refused([&](auto& c) { c.serve.listen = place; }), HasSubstr("inference.insecure"));
+    EXPECT_THAT(refused([&](auto& c) { c.serve.metrics = place; }),
+                HasSubstr("inference.insecure"));
+  }
   EXPECT_THAT(refused([](auto& c) { c.dtype = "int8"; }), HasSubstr("inference.dtype=int8"));
   EXPECT_THAT(refused([](auto& c) { c.limits.max_running = 0; }), HasSubstr("max_running=0"));
   EXPECT_THAT(refused([](auto& c) { c.lease = absl::Seconds(2); }), HasSubstr("inference.lease"));
-  EXPECT_EQ(refused([](auto& c) { c.listen = "[::1]:7000"; }), "");
+  EXPECT_EQ(refused([](auto& c) { c.serve.listen = "[::1]:7000"; }), "");
 }
 
 TEST(InferenceDaemonTest, ListensAtOnceServesWithTheFirstWeightsAndEndsWhenAsked) {

@@ -60,6 +60,14 @@ TEST(DaemonConfigTest, WhatIsPrintedReadsBackToTheSame) {
   EXPECT_EQ(*again, *config);
 }
 
+TEST(DaemonConfigTest, NeitherGrpcNorMetricsGoBeyondLoopbackUnlessToldSo) {
+  OrchestratorDaemonConfig config = *Parse(kYaml);
+  config.orchestrator.serve.metrics = "0.0.0.0:0";
+  EXPECT_THAT(std::string(Validate(config).message()), HasSubstr("orchestrator.insecure: true"));
+  config.orchestrator.serve.rpc.insecure = true;
+  EXPECT_TRUE(Validate(config).ok());
+}
+
 TEST(DaemonConfigTest, AFieldThatTheKindDoesNotReadIsRefused) {
   ContextSection section{.kind = "segments", .budget = 5, .window = 28, .every = 16};
   EXPECT_THAT(std::string(ToPolicy(section, "c").status().message()), HasSubstr("c.budget=5"));

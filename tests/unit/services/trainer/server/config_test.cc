@@ -38,7 +38,8 @@ TEST(ConfigTest, WhatCannotWorkIsRefusedByItsField) {
       {"trainer: {schedule: {learning_rate: 0}}", "trainer.schedule.learning_rate=0"},
       {"trainer: {keep_versions: 1}", "trainer.keep_versions=1"},
       {"trainer: {listen: nowhere}", "trainer.listen=\"nowhere\""},
-      {"trainer: {listen: \"0.0.0.0:0\"}", "insecure"},
+      {"trainer: {listen: \"0.0.0.0:0\"}", "trainer.insecure"},
+      {"trainer: {metrics: \"0.0.0.0:0\"}", "trainer.insecure"},
       {"trainer: {surprise: 1}", "surprise"},
       {"model: {init: {kv_heads: 3}}", "model.init.kv_heads=3"},
   };
