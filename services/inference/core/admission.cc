@@ -46,19 +46,22 @@ CacheCost CostOf(const ModelInfo& m) {
           .key_bytes = int64_t{m.layers} * m.kv_heads * m.head_dim * bytes};
 }
 
-int64_t BytesNeeded(const GenerationRequest& request, const ModelInfo& model) {
+int64_t QueryBytes(const GenerationRequest& request, const ModelInfo& model) {
   const CacheCost cost = CostOf(model);
   const bool keys = request.context.parameters.reference_kind == context::ReferenceKind::kKeys;
   // The store of recorded positions keeps up to twice the reference range before it moves.
-  return PagesFor(SlotsNeeded(request, model.max_position)) * cost.page_bytes +
-         2 * int64_t{RecordedPositions(request, model.max_position)} *
-             (cost.query_bytes + (keys ? cost.key_bytes : 0));
+  return 2 * int64_t{RecordedPositions(request, model.max_position)} *
+         (cost.query_bytes + (keys ? cost.key_bytes : 0));
 }
 
-int64_t PromptBytes(const GenerationRequest& request, const ModelInfo& model) {
-  const int64_t slots = std::min<int64_t>(static_cast<int64_t>(request.prompt.size()),
-                                          SlotsNeeded(request, model.max_position));
-  return PagesFor(slots) * CostOf(model).page_bytes;
+int64_t RebuildBytes(const GenerationRequest& request, int32_t tokens, const ModelInfo& model) {
+  const int64_t slots = std::min<int64_t>(tokens, SlotsNeeded(request, model.max_position));
+  return PagesFor(slots) * CostOf(model).page_bytes + QueryBytes(request, model);
+}
+
+int64_t BytesNeeded(const GenerationRequest& request, const ModelInfo& model) {
+  const auto prompt = static_cast<int32_t>(request.prompt.size());
+  return RebuildBytes(request, prompt, model) + RebuildBytes(request, INT32_MAX, model);
 }
 
 absl::Status CheckRequest(const GenerationRequest& r, const ModelInfo& model, const Limits& limits,
@@ -111,7 +114,7 @@ absl::Status CheckRequest(const GenerationRequest& r, const ModelInfo& model, co
     return absl::InvalidArgumentError(
         "context: turns and manual events belong to sessions, not to Generate");
   }
-  const int64_t bytes = BytesNeeded(r, model) + PromptBytes(r, model);
+  const int64_t bytes = BytesNeeded(r, model);
   if (bytes > limits.kv_pool_bytes) {
     return absl::ResourceExhaustedError(absl::StrFormat(
         "a prompt and a sample of it need up to %d bytes of KV cache, the pool has %d", bytes,

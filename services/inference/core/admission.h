@@ -23,12 +23,16 @@ struct CacheCost {
 };
 CacheCost CostOf(const ModelInfo& model);
 
-// Bytes a sample reserves: its pages and its recorded reference queries (keys too when they are
-// what an event listens to).
-int64_t BytesNeeded(const GenerationRequest& request, const ModelInfo& model);
+// Bytes of a sequence's recorded reference queries (keys too when they are what an event listens
+// to); they are taken when it gets its cache.
+int64_t QueryBytes(const GenerationRequest& request, const ModelInfo& model);
 
-// Bytes of the prompt's own copy, which stays until every sample has been started from it.
-int64_t PromptBytes(const GenerationRequest& request, const ModelInfo& model);
+// The most bytes that building the cache of its first `tokens` tokens takes at any moment.
+int64_t RebuildBytes(const GenerationRequest& request, int32_t tokens, const ModelInfo& model);
+
+// The most bytes that one sample and its prompt's own copy, which stays until every sample has been
+// started from it, can hold.
+int64_t BytesNeeded(const GenerationRequest& request, const ModelInfo& model);
 
 // INVALID_ARGUMENT naming field and value; RESOURCE_EXHAUSTED when one sample can never fit the
 // pool.

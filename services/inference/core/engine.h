@@ -101,11 +101,12 @@ struct Limits {
 
 struct Load {
   int32_t running = 0, queued = 0;
+  int32_t preempted = 0;  // samples that gave their memory back and wait to go on
   int64_t kv_bytes_free = 0;
   int64_t live_slots = 0, total_slots = 0;
 };
 
-enum class WeightsMode { kKeep, kFinish };
+enum class WeightsMode { kKeep, kRecompute, kFinish };
 struct UpdateResult {
   PolicyVersion version;
   double load_seconds = 0, flip_seconds = 0;
@@ -130,8 +131,9 @@ class Engine {
   virtual absl::StatusOr<ScoreResult> Score(const ScoreRequest& request) = 0;
 
   // Reads and checks `folder` beside the live weights, then flips between two steps. On an error
-  // the old weights stay. kKeep: running sequences go on, spans tell. kFinish: new requests wait
-  // until the running ones are done under the old weights.
+  // the old weights stay. kKeep: running sequences go on, spans tell. kRecompute: they go on too,
+  // after their log has been replayed under the new weights (kv epoch + 1). kFinish: new requests
+  // wait until the running ones are done under the old weights.
   virtual absl::StatusOr<UpdateResult> UpdateWeights(const std::string& folder,
                                                      PolicyVersion version, WeightsMode mode) = 0;
 
@@ -152,6 +154,7 @@ struct EngineObserver {
   std::function<void(double seconds)> token_gap = [](double) {};
   std::function<void(int prompt, int sampled)> tokens = [](int, int) {};
   std::function<void(context::Method, double seconds)> compaction = [](context::Method, double) {};
+  std::function<void()> preempted = [] {};
   std::function<void(double seconds, int rows)> step = [](double, int) {};
 };
 

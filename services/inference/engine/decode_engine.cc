@@ -187,7 +187,7 @@ class DecodeEngine final : public Engine {
         absl::MutexLock lock(&mu_);
         mu_.Await(absl::Condition(this, &DecodeEngine::HasWork));
         if (stop_) break;
-        Flip(batch->empty());
+        Flip(*batch);
         AdmitWaiting(*batch);
         decoder = decoder_;
         version = version_;
@@ -227,8 +227,9 @@ class DecodeEngine final : public Engine {
     }
   }
 
-  void Flip(bool idle) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
-    if (next_ == nullptr || (next_mode_ == WeightsMode::kFinish && !idle)) return;
+  void Flip(RunningBatch& batch) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    if (next_ == nullptr || (next_mode_ == WeightsMode::kFinish && !batch.empty())) return;
+    if (next_mode_ == WeightsMode::kRecompute) batch.Recompute();
     decoder_ = std::move(next_);
     next_ = nullptr;
     version_ = next_version_;

@@ -19,6 +19,10 @@ struct Open {
 
 Open Begin(const DueEvent& due) {
   Open open;
+  if (due.forced) {
+    open.request.event = *due.forced;
+    return open;
+  }
   open.request.keep_ratio = due.draft.keep_ratio;
   open.request.event = {.at = due.draft.at,
                         .window = due.draft.window,
@@ -56,7 +60,7 @@ void SolveLayer(int layer, std::vector<DueEvent>& due, std::vector<Open>& open, 
     pending.push_back({.request = &open[i].request,
                        .heads = &open[i].heads,
                        .row_of = [offset](int32_t p) { return offset + p; },
-                       .quality = &due[i].sequence->events.back().quality,
+                       .quality = due[i].forced ? nullptr : &due[i].sequence->events.back().quality,
                        .chosen = &open[i].chosen});
   }
   const at::Tensor q = queries.empty() ? at::zeros({0, 1, source.k.size(2)}) : at::cat(queries);
@@ -71,6 +75,7 @@ void SolveLayer(int layer, std::vector<DueEvent>& due, std::vector<Open>& open, 
                    new_bias = at::cat(bias).to(at::kFloat).contiguous();
   for (size_t i = 0; i < due.size(); ++i) {
     due[i].sequence->cache->Rewrite(layer, open[i].heads, new_k, new_v, new_bias);
+    if (due[i].forced) continue;
     context::Event& event = due[i].sequence->events.back();
     for (const auto& positions : open[i].chosen) event.kept.AddHead(positions);
   }
@@ -87,8 +92,11 @@ absl::Status Finish(Sequence& s, double seconds) {
   const context::Event* previous = s.events.size() > 1 ? &s.events[s.events.size() - 2] : nullptr;
   event.digest = context::ChainDigest(previous ? previous->digest : std::nullopt,
                                       previous ? previous->at : 0, s.tokens, event);
+  ++s.events_in_cache;
   return s.cache->Finish(event);
 }
+
+absl::Status Rebuilt(Sequence& s) { return s.cache->Finish(s.events[s.events_in_cache++]); }
 
 }  // namespace
 
@@ -100,15 +108,17 @@ std::vector<absl::Status> ExecuteEvents(std::vector<DueEvent>& due, KvPool& pool
   std::vector<Open> open;
   for (DueEvent& d : due) {
     open.push_back(Begin(d));
+    d.sequence->cache->OwnFrom(d.window());
+    if (d.forced) continue;
     d.sequence->events.push_back(open.back().request.event);
     d.sequence->events.back().kept = context::KeptPositions(shape);
-    d.sequence->cache->OwnFrom(d.draft.window);
   }
   for (int layer = 0; layer < shape.layers; ++layer) SolveLayer(layer, due, open, pool, scale);
   const double seconds =
       absl::ToDoubleSeconds(clock.Now() - begin) / static_cast<double>(due.size());
   std::vector<absl::Status> statuses;
-  for (size_t i = 0; i < due.size(); ++i) statuses.push_back(Finish(*due[i].sequence, seconds));
+  for (const DueEvent& d : due)
+    statuses.push_back(d.forced ? Rebuilt(*d.sequence) : Finish(*d.sequence, seconds));
   return statuses;
 }
 

@@ -13,6 +13,7 @@ QueryStore::QueryStore(int layers, int heads, int kv_heads, int head_dim, at::Sc
   for (int l = 0; l < layers; ++l) {
     q_.push_back(at::zeros({2 * capacity, heads, head_dim}, options));
     k_.push_back(at::zeros({keys ? 2 * capacity : 0, kv_heads, head_dim}, options));
+    bytes_ += static_cast<int64_t>(q_.back().nbytes() + k_.back().nbytes());
   }
 }
 
@@ -56,13 +57,6 @@ QueryStore QueryStore::Clone() const {
   for (at::Tensor& q : copy.q_) q = q.clone();
   for (at::Tensor& k : copy.k_) k = k.clone();
   return copy;
-}
-
-int64_t QueryStore::bytes() const {
-  int64_t total = 0;
-  for (const at::Tensor& q : q_) total += static_cast<int64_t>(q.nbytes());
-  for (const at::Tensor& k : k_) total += static_cast<int64_t>(k.nbytes());
-  return total;
 }
 
 }  // namespace palimpsest::inference

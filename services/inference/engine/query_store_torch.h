@@ -29,11 +29,12 @@ class QueryStore {
   at::Tensor Queries(int layer) const;  // [end - begin, H, d]
   at::Tensor Keys(int layer) const;     // [end - begin, Hk, d]; [0, Hk, d] when keys are not kept
   QueryStore Clone() const;
-  int64_t bytes() const;
+  int64_t bytes() const { return bytes_; }
 
  private:
   int32_t capacity_ = 0;
   bool keep_keys_ = false;
+  int64_t bytes_ = 0;
   int32_t begin_ = 0, end_ = 0;    // positions stored
   int32_t offset_ = 0;             // row of begin_
   std::vector<at::Tensor> q_, k_;  // [L] of [2 * capacity, H or Hk, d]

@@ -1,9 +1,11 @@
 #pragma once
 
+#include <functional>
 #include <list>
 #include <memory>
 #include <vector>
 
+#include "services/inference/core/admission.h"
 #include "services/inference/engine/event_executor.h"
 #include "services/inference/engine/sequence_torch.h"
 #include "services/inference/engine/step_runner.h"
@@ -12,19 +14,22 @@ namespace palimpsest::inference {
 
 // All that is being decoded. One step: decide and solve the events that fall due, process one chunk
 // of every sequence in one forward pass, draw the next tokens. Owned and used by the engine thread;
-// no locks, no waiting. Invariant: reserved bytes <= pool bytes, so that a page is always there for
-// whoever was admitted.
+// no locks, no waiting. Invariant: pages in use and recorded queries never exceed the pool's bytes.
+// When a step needs more than is free, the youngest sequence gives its memory back and later comes
+// back by replaying its log, so the oldest always goes on.
 class RunningBatch {
  public:
   RunningBatch(const ModelInfo& model, const Limits& limits, const Tokenizer* tokenizer,
                const EngineObserver& observer, Clock& clock);
 
-  bool empty() const { return groups_.empty() && running_.empty(); }
-  // Is there room for the prompt and one sample of this request?
+  bool empty() const { return groups_.empty() && running_.empty() && preempted_.empty(); }
+  // Is there room for its prompt now, with nobody waiting to come back?
   bool CanAdmit(const GenerationRequest& request) const;
   void Admit(std::shared_ptr<RequestState> owner);
 
   void Step(const model::Decoder& decoder, PolicyVersion version);
+  // Every cache is built again from its log by the coming steps: after new weights.
+  void Recompute();
   // Ends what was cancelled or is past its deadline, with its partial rollouts.
   void Sweep();
 
@@ -38,15 +43,23 @@ class RunningBatch {
     std::vector<float> logits;  // of the prompt's last row, once it is processed
     PolicyVersion logits_version;
     int32_t started = 0;
-    bool slot_free = true;  // the reservation of one sample that the group keeps is not in use
   };
 
   void CheckPages() const;
   void SolveDueEvents(model::Kernels kernels);
-  std::vector<absl::Status> Execute(std::vector<DueEvent>& due, model::Kernels kernels);
+  std::vector<DueEvent> FindDueEvents();
+  bool Consider(Sequence& s, std::vector<DueEvent>& due) const;
+  void SolveWave(std::vector<DueEvent>& wave);
   std::vector<StepItem> PlanStep();
   void Draw(const StepOutput& output, const std::vector<StepItem>& items, PolicyVersion version);
   void StartSamples();
+  int64_t FreeBytes() const;
+  // What is left free when something is admitted: a page for each that runs, and for the new one.
+  int64_t Headroom() const;
+  void MakeRoom(const std::function<int64_t()>& bytes);
+  bool PreemptYoungest(const Sequence* than);
+  void Resume();
+  std::unique_ptr<SequenceCache> NewCache(const GenerationRequest& request);
   std::unique_ptr<Sequence> NewSequence(std::shared_ptr<RequestState> owner, int32_t sample);
   void Accept(Sequence& s, std::span<const float> logits, PolicyVersion version);
   void AcceptText(Sequence& s, TokenChunk& chunk);
@@ -54,7 +67,6 @@ class RunningBatch {
   void End(Sequence& s);
   void Fail(Sequence& s, const absl::Status& status, bool retryable, rl::Outcome outcome);
   void FailGroup(Group& group, const absl::Status& status, bool retryable, rl::Outcome outcome);
-  void ReturnSlot(const RequestState& owner);
   void DropStopped();
 
   const ModelInfo& model_;
@@ -62,11 +74,14 @@ class RunningBatch {
   const Tokenizer* tokenizer_;  // may be null
   const EngineObserver& observer_;
   Clock& clock_;
+  const CacheCost cost_;
+  const at::ScalarType dtype_;
   KvPool pool_;
   PolicyVersion version_;
   std::list<Group> groups_;
-  std::vector<std::unique_ptr<Sequence>> running_;
-  int64_t reserved_bytes_ = 0;
+  std::vector<std::unique_ptr<Sequence>> running_;    // each has a cache
+  std::vector<std::unique_ptr<Sequence>> preempted_;  // none has
+  int64_t admitted_ = 0;                              // requests so far
 };
 
 }  // namespace palimpsest::inference

@@ -24,17 +24,30 @@ attention::HeadSlots SequenceCache::Slots(int layer, int head) const {
   return slots;
 }
 
-void SequenceCache::OwnPage(size_t index) {
-  const int32_t page = table_[index];
-  if (!pool_.pages().Shared(page)) return;
-  table_[index] = pool_.pages().Take();
-  pool_.CopyPage(page, table_[index]);
-  pool_.pages().Release(page);
+int64_t SequenceCache::SharedFrom(int32_t slot) const {
+  int64_t shared = 0;
+  for (size_t i = slot / kPageSlots; i < table_.size(); ++i)
+    shared += pool_.pages().Shared(table_[i]);
+  return shared;
+}
+
+void SequenceCache::OwnFrom(int32_t slot) {
+  for (size_t i = slot / kPageSlots; i < table_.size(); ++i) {
+    const int32_t page = table_[i];
+    if (!pool_.pages().Shared(page)) continue;
+    table_[i] = pool_.pages().Take();
+    pool_.CopyPage(page, table_[i]);
+    pool_.pages().Release(page);
+  }
+}
+
+int64_t SequenceCache::PagesToReserve(int32_t count) const {
+  return SharedFrom(shortest()) + PagesFor(int64_t{longest()} + count) -
+         static_cast<int64_t>(table_.size());
 }
 
 void SequenceCache::Reserve(int32_t count) {
-  const int32_t first = *std::min_element(lengths_.begin(), lengths_.end());
-  for (size_t i = first / kPageSlots; i < table_.size(); ++i) OwnPage(i);
+  OwnFrom(shortest());
   while (static_cast<int64_t>(table_.size()) < PagesFor(int64_t{longest()} + count))
     table_.push_back(pool_.pages().Take());
 }
@@ -58,14 +71,20 @@ void SequenceCache::Append(int32_t count) {
   state_.Append(count);
 }
 
-void SequenceCache::OwnFrom(context::Range window) {
+int32_t SequenceCache::FirstSlotOf(context::Range window) const {
   int32_t first = INT32_MAX;
   for (int l = 0; l < state_.shape().layers; ++l) {
     for (int h = 0; h < state_.shape().kv_heads; ++h)
       first = std::min(first, state_.CountSlots(l, h, {0, window.begin}));
   }
-  for (size_t i = first / kPageSlots; i < table_.size(); ++i) OwnPage(i);
+  return first;
 }
+
+int64_t SequenceCache::PagesToOwn(context::Range window) const {
+  return SharedFrom(FirstSlotOf(window));
+}
+
+void SequenceCache::OwnFrom(context::Range window) { OwnFrom(FirstSlotOf(window)); }
 
 void SequenceCache::Rewrite(int layer, std::span<const attention::HeadSlots> heads,
                             const at::Tensor& k, const at::Tensor& v, const at::Tensor& bias) {
@@ -117,15 +136,17 @@ rl::Rollout Sequence::ToRollout(rl::FinishReason reason, absl::Time now) const {
 
 void Sequence::AddSpan(PolicyVersion version, int32_t count) {
   const auto end = static_cast<int32_t>(tokens.size());
-  if (!spans.empty() && spans.back().version == version) {
+  if (!spans.empty() && spans.back().version == version && spans.back().kv_epoch == kv_epoch) {
     spans.back().end = end;
   } else {
-    spans.push_back({.begin = end - count, .end = end, .version = version, .kv_epoch = 0});
+    spans.push_back({.begin = end - count, .end = end, .version = version, .kv_epoch = kv_epoch});
   }
 }
 
 int32_t ChunkBeforeNextEvent(const Sequence& s, int32_t most) {
   const int32_t pending = std::min(s.pending(), most);
+  if (const context::Event* next = s.NextInLog())
+    return std::min(pending, next->at - s.processed());
   if (pending <= 1 || std::holds_alternative<context::NoTrigger>(s.owner->request.context.trigger))
     return pending;
   context::ContextState ahead = s.cache->state();

@@ -43,6 +43,9 @@ class SequenceCache {
   // Positions of a head's slots and where in the pool they stand.
   attention::HeadSlots Slots(int layer, int head) const;
 
+  // Pages that Reserve and OwnFrom would take.
+  int64_t PagesToReserve(int32_t count) const;
+  int64_t PagesToOwn(context::Range window) const;
   // Makes room for `count` more slots of every head. The caller has reserved the pages.
   void Reserve(int32_t count);
   // Keys and values of the next `count` positions into the room: rows [begin, begin + count) of k
@@ -69,7 +72,10 @@ class SequenceCache {
     return int64_t{table_[i / kPageSlots]} * kPageSlots + i % kPageSlots;
   }
   int32_t longest() const { return *std::max_element(lengths_.begin(), lengths_.end()); }
-  void OwnPage(size_t index);
+  int32_t shortest() const { return *std::min_element(lengths_.begin(), lengths_.end()); }
+  int32_t FirstSlotOf(context::Range window) const;
+  int64_t SharedFrom(int32_t slot) const;
+  void OwnFrom(int32_t slot);
 
   KvPool& pool_;
   context::ContextState state_;
@@ -83,7 +89,7 @@ struct RequestState {
   GenerationRequest request;
   std::shared_ptr<GenerationSink> sink;
   absl::Time arrived;
-  int64_t bytes_each = 0;                // reserved per running sample
+  int64_t order = 0;                     // of admission
   absl::Status cancel_status;            // set before `cancelled`
   std::atomic<bool> cancelled = false;   // by any thread
   std::map<int32_t, int> prompt_counts;  // for the repetition penalty; filled when asked for
@@ -95,7 +101,9 @@ enum class StopCause { kNone, kStop, kLength };
 struct Sequence {
   std::shared_ptr<RequestState> owner;
   int32_t sample = -1;
-  std::unique_ptr<SequenceCache> cache;
+  std::unique_ptr<SequenceCache> cache;  // null while preempted
+  size_t events_in_cache = 0;            // how many of `events` the cache has seen
+  int32_t kv_epoch = 0;                  // how often the cache has been lost
   std::vector<int32_t> tokens;
   std::vector<rl::Origin> origins;
   std::vector<float> logprobs;
@@ -113,6 +121,17 @@ struct Sequence {
 
   int32_t processed() const { return cache->state().processed(); }
   int32_t pending() const { return static_cast<int32_t>(tokens.size()) - processed(); }
+  // The next event of the log that the cache has yet to see; null when it has seen all.
+  const context::Event* NextInLog() const {
+    return events_in_cache < events.size() ? &events[events_in_cache] : nullptr;
+  }
+  // Smaller is older: by request, a prompt before its samples.
+  std::pair<int64_t, int32_t> Age() const { return {owner->order, sample}; }
+  void LoseCache() {
+    cache.reset();
+    events_in_cache = 0;
+    ++kv_epoch;
+  }
   context::PolicyInput PolicyView() const {
     return {.state = cache->state(),
             .prompt_tokens = static_cast<int32_t>(owner->request.prompt.size())};

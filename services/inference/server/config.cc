@@ -39,7 +39,9 @@ void Bind(Binder& b, InferenceConfig& c) {
   b.Field("store_poll", c.store_poll, "between two looks at the weights store");
   b.Field("lease", c.lease, "what this replica serves is kept in the store so long");
   b.Enum("weights_mode", c.weights_mode,
-         {{"keep", WeightsMode::kKeep}, {"finish", WeightsMode::kFinish}},
+         {{"keep", WeightsMode::kKeep},
+          {"recompute", WeightsMode::kRecompute},
+          {"finish", WeightsMode::kFinish}},
          "what becomes of running sequences when polling finds new weights");
   b.Field("first_version_wait", c.first_version_wait,
           "for the first weights; then the daemon ends");

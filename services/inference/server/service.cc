@@ -69,7 +69,7 @@ absl::StatusOr<WeightsMode> ModeOf(v1::WeightsMode mode) {
     case v1::WEIGHTS_MODE_FINISH:
       return WeightsMode::kFinish;
     case v1::WEIGHTS_MODE_RECOMPUTE:
-      return absl::UnimplementedError("mode=WEIGHTS_MODE_RECOMPUTE: not served by this server");
+      return WeightsMode::kRecompute;
     default:
       return absl::InvalidArgumentError(
           absl::StrFormat("mode=%d: expected KEEP, RECOMPUTE or FINISH", static_cast<int>(mode)));

@@ -41,6 +41,10 @@ Telemetry::Telemetry(Metrics& m)
       sampled_tokens_(m.AddCounter({"tokens_total", "by kind", {"kind"}}).With({"sampled"})),
       slow_readers_(
           m.AddCounter({"slow_readers_total", "streams ended since nobody read them"}).With({})),
+      preemptions_(m.AddCounter({"preemptions_total",
+                                 "caches given back under pressure, to be rebuilt from the log"})
+                       .With({})),
+      preempted_(One(m, "sequences_preempted", "waiting to go on")),
       first_token_(Seconds(m, "time_to_first_token_seconds", "from submission")),
       token_gap_(Seconds(m, "inter_token_gap_seconds", "between two tokens of a sequence")),
       step_(Seconds(m, "engine_step_seconds", "of one step of the batch")),
@@ -68,6 +72,7 @@ EngineObserver Telemetry::Observer() {
             compactions_.With(labels).Add();
             compaction_seconds_.With(labels).Observe(seconds);
           },
+      .preempted = [this] { preemptions_.Add(); },
       .step = [this](double seconds, int) { step_.Observe(seconds); },
   };
 }
@@ -75,6 +80,7 @@ EngineObserver Telemetry::Observer() {
 void Telemetry::ReportLoad(const Load& load) {
   in_flight_.Set(load.running);
   queue_depth_.Set(load.queued);
+  preempted_.Set(load.preempted);
   live_slots_.Set(static_cast<double>(load.live_slots));
   total_slots_.Set(static_cast<double>(load.total_slots));
   kv_free_.Set(static_cast<double>(load.kv_bytes_free));

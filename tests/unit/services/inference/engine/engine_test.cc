@@ -273,6 +273,125 @@ TEST_F(EngineTest, BatchInvariantGivesTheSameBitsInAnyCompany) {
   }
 }
 
+// Two requests of six samples in a pool that holds about three: whoever is preempted replays its
+// log and ends with the bits that it has in a pool for all.
+TEST_F(EngineTest, APreemptedSequenceComesBackByItsLogAndGoesOnBitForBit) {
+  const auto run = [&](int64_t bytes, context::ContextPolicy policy, int* preemptions) {
+    auto engine = MakeEngine({.model_folder = Folder(1),
+                              .version = PolicyVersion(1),
+                              .batch_invariant = true,
+                              .limits = {.kv_pool_bytes = bytes, .check_pages = true},
+                              .observer = {.preempted = [preemptions] { ++*preemptions; }}});
+    EXPECT_TRUE(engine.ok()) << engine.status();
+    std::vector<std::shared_ptr<Collector>> sinks;
+    for (int i = 0; i < 2; ++i) {
+      GenerationRequest r = Request(6, 80);
+      r.request_id = "r" + std::to_string(i);
+      r.sampling.seed = 5 + i;
+      r.context = policy;
+      sinks.push_back(std::make_shared<Collector>(6));
+      EXPECT_TRUE((*engine)->Submit(r, sinks.back()).ok());
+    }
+    std::vector<rl::Rollout> rollouts;
+    for (const auto& sink : sinks) {
+      sink->Wait();
+      EXPECT_EQ(sink->finished.size(), 6u);
+      for (auto& [sample, f] : sink->finished) rollouts.push_back(f.rollout);
+    }
+    ExpectPoolWhole(**engine);
+    return rollouts;
+  };
+  const context::ContextPolicy policies[] = {
+      {},
+      Budget(context::Method::kAttentionMatching, context::Chooser::kRms),
+      Budget(context::Method::kEvict, context::Chooser::kAttention)};
+  for (const context::ContextPolicy& policy : policies) {
+    int none = 0, many = 0, epochs = 0;
+    const auto roomy = run(64 << 20, policy, &none);
+    // A slot is 3 layers x 2 heads x (2 x 16 floats and a bias).
+    const int64_t slot = 3 * 2 * (2 * 16 * 4 + 4);
+    const auto tight =
+        run(260 * slot + (policy == context::ContextPolicy{} ? 0 : 300'000), policy, &many);
+    EXPECT_EQ(none, 0);
+    EXPECT_GT(many, 0);
+    ASSERT_EQ(roomy.size(), tight.size());
+    for (size_t i = 0; i < roomy.size(); ++i) {
+      EXPECT_EQ(roomy[i].tokens, tight[i].tokens);
+      EXPECT_EQ(roomy[i].logprobs, tight[i].logprobs);
+      ASSERT_EQ(roomy[i].events.size(), tight[i].events.size());
+      for (size_t e = 0; e < roomy[i].events.size(); ++e)
+        EXPECT_EQ(roomy[i].events[e].digest, tight[i].events[e].digest);
+      epochs += tight[i].spans.back().kv_epoch > 0;
+    }
+    EXPECT_GT(epochs, 0);
+  }
+}
+
+// What comes after the flip is what the new weights say of the whole log: of tokens before it too.
+// With `keep` it is not.
+TEST_F(EngineTest, RecomputeRebuildsTheRunningCacheUnderTheNewWeights) {
+  for (const WeightsMode mode : {WeightsMode::kRecompute, WeightsMode::kKeep}) {
+    auto engine = Make();
+    GenerationRequest r = Request(1, 300);
+    r.context = Budget(context::Method::kAttentionMatching, context::Chooser::kRms);
+    auto sink = std::make_shared<Collector>(1);
+    ASSERT_TRUE(engine->Submit(r, sink).ok());
+    sink->WaitForTokens(60);
+    ASSERT_TRUE(engine->UpdateWeights(Folder(2), PolicyVersion(2), mode).ok());
+    sink->Wait();
+    const rl::Rollout& rollout = sink->finished.at(0).rollout;
+    ASSERT_EQ(rollout.spans.size(), 2u);
+    EXPECT_EQ(rollout.spans[1].version, PolicyVersion(2));
+    EXPECT_EQ(rollout.spans[1].kv_epoch, mode == WeightsMode::kRecompute ? 1 : 0);
+    const auto score = engine->Score({.tokens = rollout.tokens, .events = rollout.events});
+    ASSERT_TRUE(score.ok()) << score.status();
+    double worst = 0;
+    for (int32_t i = rollout.spans[1].begin; i < rollout.spans[1].end; ++i)
+      worst = std::max(worst, double{std::abs(score->logprobs[i - 1] - rollout.logprobs[i])});
+    if (mode == WeightsMode::kRecompute) {
+      EXPECT_LE(worst, 2e-4);
+    } else {
+      EXPECT_GT(worst, 1e-2);
+    }
+  }
+}
+
+// A short form of the soak: cancels at random, deadlines that pass, a pool that is always too
+// small.
+TEST_F(EngineTest, RandomCancelsDeadlinesAndEventsLeaveThePoolWhole) {
+  const int64_t slot = 3 * 2 * (2 * 16 * 4 + 4);
+  auto engine = Make({.max_running = 12, .kv_pool_bytes = 400 * slot + 200'000});
+  std::vector<std::shared_ptr<Collector>> sinks;
+  for (uint64_t i = 0; i < 300; ++i) {
+    const auto draw = [&](uint64_t what, int n) {
+      return static_cast<int>(Uniform01(7, i, what) * n);
+    };
+    GenerationRequest r = Request(1 + draw(0, 3), 1 + draw(1, 60));
+    r.request_id = "r" + std::to_string(i);
+    r.sampling.seed = i;
+    if (draw(2, 3) > 0)
+      r.context =
+          Budget(draw(3, 2) ? context::Method::kAttentionMatching : context::Method::kMarkovian,
+                 context::Chooser::kRms);
+    if (draw(4, 5) == 0) r.deadline = SystemClock().Now() + absl::Milliseconds(draw(5, 200));
+    sinks.push_back(std::make_shared<Collector>(r.n));
+    ASSERT_TRUE(engine->Submit(r, sinks.back()).ok());
+    if (draw(6, 4) == 0) engine->Cancel("r" + std::to_string(draw(7, static_cast<int>(i) + 1)));
+  }
+  int finished = 0, failed = 0;
+  for (const auto& sink : sinks) {
+    sink->Wait();
+    finished += static_cast<int>(sink->finished.size());
+    for (const auto& [sample, f] : sink->failed) {
+      ++failed;
+      EXPECT_FALSE(absl::IsInternal(f.status)) << f.status;
+    }
+  }
+  EXPECT_GT(finished, 100);
+  EXPECT_GT(failed, 20);
+  ExpectPoolWhole(*engine);
+}
+
 TEST_F(EngineTest, EventsThatListenToKeysAreReplayedAloneAndAmongThoseThatListenToQueries) {
   auto engine = Make();
   GenerationRequest by_query = Request(3, 60), by_key = Request(3, 60);

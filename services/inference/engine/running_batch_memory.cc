@@ -1,0 +1,150 @@
+#include <ATen/ATen.h>
+
+#include <algorithm>
+
+#include "services/inference/core/admission.h"
+#include "services/inference/engine/running_batch_torch.h"
+
+// Who has memory: admission by what is free, the youngest gives way, and comes back by its log.
+namespace palimpsest::inference {
+namespace {
+
+bool Older(const std::unique_ptr<Sequence>& a, const std::unique_ptr<Sequence>& b) {
+  return a->Age() < b->Age();
+}
+
+}  // namespace
+
+int64_t RunningBatch::FreeBytes() const {
+  const PagePool& pages = pool_.pages();
+  int64_t used = (pages.pages() - pages.free_pages()) * cost_.page_bytes;
+  for (const Group& g : groups_) used += g.prompt->cache ? g.prompt->cache->queries().bytes() : 0;
+  for (const auto& s : running_) used += s->cache->queries().bytes();
+  return limits_.kv_pool_bytes - used;
+}
+
+int64_t RunningBatch::Headroom() const {
+  return static_cast<int64_t>(running_.size() + 1) * cost_.page_bytes;
+}
+
+bool RunningBatch::CanAdmit(const GenerationRequest& r) const {
+  return static_cast<int64_t>(running_.size() + groups_.size()) < limits_.max_running &&
+         preempted_.empty() &&
+         FreeBytes() >= RebuildBytes(r, static_cast<int32_t>(r.prompt.size()), model_) + Headroom();
+}
+
+void RunningBatch::Admit(std::shared_ptr<RequestState> owner) {
+  if (owner->request.sampling.repetition_penalty != 1) {
+    for (int32_t id : owner->request.prompt) ++owner->prompt_counts[id];
+  }
+  owner->order = admitted_++;
+  groups_.push_back({.owner = owner, .prompt = NewSequence(owner, -1)});
+  groups_.back().prompt->cache = NewCache(owner->request);
+}
+
+std::unique_ptr<SequenceCache> RunningBatch::NewCache(const GenerationRequest& r) {
+  const int32_t recorded = RecordedPositions(r, model_.max_position);
+  const bool keys = r.context.parameters.reference_kind == context::ReferenceKind::kKeys;
+  QueryStore queries = recorded > 0 ? QueryStore(model_.layers, model_.heads, model_.kv_heads,
+                                                 model_.head_dim, dtype_, recorded, keys)
+                                    : QueryStore();
+  return std::make_unique<SequenceCache>(pool_, context::Shape{model_.layers, model_.kv_heads},
+                                         std::move(queries));
+}
+
+// The youngest sequence that has memory and is younger than `than` (null: whichever it is) gives it
+// back. False when there is none, or nobody else would be left.
+bool RunningBatch::PreemptYoungest(const Sequence* than) {
+  auto sample = std::max_element(running_.begin(), running_.end(), Older);
+  Group* group = nullptr;
+  int64_t holders = static_cast<int64_t>(running_.size());
+  for (Group& g : groups_) {
+    if (!g.prompt->cache) continue;
+    ++holders;
+    if (!group || Older(group->prompt, g.prompt)) group = &g;
+  }
+  if (holders == 0 || (holders == 1 && !than)) return false;
+  const bool is_group = sample == running_.end() || (group && Older(*sample, group->prompt));
+  const Sequence& youngest = is_group ? *group->prompt : **sample;
+  if (than && youngest.Age() < than->Age()) return false;
+  observer_.preempted();
+  if (is_group) {
+    group->prompt->LoseCache();
+    group->logits.clear();
+    return true;
+  }
+  (*sample)->LoseCache();
+  preempted_.push_back(std::move(*sample));
+  running_.erase(sample);
+  return true;
+}
+
+// Until `bytes()` are there. Whoever gives way is no longer asked for.
+void RunningBatch::MakeRoom(const std::function<int64_t()>& bytes) {
+  while (bytes() > FreeBytes()) {
+    TORCH_CHECK(PreemptYoungest(nullptr), "the KV pool has ", FreeBytes(),
+                " bytes free, one sequence needs ", bytes(), " more: admission was wrong");
+  }
+}
+
+// Whoever lost its memory comes back, the oldest first; for it the younger ones make room.
+void RunningBatch::Resume() {
+  for (;;) {
+    const auto sample = std::min_element(preempted_.begin(), preempted_.end(), Older);
+    Group* group = nullptr;
+    for (Group& g : groups_) {
+      if (!g.prompt->cache && (!group || Older(g.prompt, group->prompt))) group = &g;
+    }
+    const bool is_group = sample == preempted_.end() || (group && Older(group->prompt, *sample));
+    if (is_group && !group) return;
+    Sequence& next = is_group ? *group->prompt : **sample;
+    const GenerationRequest& r = next.owner->request;
+    const int64_t bytes = RebuildBytes(r, static_cast<int32_t>(next.tokens.size()), model_);
+    while (FreeBytes() < bytes + Headroom() && PreemptYoungest(&next)) {
+    }
+    if (FreeBytes() < bytes + (running_.empty() ? 0 : Headroom())) return;
+    next.cache = NewCache(r);
+    if (is_group) continue;
+    // By number: giving way above may have moved what `sample` pointed to.
+    const auto found = std::find_if(preempted_.begin(), preempted_.end(),
+                                    [&](const auto& s) { return s.get() == &next; });
+    running_.push_back(std::move(*found));
+    preempted_.erase(found);
+  }
+}
+
+void RunningBatch::Recompute() {
+  for (auto& s : running_) {
+    s->LoseCache();
+    s->cache = NewCache(s->owner->request);
+  }
+  for (Group& g : groups_) {
+    if (!g.prompt->cache) continue;
+    g.prompt->LoseCache();
+    g.logits.clear();
+    g.prompt->cache = NewCache(g.owner->request);
+  }
+}
+
+void RunningBatch::CheckPages() const {
+  std::vector<std::span<const int32_t>> tables;
+  for (const Group& g : groups_) {
+    if (g.prompt->cache) tables.push_back(g.prompt->cache->table());
+  }
+  for (const auto& s : running_) tables.push_back(s->cache->table());
+  const absl::Status status = pool_.pages().Check(tables);
+  TORCH_CHECK(status.ok(), std::string(status.message()));
+}
+
+Load RunningBatch::load() const {
+  Load load{.running = static_cast<int32_t>(running_.size() + groups_.size()),
+            .preempted = static_cast<int32_t>(preempted_.size()),
+            .kv_bytes_free = FreeBytes()};
+  for (const auto& s : running_) {
+    load.live_slots += s->cache->state().live_count();
+    load.total_slots += s->processed();
+  }
+  return load;
+}
+
+}  // namespace palimpsest::inference
