@@ -9,6 +9,7 @@
 #include "common/context/policy.h"
 #include "common/rl/rollout.h"
 #include "common/rl/sampling.h"
+#include "common/tokenizer/chat_template.h"
 
 namespace palimpsest::tools {
 
@@ -30,6 +31,7 @@ class Backend {
   virtual ~Backend() = default;
   virtual absl::StatusOr<std::vector<int32_t>> Encode(const std::string& text,
                                                       bool add_special_tokens) = 0;
+  virtual absl::StatusOr<std::vector<int32_t>> EncodeChat(const Chat& chat) = 0;
   virtual absl::StatusOr<std::string> Decode(const std::vector<int32_t>& ids,
                                              bool skip_special_tokens) = 0;
   // [ids - 1] nats.
@@ -37,8 +39,8 @@ class Backend {
   virtual absl::StatusOr<rl::Rollout> Generate(const GenerateAsk& ask) = 0;
 };
 
-// In process. Loads only what is asked for: Encode and Decode read tokenizer.json alone, Score and
-// Generate do without it. `dtype`: "float32" or "bfloat16".
+// In process. Loads only what is asked for: Encode and Decode read tokenizer.json alone, EncodeChat
+// the chat template too, Score and Generate do without both. `dtype`: "float32" or "bfloat16".
 std::unique_ptr<Backend> MakeLocalBackend(const std::string& model_folder,
                                           const std::string& dtype);
 

@@ -64,8 +64,23 @@ absl::Status CheckTarget(const Target& target) {
       absl::StrFormat("--dtype %s is neither float32 nor bfloat16", target.dtype));
 }
 
+absl::Status CheckTokenize(const TextOptions& options) {
+  RETURN_IF_ERROR(CheckTarget(options.target));
+  if (!options.chat || !options.special_tokens) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      "--add-special-tokens is for texts; the template of a --chat has them");
+}
+
 absl::Status RunTokenize(const TextOptions& options, std::istream& in, std::ostream& out) {
   ASSIGN_OR_RETURN(const auto backend, MakeBackend(options.target));
+  const auto print_chat = [&](const std::string& text, const std::string& where) -> absl::Status {
+    ASSIGN_OR_RETURN(const Chat chat, ParseChat(text, where));
+    ASSIGN_OR_RETURN(const auto ids, backend->EncodeChat(chat));
+    Print({{"ids", ids}}, out);
+    return absl::OkStatus();
+  };
+  if (options.chat && options.jsonl) return ForEachLine(in, print_chat);
+  if (options.chat) return print_chat(ReadAll(in), "stdin");
   const auto print = [&](const std::string& text) -> absl::Status {
     ASSIGN_OR_RETURN(const auto ids, backend->Encode(text, options.special_tokens));
     Print({{"ids", ids}}, out);

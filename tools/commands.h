@@ -22,7 +22,9 @@ struct TextOptions {
   Target target;
   bool jsonl = false;           // one JSON object a line instead of one for all of stdin
   bool special_tokens = false;  // tokenize: add them; detokenize: skip them
+  bool chat = false;            // tokenize: a conversation instead of a text
 };
+absl::Status CheckTokenize(const TextOptions& options);
 absl::Status RunTokenize(const TextOptions& options, std::istream& in, std::ostream& out);
 absl::Status RunDetokenize(const TextOptions& options, std::istream& in, std::ostream& out);
 

@@ -84,6 +84,13 @@ absl::StatusOr<std::string> Text(const json& value, const std::string& path) {
   return value.get<std::string>();
 }
 
+absl::StatusOr<bool> Bool(const json& value, const std::string& path) {
+  if (!value.is_boolean()) {
+    return Refused(path, absl::StrFormat("%s is neither true nor false", Shown(value)));
+  }
+  return value.get<bool>();
+}
+
 absl::StatusOr<std::vector<int32_t>> Ints(const json& value, const std::string& path) {
   if (!value.is_array()) return Refused(path, "is not an array");
   std::vector<int32_t> numbers;
@@ -93,6 +100,20 @@ absl::StatusOr<std::vector<int32_t>> Ints(const json& value, const std::string& 
     numbers.push_back(number);
   }
   return numbers;
+}
+
+absl::StatusOr<ChatMessage> ChatMessageFromJson(const json& value, const std::string& path) {
+  ChatMessage message;
+  ASSIGN_OR_RETURN(ObjectReader object, ObjectReader::Open(value, path));
+  ASSIGN_OR_RETURN(const json* const role, object.Take("role"));
+  ASSIGN_OR_RETURN(message.role, Text(*role, path + ".role"));
+  ASSIGN_OR_RETURN(const json* const content, object.Take("content"));
+  ASSIGN_OR_RETURN(message.content, Text(*content, path + ".content"));
+  if (const json* const reasoning = object.TakeIfThere("reasoning_content")) {
+    ASSIGN_OR_RETURN(message.reasoning_content, Text(*reasoning, path + ".reasoning_content"));
+  }
+  RETURN_IF_ERROR(object.NothingElse());
+  return message;
 }
 
 absl::StatusOr<context::Range> RangeFromJson(const json& value, const std::string& path) {
@@ -310,6 +331,31 @@ absl::StatusOr<std::vector<context::Event>> ParseEvents(std::string_view text,
     events.push_back(std::move(event));
   }
   return events;
+}
+
+absl::StatusOr<Chat> ParseChat(std::string_view text, const std::string& where) {
+  ASSIGN_OR_RETURN(const json value, Parse(text, where));
+  ASSIGN_OR_RETURN(ObjectReader object, ObjectReader::Open(value, where));
+  ASSIGN_OR_RETURN(const json* const messages, object.Take("messages"));
+  if (!messages->is_array()) return Refused(where + ": messages", "is not an array");
+  Chat chat;
+  for (size_t i = 0; i < messages->size(); ++i) {
+    ASSIGN_OR_RETURN(
+        ChatMessage message,
+        ChatMessageFromJson((*messages)[i], absl::StrFormat("%s: messages[%d]", where, i)));
+    chat.messages.push_back(std::move(message));
+  }
+  if (const json* const prompt = object.TakeIfThere("add_generation_prompt")) {
+    ASSIGN_OR_RETURN(chat.add_generation_prompt, Bool(*prompt, where + ": add_generation_prompt"));
+  }
+  if (const json* const thinking = object.TakeIfThere("enable_thinking")) {
+    ASSIGN_OR_RETURN(chat.enable_thinking, Bool(*thinking, where + ": enable_thinking"));
+  }
+  if (const json* const date = object.TakeIfThere("date_string")) {
+    ASSIGN_OR_RETURN(chat.date_string, Text(*date, where + ": date_string"));
+  }
+  RETURN_IF_ERROR(object.NothingElse());
+  return chat;
 }
 
 absl::StatusOr<std::string> ParseText(std::string_view text, const std::string& where) {

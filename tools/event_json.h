@@ -8,6 +8,7 @@
 #include "common/base/status.h"
 #include "common/context/types.h"
 #include "common/rl/rollout.h"
+#include "common/tokenizer/chat_template.h"
 
 // The JSON of the command: what it prints and what it reads back. README.md shows the shapes.
 namespace palimpsest::tools {
@@ -33,5 +34,9 @@ absl::StatusOr<std::vector<context::Event>> ParseEvents(std::string_view text,
 
 // {"text": "..."}: other keys are refused.
 absl::StatusOr<std::string> ParseText(std::string_view text, const std::string& where);
+
+// {"messages": [{"role", "content", "reasoning_content"?}, ..], "add_generation_prompt"?,
+// "enable_thinking"?, "date_string"?}: other keys are refused, and so is null.
+absl::StatusOr<Chat> ParseChat(std::string_view text, const std::string& where);
 
 }  // namespace palimpsest::tools

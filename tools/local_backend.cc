@@ -60,6 +60,12 @@ class LocalBackend final : public Backend {
     RETURN_IF_ERROR(LoadTokenizer());
     return tokenizer_->Encode(text, add_special_tokens);
   }
+  absl::StatusOr<std::vector<int32_t>> EncodeChat(const Chat& chat) override {
+    RETURN_IF_ERROR(LoadTokenizer());
+    const FolderChat folder = FolderChat::Read(folder_);
+    RETURN_IF_ERROR(folder.own().status());
+    return folder.own()->Encode(chat, *tokenizer_);
+  }
   absl::StatusOr<std::string> Decode(const std::vector<int32_t>& ids,
                                      bool skip_special_tokens) override {
     RETURN_IF_ERROR(LoadTokenizer());

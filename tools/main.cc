@@ -34,6 +34,10 @@ void AddTokenize(CLI::App& app, TextOptions& o) {
   command.add_flag("--jsonl", o.jsonl, "one {\"text\": ...} a line in, one {\"ids\": [...]} out");
   command.add_flag("--add-special-tokens", o.special_tokens,
                    "add what tokenizer.json puts around a text");
+  command.add_flag(
+      "--chat", o.chat,
+      "{\"messages\": [{\"role\", \"content\"}, ...]} in place of a text, by the model's "
+      "chat template");
 }
 
 void AddDetokenize(CLI::App& app, TextOptions& o) {
@@ -104,7 +108,7 @@ int Main(int argc, char** argv) {
   const std::string chosen = app.get_subcommands().front()->get_name();
   if (chosen == "launch") return RunLaunch(launch);
   if (chosen == "tokenize") {
-    return Finish(chosen, CheckTarget(tokenize.target),
+    return Finish(chosen, CheckTokenize(tokenize),
                   [&] { return RunTokenize(tokenize, std::cin, std::cout); });
   }
   if (chosen == "detokenize") {

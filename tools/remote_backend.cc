@@ -35,6 +35,25 @@ class RemoteBackend final : public Backend {
     return std::vector<int32_t>(response.ids().begin(), response.ids().end());
   }
 
+  // The chat comes from JSON, which is UTF-8.
+  absl::StatusOr<std::vector<int32_t>> EncodeChat(const Chat& chat) override {
+    RETURN_IF_ERROR(ShakeHands());
+    v1::TokenizeRequest request;
+    v1::ChatPrompt& proto = *request.mutable_chat();
+    proto.set_add_generation_prompt(chat.add_generation_prompt);
+    proto.set_date_string(chat.date_string);
+    if (chat.enable_thinking) proto.set_enable_thinking(*chat.enable_thinking);
+    for (const ChatMessage& message : chat.messages) {
+      v1::ChatMessage& added = *proto.add_messages();
+      added.set_role(message.role);
+      added.set_content(message.content);
+      if (message.reasoning_content) added.set_reasoning_content(*message.reasoning_content);
+    }
+    v1::TokenizeResponse response;
+    RETURN_IF_ERROR(FromGrpc(stub_->Tokenize(MakeContext(config_).get(), request, &response)));
+    return std::vector<int32_t>(response.ids().begin(), response.ids().end());
+  }
+
   absl::StatusOr<std::string> Decode(const std::vector<int32_t>& ids,
                                      bool skip_special_tokens) override {
     RETURN_IF_ERROR(ShakeHands());

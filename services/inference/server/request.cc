@@ -33,7 +33,7 @@ absl::Status CheckIds(std::string_view path, const Ids& ids, int32_t vocab) {
 }
 
 absl::StatusOr<std::vector<int32_t>> Prompt(const v1::GenerateRequest& proto, int32_t vocab,
-                                            const Tokenizer* tokenizer) {
+                                            const Tokenizer* tokenizer, const FolderChat* chat) {
   std::vector<int32_t> prompt;
   switch (proto.prompt_case()) {
     case v1::GenerateRequest::kPromptIds:
@@ -49,12 +49,29 @@ absl::StatusOr<std::vector<int32_t>> Prompt(const v1::GenerateRequest& proto, in
       RETURN_IF_ERROR(CheckIds("prompt_text", *encoded, vocab));
       return *std::move(encoded);
     }
-    case v1::GenerateRequest::kPromptChat:
-      return NotServed("prompt_chat");
+    case v1::GenerateRequest::kPromptChat: {
+      ASSIGN_OR_RETURN(prompt, EncodeChat("prompt_chat", proto.prompt_chat(), tokenizer, chat));
+      RETURN_IF_ERROR(CheckIds("prompt_chat", prompt, vocab));
+      return prompt;
+    }
     case v1::GenerateRequest::PROMPT_NOT_SET:
       break;
   }
   return wire::Refused("prompt", "none of prompt_ids, prompt_text, prompt_chat is set");
+}
+
+Chat FromProto(const v1::ChatPrompt& proto) {
+  Chat chat{
+      .add_generation_prompt = !proto.has_add_generation_prompt() || proto.add_generation_prompt(),
+      .date_string = proto.date_string()};
+  if (proto.has_enable_thinking()) chat.enable_thinking = proto.enable_thinking();
+  for (const v1::ChatMessage& message : proto.messages()) {
+    chat.messages.push_back({message.role(), message.content()});
+    if (message.has_reasoning_content()) {
+      chat.messages.back().reasoning_content = message.reasoning_content();
+    }
+  }
+  return chat;
 }
 
 absl::StatusOr<rl::SamplingParams> Sampling(const v1::SamplingParams& proto,
@@ -107,9 +124,25 @@ absl::Status CheckMinVersion(const std::optional<int64_t>& asked, PolicyVersion 
       "min_policy_version=%d: the live weights are of version %d", *asked, live.value()));
 }
 
+absl::StatusOr<std::vector<int32_t>> EncodeChat(std::string_view path, const v1::ChatPrompt& proto,
+                                                const Tokenizer* tokenizer,
+                                                const FolderChat* chat) {
+  if (tokenizer == nullptr) return NoTokenizer(path);
+  const bool brought = !proto.template_().empty();
+  const absl::StatusOr<ChatTemplate> used = brought ? chat->Given(proto.template_()) : chat->own();
+  if (!used.ok()) {
+    return wire::About(brought ? wire::Field(path, "template") : std::string(path), used.status());
+  }
+  absl::StatusOr<std::vector<int32_t>> ids = used->Encode(FromProto(proto), *tokenizer);
+  // What the conversation asks is refused by field; the rest is about the model.
+  if (absl::IsInvalidArgument(ids.status())) return wire::Under(path, ids.status());
+  if (!ids.ok()) return wire::About(path, ids.status());
+  return ids;
+}
+
 absl::StatusOr<GenerationRequest> ParseGenerate(const v1::GenerateRequest& proto,
                                                 const Engine& engine, const Tokenizer* tokenizer,
-                                                absl::Time deadline) {
+                                                const FolderChat* chat, absl::Time deadline) {
   RETURN_IF_ERROR(CheckCounts(proto, engine.limits()));
   RETURN_IF_ERROR(CheckMinVersion(
       proto.has_min_policy_version() ? std::optional(proto.min_policy_version()) : std::nullopt,
@@ -120,7 +153,7 @@ absl::StatusOr<GenerationRequest> ParseGenerate(const v1::GenerateRequest& proto
                             .first_sample = proto.first_sample(),
                             .priority = proto.priority(),
                             .deadline = deadline};
-  ASSIGN_OR_RETURN(request.prompt, Prompt(proto, engine.model().vocab, tokenizer));
+  ASSIGN_OR_RETURN(request.prompt, Prompt(proto, engine.model().vocab, tokenizer, chat));
   ASSIGN_OR_RETURN(request.sampling, Sampling(proto.sampling(), tokenizer));
   if (proto.has_context()) {
     ASSIGN_OR_RETURN(request.context,

@@ -2,6 +2,7 @@
 
 #include <grpcpp/server_context.h>
 
+#include "common/tokenizer/chat_template.h"
 #include "common/tokenizer/tokenizer.h"
 #include "palimpsest/v1/inference.pb.h"
 #include "services/inference/core/engine.h"
@@ -16,10 +17,16 @@ absl::Status CheckRequestId(const std::string& id);
 // FAILED_PRECONDITION when the live weights are older than asked.
 absl::Status CheckMinVersion(const std::optional<int64_t>& asked, PolicyVersion live);
 
-// `tokenizer` null: a request that needs text is FAILED_PRECONDITION.
+// The ids of a conversation; refusals begin with `path`, the field it stands in.
+// FAILED_PRECONDITION: no tokenizer, or the model's template is not known. `chat` is not null where
+// `tokenizer` is not.
+absl::StatusOr<std::vector<int32_t>> EncodeChat(std::string_view path, const v1::ChatPrompt& proto,
+                                                const Tokenizer* tokenizer, const FolderChat* chat);
+
+// `tokenizer` and `chat` null: a request that needs text is FAILED_PRECONDITION.
 absl::StatusOr<GenerationRequest> ParseGenerate(const v1::GenerateRequest& proto,
                                                 const Engine& engine, const Tokenizer* tokenizer,
-                                                absl::Time deadline);
+                                                const FolderChat* chat, absl::Time deadline);
 
 absl::StatusOr<ScoreRequest> ParseScore(const v1::ScoreRequest& proto, const Engine& engine);
 

@@ -143,8 +143,10 @@ void InferenceServer::Begin(Generation& generation, const std::shared_ptr<Genera
     ASSIGN_OR_RETURN(const std::shared_ptr<Engine> engine, serving_.Admit());
     version = engine->version();
     const std::shared_ptr<const Tokenizer> tokenizer = serving_.tokenizer();
-    ASSIGN_OR_RETURN(GenerationRequest parsed,
-                     ParseGenerate(generation.request(), *engine, tokenizer.get(), deadline));
+    const std::shared_ptr<const FolderChat> chat = serving_.chat();
+    ASSIGN_OR_RETURN(
+        GenerationRequest parsed,
+        ParseGenerate(generation.request(), *engine, tokenizer.get(), chat.get(), deadline));
     std::vector<int32_t> prompt = parsed.prompt;
     RETURN_IF_ERROR(engine->Submit(std::move(parsed), sink));
     return prompt;
@@ -207,7 +209,13 @@ grpc::Status InferenceServer::Tokenize(grpc::ServerContext*, const v1::TokenizeR
   if (const auto engine = serving_.Loaded(); !engine.ok()) return ToGrpc(engine.status());
   const std::shared_ptr<const Tokenizer> tokenizer = serving_.tokenizer();
   if (request->has_chat()) {
-    return ToGrpc(absl::UnimplementedError("chat: not served by this server"));
+    if (request->add_special_tokens()) {
+      return ToGrpc(absl::InvalidArgumentError("add_special_tokens=true: only with text"));
+    }
+    const auto ids = EncodeChat("chat", request->chat(), tokenizer.get(), serving_.chat().get());
+    if (!ids.ok()) return ToGrpc(ids.status());
+    response->mutable_ids()->Assign(ids->begin(), ids->end());
+    return grpc::Status::OK;
   }
   if (!request->has_text()) {
     return ToGrpc(absl::InvalidArgumentError("input: neither text nor chat is set"));

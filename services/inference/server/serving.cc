@@ -2,10 +2,12 @@
 
 namespace palimpsest::inference {
 
-void Serving::Install(std::shared_ptr<Engine> engine, std::shared_ptr<const Tokenizer> tokenizer) {
+void Serving::Install(std::shared_ptr<Engine> engine, std::shared_ptr<const Tokenizer> tokenizer,
+                      std::shared_ptr<const FolderChat> chat) {
   const absl::MutexLock lock(&mu_);
   engine_ = std::move(engine);
   tokenizer_ = std::move(tokenizer);
+  chat_ = std::move(chat);
 }
 
 std::shared_ptr<Engine> Serving::engine() const {
@@ -16,6 +18,11 @@ std::shared_ptr<Engine> Serving::engine() const {
 std::shared_ptr<const Tokenizer> Serving::tokenizer() const {
   const absl::MutexLock lock(&mu_);
   return tokenizer_;
+}
+
+std::shared_ptr<const FolderChat> Serving::chat() const {
+  const absl::MutexLock lock(&mu_);
+  return chat_;
 }
 
 ServingPhase Serving::phase() const {

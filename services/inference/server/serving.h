@@ -5,6 +5,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
 #include "common/base/status.h"
+#include "common/tokenizer/chat_template.h"
 #include "common/tokenizer/tokenizer.h"
 #include "services/inference/core/engine.h"
 
@@ -13,13 +14,17 @@ namespace palimpsest::inference {
 enum class ServingPhase { kStarting, kServing, kPaused, kDraining };
 
 // The engine of this replica, once there is one, and what the replica admits. Any thread. The
-// engine and the tokenizer are installed once, by the weights follower, and stay.
+// engine, the tokenizer and the chat template are installed once, by the weights follower, and
+// stay.
 class Serving {
  public:
-  void Install(std::shared_ptr<Engine> engine, std::shared_ptr<const Tokenizer> tokenizer);
+  // `chat` is not null where `tokenizer` is not.
+  void Install(std::shared_ptr<Engine> engine, std::shared_ptr<const Tokenizer> tokenizer,
+               std::shared_ptr<const FolderChat> chat);
 
   std::shared_ptr<Engine> engine() const;              // null while starting
   std::shared_ptr<const Tokenizer> tokenizer() const;  // null: only ids are understood
+  std::shared_ptr<const FolderChat> chat() const;      // null: as tokenizer()
   ServingPhase phase() const;
 
   // The engine for new work: UNAVAILABLE while starting or draining.
@@ -35,6 +40,7 @@ class Serving {
   mutable absl::Mutex mu_;
   std::shared_ptr<Engine> engine_ ABSL_GUARDED_BY(mu_);
   std::shared_ptr<const Tokenizer> tokenizer_ ABSL_GUARDED_BY(mu_);
+  std::shared_ptr<const FolderChat> chat_ ABSL_GUARDED_BY(mu_);
   bool paused_ ABSL_GUARDED_BY(mu_) = false;
   bool draining_ ABSL_GUARDED_BY(mu_) = false;
 };

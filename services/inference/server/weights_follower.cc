@@ -254,15 +254,20 @@ absl::StatusOr<UpdateResult> WeightsFollower::Load(const weights::VersionInfo& i
 absl::StatusOr<UpdateResult> WeightsFollower::LoadFirst(const weights::VersionInfo& info) {
   const Stopwatch watch(clock_);
   std::shared_ptr<const Tokenizer> tokenizer;
+  std::shared_ptr<const FolderChat> chat;
   const bool has_tokenizer =
       std::any_of(info.manifest.files.begin(), info.manifest.files.end(),
                   [](const weights::ManifestFile& file) { return file.name == "tokenizer.json"; });
   if (has_tokenizer) {
     ASSIGN_OR_RETURN(tokenizer, Tokenizer::Load(info.folder));
+    chat = std::make_shared<const FolderChat>(FolderChat::Read(info.folder));
+    if (const absl::Status& status = chat->own().status(); !status.ok()) {
+      Log(Severity::kInfo, "chat prompts are refused", {{"status", status.ToString()}});
+    }
   }
   ASSIGN_OR_RETURN(std::shared_ptr<Engine> engine,
                    options_.make_engine(info.folder, info.manifest.version));
-  serving_.Install(std::move(engine), std::move(tokenizer));
+  serving_.Install(std::move(engine), std::move(tokenizer), std::move(chat));
   options_.ready();
   return UpdateResult{.version = info.manifest.version, .load_seconds = watch.Seconds()};
 }

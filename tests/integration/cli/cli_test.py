@@ -71,6 +71,21 @@ class Tokens(Case):
         back = run("detokenize", "--model", TOKENIZER, "--jsonl", stdin=done.stdout.decode())
         self.assertEqual([json.loads(line)["text"] for line in back.stdout.decode().splitlines()], texts)
 
+    def test_a_conversation_becomes_ids_by_the_models_template(self):
+        folder = pathlib.Path(self.folder.name) / "chat"
+        shutil.copytree(TOKENIZER, folder)
+        chat = json.dumps({"messages": [{"role": "user", "content": "hi"}], "enable_thinking": False})
+        self.refused(1, "has no chat template", "tokenize", "--chat", "--model", folder, stdin=chat)
+        shutil.copy(GOLDEN / "tokenizer/chat/qwen3.jinja", folder / "chat_template.jinja")
+        ids = self.ok("tokenize", "--chat", "--model", folder, stdin=chat)
+        self.assertEqual(self.ok("detokenize", "--model", folder, stdin=json.dumps(ids)), {
+            "text": "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"})
+        lines = run("tokenize", "--chat", "--jsonl", "--model", folder, stdin=chat + "\n" + chat + "\n")
+        self.assertEqual([json.loads(line) for line in lines.stdout.decode().splitlines()], [ids, ids])
+        self.refused(1, "messages[0].role=bot", "tokenize", "--chat", "--model", folder,
+                     stdin='{"messages": [{"role": "bot", "content": ""}]}')
+        self.refused(2, "--add-special-tokens", "tokenize", "--chat", "--add-special-tokens", "--model", folder)
+
     def test_broken_input_names_its_line(self):
         self.refused(1, "unknown", "detokenize", "--model", TOKENIZER, stdin='{"ids": [1], "x": 2}')
         done = run("tokenize", "--model", TOKENIZER, "--jsonl", stdin='{"text": "a"}\nnope\n')

@@ -129,6 +129,30 @@ TEST(ParseIdsTest, RefusesJsonThatIsNestedDeeperThanAnyStack) {
               HasSubstr("f: events[0].at"));
 }
 
+TEST(ParseChatTest, TakesAConversationAndNothingElse) {
+  const Chat plain{.messages = {{"user", "a"}}};
+  EXPECT_EQ(*ParseChat(R"({"messages": [{"role": "user", "content": "a"}]})", "f"), plain);
+  const Chat full{.messages = {{"assistant", "a", ""}},
+                  .add_generation_prompt = false,
+                  .enable_thinking = false,
+                  .date_string = "1 May"};
+  EXPECT_EQ(*ParseChat(R"({"messages": [
+                {"role": "assistant", "content": "a", "reasoning_content": ""}],
+                "add_generation_prompt": false, "enable_thinking": false,
+                "date_string": "1 May"})",
+                       "f"),
+            full);
+  const auto said = [](const char* text) {
+    return std::string(ParseChat(text, "f").status().message());
+  };
+  EXPECT_THAT(said(R"({"messages": {}})"), HasSubstr("f: messages"));
+  EXPECT_THAT(said(R"({"messages": [{"role": "user"}]})"), HasSubstr("f: messages[0]"));
+  EXPECT_THAT(said(R"({"messages": [{"role": "user", "content": []}]})"),
+              HasSubstr("f: messages[0].content"));
+  EXPECT_THAT(said(R"({"messages": [], "tools": []})"), HasSubstr("\"tools\" is unknown"));
+  EXPECT_THAT(said(R"({"messages": [], "enable_thinking": 1})"), HasSubstr("f: enable_thinking"));
+}
+
 TEST(ParseEventsTest, TakesAWholeGenerateOutput) {
   json file = {{"ids", {1}}, {"finish_reason", "stop"}, {"events", {EventJson(AnEvent())}}};
   EXPECT_THAT(*ParseEvents(file.dump(), "f"), ElementsAre(AnEvent()));

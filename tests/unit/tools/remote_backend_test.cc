@@ -46,7 +46,9 @@ class ScriptedInference final : public v1::InferenceService::Service {
   }
   grpc::Status Tokenize(grpc::ServerContext*, const v1::TokenizeRequest* request,
                         v1::TokenizeResponse* response) override {
+    chat = request->chat();
     for (const char c : request->text()) response->add_ids(c);
+    if (request->has_chat()) response->add_ids(chat.messages_size());
     return grpc::Status::OK;
   }
   grpc::Status Detokenize(grpc::ServerContext*, const v1::DetokenizeRequest* request,
@@ -60,6 +62,7 @@ class ScriptedInference final : public v1::InferenceService::Service {
   grpc::Status end;
   v1::GenerateRequest generate;
   v1::ScoreRequest score;
+  v1::ChatPrompt chat;
 };
 
 class RemoteBackendTest : public ::testing::Test {
@@ -76,6 +79,25 @@ TEST_F(RemoteBackendTest, TextGoesThereAndBack) {
   EXPECT_EQ(*backend_->Decode({'a', 'b'}, false), "ab");
   EXPECT_EQ(service_.asked_revision, v1::CONTRACT_REVISION_CURRENT);
   EXPECT_THAT(backend_->Encode("\xff", false).status().message(), HasSubstr("UTF-8"));
+}
+
+TEST_F(RemoteBackendTest, AConversationIsSentAsItIs) {
+  const Chat chat{.messages = {{"user", "a"}, {"assistant", "b", "c"}},
+                  .add_generation_prompt = false,
+                  .enable_thinking = true,
+                  .date_string = "1 May"};
+  EXPECT_THAT(*backend_->EncodeChat(chat), ElementsAre(2));
+  EXPECT_EQ(service_.chat.messages(0).role(), "user");
+  EXPECT_FALSE(service_.chat.messages(0).has_reasoning_content());
+  EXPECT_EQ(service_.chat.messages(1).content(), "b");
+  EXPECT_EQ(service_.chat.messages(1).reasoning_content(), "c");
+  EXPECT_TRUE(service_.chat.has_add_generation_prompt());
+  EXPECT_FALSE(service_.chat.add_generation_prompt());
+  EXPECT_TRUE(service_.chat.enable_thinking());
+  EXPECT_EQ(service_.chat.date_string(), "1 May");
+  ASSERT_TRUE(backend_->EncodeChat({.messages = {{"user", "a"}}}).ok());
+  EXPECT_TRUE(service_.chat.add_generation_prompt());
+  EXPECT_FALSE(service_.chat.has_enable_thinking());
 }
 
 TEST_F(RemoteBackendTest, APeerOfAnotherRevisionIsRefused) {

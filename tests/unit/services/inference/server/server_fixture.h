@@ -11,6 +11,7 @@
 #include "common/rpc/server.h"
 #include "common/tokenizer/byte_tokenizer.h"
 #include "services/inference/server/service.h"
+#include "tests/unit/common/weights/scratch_folder.h"
 #include "tests/unit/services/inference/server/scripted_engine.h"
 
 namespace palimpsest::inference {
@@ -37,8 +38,9 @@ class ServerTest : public ::testing::Test {
     stub_ = v1::InferenceService::NewStub(*MakeChannel(server_->address(), {}));
   }
   void InstallEngine() {
-    const std::vector<std::string> special{"<|end|>"};
-    serving_.Install(engine_, *Tokenizer::FromJson(*ByteTokenizerJson(special)));
+    const std::vector<std::string> special{"<|end|>", "<|im_start|>", "<|im_end|>"};
+    serving_.Install(engine_, *Tokenizer::FromJson(*ByteTokenizerJson(special)),
+                     std::make_shared<const FolderChat>(FolderChat::Read(model_.path())));
   }
   void TearDown() override {
     engine_->Drain(absl::ZeroDuration());
@@ -104,6 +106,7 @@ class ServerTest : public ::testing::Test {
     return stream;
   }
 
+  weights::ScratchFolder model_;  // where the chat template is looked for
   std::shared_ptr<ScriptedEngine> engine_ = std::make_shared<ScriptedEngine>();
   Metrics metrics_{"inference", "test", SystemClock()};
   Telemetry telemetry_{metrics_};

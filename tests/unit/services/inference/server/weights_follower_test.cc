@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 
 #include "common/telemetry/log.h"
+#include "common/tokenizer/byte_tokenizer.h"
 #include "tests/unit/common/weights/scratch_folder.h"
 #include "tests/unit/services/inference/server/scripted_engine.h"
 
@@ -96,6 +97,22 @@ TEST_F(WeightsFollowerTest, WaitsForTheFirstVersionThenFollowsTheNewest) {
   EXPECT_EQ(Publish(2), 2);
   ASSERT_TRUE(Serves(2));
   EXPECT_THAT(engine_->folders(), ElementsAre(EndsWith("/v00000002")));
+}
+
+TEST_F(WeightsFollowerTest, TheChatTemplateOfTheFirstVersionIsServed) {
+  const auto fill = [](const std::string& folder) {
+    const std::vector<std::string> special{"<|im_start|>", "<|im_end|>"};
+    weights::Write(folder + "/model.safetensors", "1");
+    weights::Write(folder + "/tokenizer.json", *ByteTokenizerJson(special));
+    weights::Write(folder + "/chat_template.jinja",
+                   weights::Read("tests/golden/tokenizer/chat/chatml.jinja"));
+    return absl::OkStatus();
+  };
+  ASSERT_TRUE(writer_->Publish(1, fill).ok());
+  Start();
+  ASSERT_TRUE(Serves(1));
+  ASSERT_NE(serving_.chat(), nullptr);
+  EXPECT_TRUE(serving_.chat()->own().ok()) << serving_.chat()->own().status();
 }
 
 TEST_F(WeightsFollowerTest, AcknowledgesWhatItServesAndReleasesAtTheEnd) {
