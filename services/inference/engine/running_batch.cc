@@ -51,9 +51,12 @@ void RunningBatch::Step(const model::Decoder& decoder, PolicyVersion version) {
   const absl::Time begin = clock_.Now();
   version_ = version;
   Resume();
-  SolveDueEvents(decoder.kernels());
+  OpenJobs(decoder.kernels());
   const std::vector<StepItem> items = PlanStep();
+  WorkOnJobs(!items.empty());
+  const absl::Time decode = clock_.Now();
   if (!items.empty()) Draw(RunStep(decoder, pool_, items), items, version);
+  if (!items.empty()) step_seconds_.Add(absl::ToDoubleSeconds(clock_.Now() - decode));
   StartSamples();
   DropStopped();
   if (limits_.check_pages) CheckPages();
@@ -65,7 +68,7 @@ void RunningBatch::Step(const model::Decoder& decoder, PolicyVersion version) {
 // What falls due before the pending token: an event of the log that a rebuilt cache has yet to see,
 // or else what the policy decides. False when the policy has no room left.
 bool RunningBatch::Consider(Sequence& s, std::vector<DueEvent>& due) const {
-  if (!s.cache || s.pending() == 0) return true;
+  if (!s.cache || s.in_event || s.pending() == 0) return true;
   if (const context::Event* forced = s.NextInLog()) {
     if (forced->at == s.processed()) due.push_back({.sequence = &s, .forced = forced});
     return true;
@@ -95,7 +98,9 @@ std::vector<DueEvent> RunningBatch::FindDueEvents() {
   return due;
 }
 
-void RunningBatch::SolveDueEvents(model::Kernels kernels) {
+// Of the log and new ones apart: only the latter are measured. Events side by side are padded to
+// the largest, which moves roundings: each by itself when those must not hang on the company.
+void RunningBatch::OpenJobs(model::Kernels kernels) {
   std::vector<DueEvent> due = FindDueEvents();
   MakeRoom([&] {
     std::erase_if(due, [](const DueEvent& d) { return !d.sequence->cache; });
@@ -103,34 +108,45 @@ void RunningBatch::SolveDueEvents(model::Kernels kernels) {
     for (const DueEvent& d : due) pages += d.sequence->cache->PagesToOwn(d.window());
     return pages * cost_.page_bytes;
   });
-  // Of the log and new ones apart: only the latter are measured. Events side by side are padded to
-  // the largest, which moves roundings: each by itself when those must not hang on the company.
-  std::vector<std::vector<DueEvent>> waves;
+  const double scale = 1 / std::sqrt(static_cast<double>(model_.head_dim));
   for (const bool forced : {true, false}) {
-    std::vector<DueEvent> wave;
+    std::vector<DueEvent> alike;
     for (const DueEvent& d : due) {
       if ((d.forced != nullptr) != forced) continue;
-      wave.push_back(d);
-      if (kernels == model::Kernels::kFixed) waves.push_back(std::exchange(wave, {}));
+      alike.push_back(d);
+      if (kernels != model::Kernels::kFixed) continue;
+      jobs_.emplace_back(std::exchange(alike, {}), pool_, scale, clock_);
     }
-    if (!wave.empty()) waves.push_back(std::move(wave));
+    if (!alike.empty()) jobs_.emplace_back(std::move(alike), pool_, scale, clock_);
   }
-  for (std::vector<DueEvent>& wave : waves) SolveWave(wave);
+}
+
+// Layer by layer, in the order of opening: as long as a median step takes when others decode in
+// between, to the end when nobody does. At least one layer: what is open gets done.
+void RunningBatch::WorkOnJobs(bool others_decode) {
+  const absl::Time begin = clock_.Now();
+  while (!jobs_.empty()) {
+    if (!jobs_.front().done()) jobs_.front().SolveLayer();
+    if (jobs_.front().done()) {
+      CloseJob(jobs_.front());
+      jobs_.pop_front();
+    }
+    const double spent = absl::ToDoubleSeconds(clock_.Now() - begin);
+    if (others_decode && spent >= step_seconds_.Median()) break;
+  }
   DropStopped();
 }
 
-void RunningBatch::SolveWave(std::vector<DueEvent>& wave) {
-  const double scale = 1 / std::sqrt(static_cast<double>(model_.head_dim));
-  const std::vector<absl::Status> statuses = ExecuteEvents(wave, pool_, scale, clock_);
-  for (size_t i = 0; i < wave.size(); ++i) {
-    Sequence& s = *wave[i].sequence;
-    if (!statuses[i].ok()) {
+void RunningBatch::CloseJob(EventJob& job) {
+  for (const auto& [due, status] : job.Finish()) {
+    Sequence& s = *due.sequence;
+    if (!status.ok()) {
       s.stopped = StopCause::kLength;
-      Fail(s, statuses[i], true, rl::Outcome::kInfraFailed);
+      Fail(s, status, true, rl::Outcome::kInfraFailed);
       continue;
     }
-    if (wave[i].forced) continue;
-    observer_.compaction(wave[i].draft.method, s.events.back().seconds);
+    if (due.forced) continue;
+    observer_.compaction(due.draft.method, s.events.back().seconds);
     if (s.sample < 0) continue;
     s.owner->sink->OnEvent(s.sample, s.events.back());
     const auto& messages = s.owner->request.budget_messages;
@@ -143,7 +159,7 @@ std::vector<StepItem> RunningBatch::PlanStep() {
   std::vector<StepItem> items;
   int32_t prefill = limits_.prefill_tokens;
   const auto plan = [&](Sequence& s) {
-    if (!s.cache || s.pending() == 0) return;
+    if (!s.cache || s.in_event || s.pending() == 0) return;
     const int32_t count = s.pending() == 1 ? 1 : ChunkBeforeNextEvent(s, prefill);
     if (s.pending() > 1) prefill -= count;
     if (count > 0) items.push_back({.sequence = &s, .count = count});

@@ -52,6 +52,11 @@ std::unique_ptr<SequenceCache> RunningBatch::NewCache(const GenerationRequest& r
                                          std::move(queries));
 }
 
+void RunningBatch::LoseCache(Sequence& s) {
+  s.LoseCache();
+  for (EventJob& job : jobs_) job.DropLost();
+}
+
 // The youngest sequence that has memory and is younger than `than` (null: whichever it is) gives it
 // back. False when there is none, or nobody else would be left.
 bool RunningBatch::PreemptYoungest(const Sequence* than) {
@@ -69,11 +74,11 @@ bool RunningBatch::PreemptYoungest(const Sequence* than) {
   if (than && youngest.Age() < than->Age()) return false;
   observer_.preempted();
   if (is_group) {
-    group->prompt->LoseCache();
+    LoseCache(*group->prompt);
     group->logits.clear();
     return true;
   }
-  (*sample)->LoseCache();
+  LoseCache(**sample);
   preempted_.push_back(std::move(*sample));
   running_.erase(sample);
   return true;
@@ -115,12 +120,12 @@ void RunningBatch::Resume() {
 
 void RunningBatch::Recompute() {
   for (auto& s : running_) {
-    s->LoseCache();
+    LoseCache(*s);
     s->cache = NewCache(s->owner->request);
   }
   for (Group& g : groups_) {
     if (!g.prompt->cache) continue;
-    g.prompt->LoseCache();
+    LoseCache(*g.prompt);
     g.logits.clear();
     g.prompt->cache = NewCache(g.owner->request);
   }

@@ -1,19 +1,22 @@
 #pragma once
 
+#include <deque>
 #include <functional>
 #include <list>
 #include <memory>
 #include <vector>
 
 #include "services/inference/core/admission.h"
-#include "services/inference/engine/event_executor.h"
+#include "services/inference/core/recent_median.h"
+#include "services/inference/engine/event_job.h"
 #include "services/inference/engine/sequence_torch.h"
 #include "services/inference/engine/step_runner.h"
 
 namespace palimpsest::inference {
 
-// All that is being decoded. One step: decide and solve the events that fall due, process one chunk
-// of every sequence in one forward pass, draw the next tokens. Owned and used by the engine thread;
+// All that is being decoded. One step: open the events that fall due and work on those that are
+// open for as long as a median step takes, process one chunk of every other sequence in one forward
+// pass, draw the next tokens. Owned and used by the engine thread;
 // no locks, no waiting. Invariant: pages in use and recorded queries never exceed the pool's bytes.
 // When a step needs more than is free, the youngest sequence gives its memory back and later comes
 // back by replaying its log, so the oldest always goes on.
@@ -46,10 +49,11 @@ class RunningBatch {
   };
 
   void CheckPages() const;
-  void SolveDueEvents(model::Kernels kernels);
   std::vector<DueEvent> FindDueEvents();
   bool Consider(Sequence& s, std::vector<DueEvent>& due) const;
-  void SolveWave(std::vector<DueEvent>& wave);
+  void OpenJobs(model::Kernels kernels);
+  void WorkOnJobs(bool others_decode);
+  void CloseJob(EventJob& job);
   std::vector<StepItem> PlanStep();
   void Draw(const StepOutput& output, const std::vector<StepItem>& items, PolicyVersion version);
   void StartSamples();
@@ -57,6 +61,7 @@ class RunningBatch {
   // What is left free when something is admitted: a page for each that runs, and for the new one.
   int64_t Headroom() const;
   void MakeRoom(const std::function<int64_t()>& bytes);
+  void LoseCache(Sequence& s);
   bool PreemptYoungest(const Sequence* than);
   void Resume();
   std::unique_ptr<SequenceCache> NewCache(const GenerationRequest& request);
@@ -81,6 +86,8 @@ class RunningBatch {
   std::list<Group> groups_;
   std::vector<std::unique_ptr<Sequence>> running_;    // each has a cache
   std::vector<std::unique_ptr<Sequence>> preempted_;  // none has
+  std::deque<EventJob> jobs_;                         // open, in their order
+  RecentMedian step_seconds_;                         // of forward passes and draws
   int64_t admitted_ = 0;                              // requests so far
 };
 

@@ -164,7 +164,13 @@ void RunningBatch::FailGroup(Group& g, const absl::Status& status, bool retryabl
 }
 
 void RunningBatch::DropStopped() {
-  const auto stopped = [](const Sequence& s) { return s.stopped != StopCause::kNone; };
+  const auto stopped = [](Sequence& s) {
+    if (s.stopped != StopCause::kNone) s.in_event = false;
+    return s.stopped != StopCause::kNone;
+  };
+  for (auto& s : running_) stopped(*s);
+  for (Group& g : groups_) stopped(*g.prompt);
+  for (EventJob& job : jobs_) job.DropLost();
   std::erase_if(running_, [&](const auto& s) { return stopped(*s); });
   std::erase_if(preempted_, [&](const auto& s) { return stopped(*s); });
   std::erase_if(groups_, [&](const Group& g) { return stopped(*g.prompt); });

@@ -103,6 +103,7 @@ struct Sequence {
   int32_t sample = -1;
   std::unique_ptr<SequenceCache> cache;  // null while preempted
   size_t events_in_cache = 0;            // how many of `events` the cache has seen
+  bool in_event = false;                 // its pages are being rewritten: it stands still
   int32_t kv_epoch = 0;                  // how often the cache has been lost
   std::vector<int32_t> tokens;
   std::vector<rl::Origin> origins;
@@ -129,6 +130,7 @@ struct Sequence {
   std::pair<int64_t, int32_t> Age() const { return {owner->order, sample}; }
   void LoseCache() {
     cache.reset();
+    in_event = false;
     events_in_cache = 0;
     ++kv_epoch;
   }

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cmath>
 #include <filesystem>
 #include <fstream>
@@ -11,6 +12,7 @@
 #include <stdexcept>
 
 #include "absl/synchronization/mutex.h"
+#include "absl/synchronization/notification.h"
 #include "common/base/random.h"
 #include "common/model/decoder.h"
 #include "common/tokenizer/byte_tokenizer.h"
@@ -354,6 +356,64 @@ TEST_F(EngineTest, RecomputeRebuildsTheRunningCacheUnderTheNewWeights) {
       EXPECT_GT(worst, 1e-2);
     }
   }
+}
+
+// Every look at it is a second later: a layer of an event takes as long as a median step.
+class RestlessClock final : public Clock {
+ public:
+  absl::Time Now() override { return absl::UnixEpoch() + absl::Seconds(++looks_); }
+  void SleepFor(absl::Duration) override {}
+
+ private:
+  std::atomic<int64_t> looks_ = 0;
+};
+
+// Tells in one list who got what.
+class Teller final : public GenerationSink {
+ public:
+  Teller(char name, std::string& told, absl::Mutex& mu) : name_(name), told_(told), mu_(mu) {}
+  void OnTokens(TokenChunk chunk) override {
+    absl::MutexLock lock(&mu_);
+    told_.append(chunk.ids.size(), name_);
+  }
+  void OnEvent(int32_t, const context::Event&) override {
+    absl::MutexLock lock(&mu_);
+    told_ += '!';
+  }
+  void OnFinished(Finished) override { done.Notify(); }
+  void OnFailure(Failure) override { done.Notify(); }
+  absl::Notification done;
+
+ private:
+  char name_;
+  std::string& told_;
+  absl::Mutex& mu_;
+};
+
+TEST_F(EngineTest, AnEventOfThreeLayersIsSpreadOverThreeStepsOfTheOthers) {
+  RestlessClock clock;
+  auto engine = MakeEngine({.model_folder = Folder(1),
+                            .version = PolicyVersion(1),
+                            .limits = {.check_pages = true},
+                            .clock = &clock});
+  ASSERT_TRUE(engine.ok());
+  std::string told;
+  absl::Mutex mu;
+  GenerationRequest a = Request(1, 60), b = Request(1, 120);
+  a.context = Budget(context::Method::kAttentionMatching, context::Chooser::kRms);
+  b.request_id = "b";
+  const auto sink_a = std::make_shared<Teller>('a', told, mu),
+             sink_b = std::make_shared<Teller>('b', told, mu);
+  (*engine)->Pause();
+  ASSERT_TRUE((*engine)->Submit(a, sink_a).ok());
+  ASSERT_TRUE((*engine)->Submit(b, sink_b).ok());
+  (*engine)->Resume();
+  sink_a->done.WaitForNotification();
+  sink_b->done.WaitForNotification();
+  // a.b.a.b., and where an event falls due b gets its tokens alone, one per layer but the last.
+  ASSERT_NE(told.find('!'), std::string::npos) << told;
+  EXPECT_NE(told.find("bbb!"), std::string::npos) << told;
+  EXPECT_EQ(told.substr(0, told.rfind('a')).find("bbbb"), std::string::npos) << told;
 }
 
 // A short form of the soak: cancels at random, deadlines that pass, a pool that is always too

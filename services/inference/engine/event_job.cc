@@ -1,0 +1,134 @@
+#include "services/inference/engine/event_job.h"
+
+#include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
+
+#include "common/attention/event_wave.h"
+#include "common/attention/execute_torch.h"
+#include "services/inference/engine/sequence_torch.h"
+
+namespace palimpsest::inference {
+namespace {
+
+// Every slot of the pool has a bias: all of it stands in the part of a key source that has one.
+attention::KeySource SourceOf(const KvPool& pool, int layer) {
+  return {.k = pool.k(layer).slice(0, 0, 0),
+          .v = pool.v(layer).slice(0, 0, 0),
+          .k_compact = pool.k(layer),
+          .v_compact = pool.v(layer),
+          .bias = pool.bias(layer)};
+}
+
+absl::Status Log(Sequence& s, context::Event event, double seconds) {
+  const double heads = static_cast<double>(event.kept.shape().layers) * event.kept.shape().kv_heads;
+  event.quality.mass_error /= heads;
+  event.quality.output_error /= heads;
+  if (event.quality.holdout_mass_error) *event.quality.holdout_mass_error /= heads;
+  if (event.quality.holdout_output_error) *event.quality.holdout_output_error /= heads;
+  event.seconds = seconds;
+  const context::Event* previous = s.events.empty() ? nullptr : &s.events.back();
+  event.digest = context::ChainDigest(previous ? previous->digest : std::nullopt,
+                                      previous ? previous->at : 0, s.tokens, event);
+  s.events.push_back(std::move(event));
+  return s.cache->Finish(s.events[s.events_in_cache++]);
+}
+
+}  // namespace
+
+EventJob::EventJob(std::vector<DueEvent> due, KvPool& pool, double scale, Clock& clock)
+    : pool_(pool), scale_(scale), clock_(clock) {
+  const context::Shape shape = due.front().sequence->cache->state().shape();
+  layers_ = shape.layers;
+  for (DueEvent& d : due) {
+    d.sequence->in_event = true;
+    d.sequence->cache->OwnFrom(d.window());
+    Open open{.due = d};
+    if (d.forced) {
+      open.request.event = *d.forced;
+    } else {
+      open.request.keep_ratio = d.draft.keep_ratio;
+      open.request.event = {.at = d.draft.at,
+                            .window = d.draft.window,
+                            .method = d.draft.method,
+                            .parameters = d.draft.parameters,
+                            .reference = d.draft.reference};
+      open.event = open.request.event;
+      open.event.kept = context::KeptPositions(shape);
+    }
+    open_.push_back(std::move(open));
+  }
+}
+
+void EventJob::DropLost() {
+  std::erase_if(open_, [](const Open& o) { return !o.due.sequence->in_event; });
+}
+
+// Solves the layer at hand; compact slots go to the lists, behind the pool's (none of them).
+void EventJob::SolveInto(std::vector<at::Tensor>& k, std::vector<at::Tensor>& v,
+                         std::vector<at::Tensor>& bias) {
+  const attention::KeySource source = SourceOf(pool_, layer_);
+  std::vector<at::Tensor> queries, keys;
+  int64_t stacked_queries = 0, stacked_keys = 0;
+  std::vector<attention::PendingEvent> pending;
+  for (Open& open : open_) {
+    SequenceCache& cache = *open.due.sequence->cache;
+    open.heads.clear();
+    for (int h = 0; h < cache.state().shape().kv_heads; ++h)
+      open.heads.push_back(cache.Slots(layer_, h));
+    open.chosen.clear();
+    const bool by_key =
+        open.request.event.parameters.reference_kind == context::ReferenceKind::kKeys;
+    const int64_t offset = (by_key ? stacked_keys : stacked_queries) - cache.queries().begin();
+    if (cache.queries().enabled()) {
+      queries.push_back(cache.queries().Queries(layer_));
+      keys.push_back(cache.queries().Keys(layer_));
+      stacked_queries += queries.back().size(0);
+      stacked_keys += keys.back().size(0);
+    }
+    pending.push_back({.request = &open.request,
+                       .heads = &open.heads,
+                       .row_of = [offset](int32_t p) { return offset + p; },
+                       .quality = open.due.forced ? nullptr : &open.event.quality,
+                       .chosen = &open.chosen});
+  }
+  const at::Tensor q = queries.empty() ? at::zeros({0, 1, source.k.size(2)}) : at::cat(queries);
+  const at::Tensor reference_keys = keys.empty() ? source.k : at::cat(keys);
+  k = {source.k}, v = {source.v}, bias = {source.bias.slice(0, 0, 0)};
+  attention::EventWave(layer_, q, reference_keys, source, scale_,
+                       compaction::GradientMode::kDetached)
+      .Solve(pending, k, v, bias);
+}
+
+void EventJob::SolveLayer() {
+  c10::NoGradGuard no_grad;
+  const absl::Time begin = clock_.Now();
+  std::vector<at::Tensor> k, v, bias;
+  SolveInto(k, v, bias);
+  const auto cached = [&](const std::vector<at::Tensor>& x) {
+    return at::cat(x).to(pool_.k(layer_).scalar_type()).contiguous();
+  };
+  const at::Tensor new_k = cached(k), new_v = cached(v),
+                   new_bias = at::cat(bias).to(at::kFloat).contiguous();
+  for (Open& open : open_) {
+    open.due.sequence->cache->Rewrite(layer_, open.heads, new_k, new_v, new_bias);
+    if (open.due.forced) continue;
+    for (const auto& positions : open.chosen) open.event.kept.AddHead(positions);
+  }
+  ++layer_;
+  seconds_ += absl::ToDoubleSeconds(clock_.Now() - begin);
+}
+
+std::vector<EventJob::Result> EventJob::Finish() {
+  std::vector<Result> results;
+  const double seconds = seconds_ / static_cast<double>(std::max<size_t>(1, open_.size()));
+  for (Open& open : open_) {
+    Sequence& s = *open.due.sequence;
+    s.in_event = false;
+    results.push_back({open.due, open.due.forced ? s.cache->Finish(s.events[s.events_in_cache++])
+                                                 : Log(s, std::move(open.event), seconds)});
+  }
+  open_.clear();
+  return results;
+}
+
+}  // namespace palimpsest::inference
