@@ -1,0 +1,261 @@
+#include "tests/unit/services/inference/engine/engine_testing.h"
+
+namespace palimpsest::inference {
+namespace {
+
+// Keys and queries are recorded side by side: one wave solves events of both kinds.
+// The same bits, not only the same tokens: fp32 and bf16, alone and among 31 others, with the
+// prompt in one piece and in pieces of 7, under events of every method.
+TEST_F(EngineTest, BatchInvariantGivesTheSameBitsInAnyCompany) {
+  for (const std::string dtype : {"float32", "bfloat16"}) {
+    const auto make = [&](int prefill_tokens) {
+      auto engine = MakeEngine({.model_folder = Folder(1),
+                                .version = PolicyVersion(1),
+                                .dtype = dtype,
+                                .batch_invariant = true,
+                                .limits = {.prefill_tokens = prefill_tokens, .check_pages = true}});
+      EXPECT_TRUE(engine.ok()) << engine.status();
+      return *std::move(engine);
+    };
+    const std::pair<context::Method, context::Chooser> ways[] = {
+        {context::Method::kAttentionMatching, context::Chooser::kRms},
+        {context::Method::kEvict, context::Chooser::kAttention}};
+    for (const auto& [method, chooser] : ways) {
+      GenerationRequest r = Request(1, 60);
+      r.prompt.resize(39, 77);
+      r.context = Budget(method, chooser);
+      r.context.protect = 8;
+      const auto alone = Generate(*make(512), r);
+      auto engine = make(7);
+      std::vector<std::shared_ptr<Collector>> others;
+      for (int i = 0; i < 31; ++i) {
+        GenerationRequest other = Request(1, 20 + 3 * i);
+        other.request_id = "other" + std::to_string(i);
+        other.sampling.seed = 100 + i;
+        other.prompt.resize(5 + i, 50 + i);
+        other.context = i % 2 == 0 ? Budget(method, chooser)
+                                   : Budget(context::Method::kMarkovian, context::Chooser::kRms);
+        other.context.protect = 3;
+        others.push_back(std::make_shared<Collector>(1));
+        const absl::Status status = engine->Submit(other, others.back());
+        ASSERT_TRUE(status.ok()) << status;
+      }
+      const auto among = Generate(*engine, r);
+      const rl::Rollout &a = alone->finished.at(0).rollout, &b = among->finished.at(0).rollout;
+      EXPECT_EQ(a.tokens, b.tokens);
+      EXPECT_EQ(a.logprobs, b.logprobs);
+      ASSERT_GE(a.events.size(), 3u);
+      for (size_t e = 0; e < a.events.size(); ++e)
+        EXPECT_EQ(a.events[e].digest, b.events[e].digest);
+      for (const auto& other : others) other->Wait();
+    }
+  }
+}
+
+// Two requests of six samples in a pool that holds about three: whoever is preempted replays its
+// log and ends with the bits that it has in a pool for all.
+TEST_F(EngineTest, APreemptedSequenceComesBackByItsLogAndGoesOnBitForBit) {
+  const auto run = [&](int64_t bytes, context::ContextPolicy policy, int* preemptions) {
+    auto engine = MakeEngine({.model_folder = Folder(1),
+                              .version = PolicyVersion(1),
+                              .batch_invariant = true,
+                              .limits = {.kv_pool_bytes = bytes, .check_pages = true},
+                              .observer = {.preempted = [preemptions] { ++*preemptions; }}});
+    EXPECT_TRUE(engine.ok()) << engine.status();
+    std::vector<std::shared_ptr<Collector>> sinks;
+    for (int i = 0; i < 2; ++i) {
+      GenerationRequest r = Request(6, 80);
+      r.request_id = "r" + std::to_string(i);
+      r.sampling.seed = 5 + i;
+      r.context = policy;
+      sinks.push_back(std::make_shared<Collector>(6));
+      EXPECT_TRUE((*engine)->Submit(r, sinks.back()).ok());
+    }
+    std::vector<rl::Rollout> rollouts;
+    for (const auto& sink : sinks) {
+      sink->Wait();
+      EXPECT_EQ(sink->finished.size(), 6u);
+      for (auto& [sample, f] : sink->finished) rollouts.push_back(f.rollout);
+    }
+    ExpectPoolWhole(**engine);
+    return rollouts;
+  };
+  const context::ContextPolicy policies[] = {
+      {},
+      Budget(context::Method::kAttentionMatching, context::Chooser::kRms),
+      Budget(context::Method::kEvict, context::Chooser::kAttention)};
+  for (const context::ContextPolicy& policy : policies) {
+    int none = 0, many = 0, epochs = 0;
+    const auto roomy = run(64 << 20, policy, &none);
+    // A slot is 3 layers x 2 heads x (2 x 16 floats and a bias).
+    const int64_t slot = 3 * 2 * (2 * 16 * 4 + 4);
+    const auto tight =
+        run(260 * slot + (policy == context::ContextPolicy{} ? 0 : 300'000), policy, &many);
+    EXPECT_EQ(none, 0);
+    EXPECT_GT(many, 0);
+    ASSERT_EQ(roomy.size(), tight.size());
+    for (size_t i = 0; i < roomy.size(); ++i) {
+      EXPECT_EQ(roomy[i].tokens, tight[i].tokens);
+      EXPECT_EQ(roomy[i].logprobs, tight[i].logprobs);
+      ASSERT_EQ(roomy[i].events.size(), tight[i].events.size());
+      for (size_t e = 0; e < roomy[i].events.size(); ++e)
+        EXPECT_EQ(roomy[i].events[e].digest, tight[i].events[e].digest);
+      epochs += tight[i].spans.back().kv_epoch > 0;
+    }
+    EXPECT_GT(epochs, 0);
+  }
+}
+
+// What comes after the flip is what the new weights say of the whole log: of tokens before it too.
+// With `keep` it is not.
+TEST_F(EngineTest, RecomputeRebuildsTheRunningCacheUnderTheNewWeights) {
+  for (const WeightsMode mode : {WeightsMode::kRecompute, WeightsMode::kKeep}) {
+    auto engine = Make();
+    GenerationRequest r = Request(1, 300);
+    r.context = Budget(context::Method::kAttentionMatching, context::Chooser::kRms);
+    auto sink = std::make_shared<Collector>(1);
+    ASSERT_TRUE(engine->Submit(r, sink).ok());
+    sink->WaitForTokens(60);
+    ASSERT_TRUE(engine->UpdateWeights(Folder(2), PolicyVersion(2), mode).ok());
+    sink->Wait();
+    const rl::Rollout& rollout = sink->finished.at(0).rollout;
+    ASSERT_EQ(rollout.spans.size(), 2u);
+    EXPECT_EQ(rollout.spans[1].version, PolicyVersion(2));
+    EXPECT_EQ(rollout.spans[1].kv_epoch, mode == WeightsMode::kRecompute ? 1 : 0);
+    const auto score = engine->Score({.tokens = rollout.tokens, .events = rollout.events});
+    ASSERT_TRUE(score.ok()) << score.status();
+    double worst = 0;
+    for (int32_t i = rollout.spans[1].begin; i < rollout.spans[1].end; ++i)
+      worst = std::max(worst, double{std::abs(score->logprobs[i - 1] - rollout.logprobs[i])});
+    if (mode == WeightsMode::kRecompute) {
+      EXPECT_LE(worst, 2e-4);
+    } else {
+      EXPECT_GT(worst, 1e-2);
+    }
+  }
+}
+
+// Every look at it is a second later: a layer of an event takes as long as a median step.
+class RestlessClock final : public Clock {
+ public:
+  absl::Time Now() override { return absl::UnixEpoch() + absl::Seconds(++looks_); }
+  void SleepFor(absl::Duration) override {}
+
+ private:
+  std::atomic<int64_t> looks_ = 0;
+};
+
+// Tells in one list who got what.
+class Teller final : public GenerationSink {
+ public:
+  Teller(char name, std::string& told, absl::Mutex& mu) : name_(name), told_(told), mu_(mu) {}
+  void OnTokens(TokenChunk chunk) override {
+    absl::MutexLock lock(&mu_);
+    told_.append(chunk.ids.size(), name_);
+  }
+  void OnEvent(int32_t, const context::Event&) override {
+    absl::MutexLock lock(&mu_);
+    told_ += '!';
+  }
+  void OnFinished(Finished) override { done.Notify(); }
+  void OnFailure(Failure) override { done.Notify(); }
+  absl::Notification done;
+
+ private:
+  char name_;
+  std::string& told_;
+  absl::Mutex& mu_;
+};
+
+TEST_F(EngineTest, AnEventOfThreeLayersIsSpreadOverThreeStepsOfTheOthers) {
+  RestlessClock clock;
+  auto engine = MakeEngine({.model_folder = Folder(1),
+                            .version = PolicyVersion(1),
+                            .limits = {.check_pages = true},
+                            .clock = &clock});
+  ASSERT_TRUE(engine.ok());
+  std::string told;
+  absl::Mutex mu;
+  GenerationRequest a = Request(1, 60), b = Request(1, 120);
+  a.context = Budget(context::Method::kAttentionMatching, context::Chooser::kRms);
+  b.request_id = "b";
+  const auto sink_a = std::make_shared<Teller>('a', told, mu),
+             sink_b = std::make_shared<Teller>('b', told, mu);
+  (*engine)->Pause();
+  ASSERT_TRUE((*engine)->Submit(a, sink_a).ok());
+  ASSERT_TRUE((*engine)->Submit(b, sink_b).ok());
+  (*engine)->Resume();
+  sink_a->done.WaitForNotification();
+  sink_b->done.WaitForNotification();
+  // a.b.a.b., and where an event falls due b gets its tokens alone, one per layer but the last.
+  ASSERT_NE(told.find('!'), std::string::npos) << told;
+  EXPECT_NE(told.find("bbb!"), std::string::npos) << told;
+  EXPECT_EQ(told.substr(0, told.rfind('a')).find("bbbb"), std::string::npos) << told;
+}
+
+// A short form of the soak: cancels at random, deadlines that pass, a pool that is always too
+// small.
+TEST_F(EngineTest, RandomCancelsDeadlinesAndEventsLeaveThePoolWhole) {
+  const int64_t slot = 3 * 2 * (2 * 16 * 4 + 4);
+  auto engine = Make({.max_running = 12, .kv_pool_bytes = 400 * slot + 200'000});
+  std::vector<std::shared_ptr<Collector>> sinks;
+  for (uint64_t i = 0; i < 300; ++i) {
+    const auto draw = [&](uint64_t what, int n) {
+      return static_cast<int>(Uniform01(7, i, what) * n);
+    };
+    GenerationRequest r = Request(1 + draw(0, 3), 1 + draw(1, 60));
+    r.request_id = "r" + std::to_string(i);
+    r.sampling.seed = i;
+    if (draw(2, 3) > 0)
+      r.context =
+          Budget(draw(3, 2) ? context::Method::kAttentionMatching : context::Method::kMarkovian,
+                 context::Chooser::kRms);
+    if (draw(4, 5) == 0) r.deadline = SystemClock().Now() + absl::Milliseconds(draw(5, 200));
+    sinks.push_back(std::make_shared<Collector>(r.n));
+    ASSERT_TRUE(engine->Submit(r, sinks.back()).ok());
+    if (draw(6, 4) == 0) engine->Cancel("r" + std::to_string(draw(7, static_cast<int>(i) + 1)));
+  }
+  int finished = 0, failed = 0;
+  for (const auto& sink : sinks) {
+    sink->Wait();
+    finished += static_cast<int>(sink->finished.size());
+    for (const auto& [sample, f] : sink->failed) {
+      ++failed;
+      EXPECT_FALSE(absl::IsInternal(f.status)) << f.status;
+    }
+  }
+  EXPECT_GT(finished, 100);
+  EXPECT_GT(failed, 20);
+  ExpectPoolWhole(*engine);
+}
+
+TEST_F(EngineTest, AReferenceRangeLongerThanAnySequenceReservesNoMoreThanTheSequence) {
+  auto engine = Make();
+  GenerationRequest r = Request(1, 60);
+  r.context = Budget(context::Method::kAttentionMatching, context::Chooser::kRms);
+  r.context.reference_tokens = 16 + 60;
+  const auto enough = Generate(*engine, r);
+  r.context.reference_tokens = std::numeric_limits<int32_t>::max();
+  const auto most = Generate(*engine, r);
+  EXPECT_EQ(enough->finished[0].rollout.tokens, most->finished[0].rollout.tokens);
+  ASSERT_GE(most->finished[0].rollout.events.size(), 2u);
+  EXPECT_EQ(most->finished[0].rollout.events[0].reference, (context::Range{0, 40}));
+}
+
+TEST_F(EngineTest, AFullQueueAndAnOversizedSampleSaySo) {
+  auto engine = Make({.max_queued = 3, .kv_pool_bytes = 200 << 10});
+  const absl::Status queue = engine->Submit(Request(4, 10), std::make_shared<Collector>(4));
+  EXPECT_TRUE(absl::IsResourceExhausted(queue)) << queue;
+  const absl::Status pool = engine->Submit(Request(1, 580), std::make_shared<Collector>(1));
+  EXPECT_TRUE(absl::IsResourceExhausted(pool)) << pool;
+}
+
+TEST_F(EngineTest, MoreSamplesThanFitRunOneAfterAnother) {
+  auto engine = Make({.max_running = 3});
+  const auto sink = Generate(*engine, Request(10, 20));
+  EXPECT_EQ(sink->finished.size(), 10u);
+  ExpectPoolWhole(*engine);
+}
+
+}  // namespace
+}  // namespace palimpsest::inference
