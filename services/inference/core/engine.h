@@ -31,6 +31,12 @@ struct GenerationRequest {
   absl::Time deadline = absl::InfiniteFuture();
 };
 
+// The likeliest tokens of a position, likeliest first, ties to the lower id.
+struct Alternatives {
+  std::vector<int32_t> ids;
+  std::vector<float> logprobs;  // nats, as those of tokens
+};
+
 struct TokenChunk {
   int32_t sample = 0;
   int32_t begin = 0;  // position of the first
@@ -40,6 +46,7 @@ struct TokenChunk {
   std::string text;  // new whole characters; empty without a tokenizer
   PolicyVersion version;
   int32_t kv_epoch = 0;
+  std::vector<Alternatives> top;  // [ids] when sampling.top_logprobs is asked; empty for injected
 };
 
 struct Finished {

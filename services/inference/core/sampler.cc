@@ -54,6 +54,20 @@ std::vector<int32_t> Candidates(const rl::SamplingParams& p, const std::vector<d
   return ids;
 }
 
+Alternatives Likeliest(const std::vector<double>& logits, double normaliser, int32_t count) {
+  Alternatives top;
+  if (count == 0) return top;
+  top.ids.resize(logits.size());
+  std::iota(top.ids.begin(), top.ids.end(), 0);
+  const auto last = top.ids.begin() + std::min<int64_t>(count, top.ids.size());
+  std::partial_sort(top.ids.begin(), last, top.ids.end(), [&](int32_t a, int32_t b) {
+    return logits[a] != logits[b] ? logits[a] > logits[b] : a < b;
+  });
+  top.ids.erase(last, top.ids.end());
+  for (int32_t id : top.ids) top.logprobs.push_back(static_cast<float>(logits[id] - normaliser));
+  return top;
+}
+
 }  // namespace
 
 Draw SampleToken(std::span<const float> raw, const rl::SamplingParams& p,
@@ -91,7 +105,9 @@ Draw SampleToken(std::span<const float> raw, const rl::SamplingParams& p,
       }
     }
   }
-  return {.token = token, .logprob = static_cast<float>(recorded[token] - normaliser)};
+  return {.token = token,
+          .logprob = static_cast<float>(recorded[token] - normaliser),
+          .top = Likeliest(recorded, normaliser, p.top_logprobs.value_or(0))};
 }
 
 }  // namespace palimpsest::inference

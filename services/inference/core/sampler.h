@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "common/rl/sampling.h"
+#include "services/inference/core/engine.h"
 
 // How one token is drawn. Pure: the randomness is the argument `u`.
 namespace palimpsest::inference {
@@ -13,7 +14,8 @@ namespace palimpsest::inference {
 struct Draw {
   int32_t token = 0;
   float logprob =
-      0;  // nats, log-softmax of raw logits / temperature (temperature 0: of raw logits)
+      0;             // nats, log-softmax of raw logits / temperature (temperature 0: of raw logits)
+  Alternatives top;  // params.top_logprobs of them
 };
 
 // logits [V], raw. counts: how often each id has been sampled, and seen_in_prompt for the

@@ -70,6 +70,7 @@ void RunningBatch::Accept(Sequence& s, std::span<const float> logits, PolicyVers
                    .text = {},
                    .version = version,
                    .kv_epoch = s.kv_epoch};
+  if (p.top_logprobs) chunk.top.push_back(draw.top);
   AcceptText(s, chunk);
   if (may_stop && (stop_id || (s.stops && s.stops->stopped()))) {
     s.stopped = StopCause::kStop;
@@ -117,6 +118,7 @@ void RunningBatch::Inject(Sequence& s, PolicyVersion version) {
                    .text = {},
                    .version = version,
                    .kv_epoch = s.kv_epoch};
+  if (s.owner->request.sampling.top_logprobs) chunk.top.resize(ids->size());
   s.tokens.insert(s.tokens.end(), ids->begin(), ids->end());
   s.origins.insert(s.origins.end(), ids->size(), rl::Origin::kInjected);
   s.logprobs.insert(s.logprobs.end(), ids->size(), 0.0f);

@@ -20,6 +20,11 @@ v1::GenerateResponse ToProto(const TokenChunk& chunk) {
   tokens.set_text(chunk.text);
   tokens.set_policy_version(chunk.version.value());
   tokens.set_kv_epoch(chunk.kv_epoch);
+  for (const Alternatives& top : chunk.top) {
+    v1::Alternatives& proto = *tokens.add_top_logprobs();
+    proto.mutable_ids()->Assign(top.ids.begin(), top.ids.end());
+    proto.mutable_logprobs()->Assign(top.logprobs.begin(), top.logprobs.end());
+  }
   return update;
 }
 
@@ -34,6 +39,7 @@ void Append(const v1::TokenChunk& next, v1::TokenChunk& last) {
   last.mutable_logprobs()->MergeFrom(next.logprobs());
   last.mutable_origins()->MergeFrom(next.origins());
   last.mutable_text()->append(next.text());
+  last.mutable_top_logprobs()->MergeFrom(next.top_logprobs());
 }
 
 }  // namespace

@@ -76,7 +76,6 @@ Chat FromProto(const v1::ChatPrompt& proto) {
 
 absl::StatusOr<rl::SamplingParams> Sampling(const v1::SamplingParams& proto,
                                             const Tokenizer* tokenizer) {
-  if (proto.has_top_logprobs()) return NotServed("sampling.top_logprobs");
   if (proto.has_prompt_logprobs()) return NotServed("sampling.prompt_logprobs");
   if (proto.stop_strings_size() > 0 && tokenizer == nullptr) {
     return NoTokenizer("sampling.stop_strings");

@@ -46,6 +46,7 @@ v1::InferenceLimits ToProto(const Limits& limits) {
   proto.set_max_queued(limits.max_queued);
   proto.set_max_samples(limits.max_samples);
   proto.set_kv_pool_bytes(limits.kv_pool_bytes);
+  proto.set_max_top_logprobs(rl::kMaxAlternatives);
   return proto;
 }
 

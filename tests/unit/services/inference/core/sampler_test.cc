@@ -39,6 +39,17 @@ TEST(SampleTokenTest, RecordedLogProbabilityIsBeforeTruncationAndPenalties) {
   EXPECT_NEAR(plain.logprob, 1.0 - std::log(sum), 1e-6);
 }
 
+TEST(SampleTokenTest, TheLikeliestAreToldWithTheirLogProbabilityTiesToTheLowerId) {
+  const Draw draw = SampleToken(kLogits, {.top_k = 1, .top_logprobs = 4}, {}, {}, 0.5);
+  double sum = 0;
+  for (float x : kLogits) sum += std::exp(x);
+  EXPECT_EQ(draw.top.ids, (std::vector<int32_t>{1, 3, 2, 0}));
+  for (size_t i = 0; i < draw.top.ids.size(); ++i)
+    EXPECT_NEAR(draw.top.logprobs[i], kLogits[draw.top.ids[i]] - std::log(sum), 1e-6);
+  EXPECT_EQ(SampleToken(kLogits, {.top_logprobs = 100}, {}, {}, 0).top.ids.size(), kLogits.size());
+  EXPECT_TRUE(SampleToken(kLogits, {.top_logprobs = 0}, {}, {}, 0).top.ids.empty());
+}
+
 TEST(SampleTokenTest, TruncationsKeepTheRightTokens) {
   for (int i = 0; i < 200; ++i) {
     const double u = Uniform01(9, 0, i);

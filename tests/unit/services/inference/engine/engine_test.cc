@@ -258,6 +258,22 @@ TEST_F(EngineTest, StopIdsStayInTheIdsAndStopStringsCutTextOnly) {
   EXPECT_NE(stopped->finished[0].rollout.logprobs.back(), 0.0f);
 }
 
+TEST_F(EngineTest, TopLogProbabilitiesComeWithEveryTokenAndHoldTheGreedyOne) {
+  auto engine = Make();
+  GenerationRequest r = Request(1, 12);
+  r.sampling.temperature = 0;
+  r.sampling.top_logprobs = 3;
+  const auto sink = Generate(*engine, r);
+  ASSERT_EQ(sink->top.size(), 12u);
+  const rl::Rollout& rollout = sink->finished.at(0).rollout;
+  for (size_t i = 0; i < sink->top.size(); ++i) {
+    ASSERT_EQ(sink->top[i].ids.size(), 3u);
+    EXPECT_EQ(sink->top[i].ids[0], rollout.tokens[16 + i]);
+    EXPECT_EQ(sink->top[i].logprobs[0], rollout.logprobs[16 + i]);
+    EXPECT_GE(sink->top[i].logprobs[0], sink->top[i].logprobs[1]);
+  }
+}
+
 TEST_F(EngineTest, BudgetMessagesAreInjectedAndMasked) {
   auto engine = Make();
   GenerationRequest r = Request(1, 60);

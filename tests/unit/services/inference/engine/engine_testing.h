@@ -30,6 +30,7 @@ class Collector final : public GenerationSink {
     streamed_[chunk.sample].insert(streamed_[chunk.sample].end(), chunk.ids.begin(),
                                    chunk.ids.end());
     text_[chunk.sample] += chunk.text;
+    top.insert(top.end(), chunk.top.begin(), chunk.top.end());
   }
   void OnEvent(int32_t sample, const context::Event&) override {
     absl::MutexLock lock(&mu_);
@@ -56,6 +57,7 @@ class Collector final : public GenerationSink {
     ASSERT_TRUE(mu_.AwaitWithTimeout(absl::Condition(&enough), absl::Seconds(60)));
   }
   std::map<int32_t, Finished> finished;
+  std::vector<Alternatives> top;  // of all samples
   std::map<int32_t, Failure> failed;
   std::map<int32_t, std::vector<int32_t>> streamed_;
   std::map<int32_t, std::string> text_;
