@@ -5,20 +5,55 @@
 #include <limits>
 #include <numeric>
 
+#include "common/base/lanes.h"
+
 namespace palimpsest::inference {
 namespace {
 
-double LogSumExp(std::span<const double> x) {
-  const double most = *std::max_element(x.begin(), x.end());
-  double sum = 0;
-  for (double v : x) sum += std::exp(v - most);
-  return most + std::log(sum);
+// Weights of the vocabulary are summed up in blocks of ids: fp32 within one, double over them.
+constexpr size_t kBlock = 512;
+
+// e^(x - max) of each logit, and their sums: the softmax before its division.
+struct Weights {
+  std::vector<float> of;       // [V]
+  std::vector<double> blocks;  // sums over kBlock ids
+  double total = 0;
+  float most = 0;  // the largest logit
+};
+
+void Weigh(std::span<const float> logits, Weights& w) {
+  w.most = *std::max_element(logits.begin(), logits.end());
+  w.of.resize(logits.size());
+  w.blocks.clear();
+  w.total = 0;
+  for (size_t begin = 0; begin < logits.size(); begin += kBlock) {
+    const size_t end = std::min(begin + kBlock, logits.size());
+    Vector sum = {};
+    for (size_t i = begin; i < end; i += kLanes) {
+      float chunk[kLanes];
+      const size_t n = std::min<size_t>(kLanes, end - i);
+      std::copy_n(logits.data() + i, n, chunk);
+      std::fill(chunk + n, chunk + kLanes, -std::numeric_limits<float>::infinity());
+      const Vector e = ExpNegative(LoadVector(chunk) - w.most);
+      StoreVector(e, chunk);
+      std::copy_n(chunk, n, w.of.data() + i);
+      sum += e;
+    }
+    w.blocks.push_back(Sum(sum));
+    w.total += w.blocks.back();
+  }
+}
+
+bool Moved(const rl::SamplingParams& p) {
+  return p.repetition_penalty != 1 || p.presence_penalty != 0 || p.frequency_penalty != 0 ||
+         !p.logit_bias.empty();
 }
 
 void ApplyPenalties(const rl::SamplingParams& p, const std::map<int32_t, int>& counts,
-                    const std::map<int32_t, int>& prompt, std::vector<double>& logits) {
+                    const std::map<int32_t, int>& prompt, std::vector<float>& logits) {
   const auto repeat = [&](int32_t id) {
-    logits[id] *= logits[id] > 0 ? 1 / p.repetition_penalty : p.repetition_penalty;
+    const auto penalty = static_cast<float>(p.repetition_penalty);
+    logits[id] = logits[id] > 0 ? logits[id] / penalty : logits[id] * penalty;
   };
   if (p.repetition_penalty != 1) {
     for (const auto& [id, count] : counts) repeat(id);
@@ -26,40 +61,73 @@ void ApplyPenalties(const rl::SamplingParams& p, const std::map<int32_t, int>& c
       if (!counts.contains(id)) repeat(id);
     }
   }
-  if (p.presence_penalty != 0 || p.frequency_penalty != 0) {
-    for (const auto& [id, count] : counts)
-      logits[id] -= p.presence_penalty + p.frequency_penalty * count;
-  }
-  for (const auto& [id, bias] : p.logit_bias) logits[id] += bias;
+  for (const auto& [id, count] : counts)
+    logits[id] -= static_cast<float>(p.presence_penalty + p.frequency_penalty * count);
+  for (const auto& [id, bias] : p.logit_bias) logits[id] += static_cast<float>(bias);
 }
 
-// Ids in the order of falling logit, ties to the lower id, cut by top_k, top_p and min_p.
-std::vector<int32_t> Candidates(const rl::SamplingParams& p, const std::vector<double>& logits) {
-  std::vector<int32_t> ids(logits.size());
-  std::iota(ids.begin(), ids.end(), 0);
-  std::stable_sort(ids.begin(), ids.end(),
-                   [&](int32_t a, int32_t b) { return logits[a] > logits[b]; });
-  if (p.top_k > 0 && p.top_k < static_cast<int64_t>(ids.size())) ids.resize(p.top_k);
-  const double most = logits[ids.front()];
-  double total = 0;
-  for (int32_t id : ids) total += std::exp(logits[id] - most);
-  size_t keep = 0;
+// Ids in the order of falling weight, ties to the lower id, cut by top_k, top_p and min_p. Only as
+// many are sorted as are kept.
+std::vector<int32_t> Candidates(const rl::SamplingParams& p, const Weights& w) {
+  std::vector<int32_t> heap(w.of.size());
+  std::iota(heap.begin(), heap.end(), 0);
+  const auto later = [&](int32_t a, int32_t b) {
+    return w.of[a] != w.of[b] ? w.of[a] < w.of[b] : a > b;
+  };
+  const size_t most = p.top_k > 0 ? std::min<size_t>(p.top_k, heap.size()) : heap.size();
+  double total = w.total;  // of the top_k
+  if (most < heap.size()) {
+    std::partial_sort(heap.begin(), heap.begin() + static_cast<std::ptrdiff_t>(most), heap.end(),
+                      [&](int32_t a, int32_t b) { return later(b, a); });
+    heap.resize(most);
+    total = 0;
+    for (int32_t id : heap) total += w.of[id];
+  }
+  std::make_heap(heap.begin(), heap.end(), later);
+  std::vector<int32_t> kept;
   double mass = 0;  // the token that crosses top_p stays
-  for (; keep < ids.size(); ++keep) {
-    const double weight = std::exp(logits[ids[keep]] - most);
-    if (mass >= p.top_p * total || weight < p.min_p) break;
-    mass += weight;
+  while (!heap.empty()) {
+    const int32_t id = heap.front();
+    if (!kept.empty() && (mass >= p.top_p * total || w.of[id] < p.min_p)) break;
+    kept.push_back(id);
+    mass += w.of[id];
+    std::pop_heap(heap.begin(), heap.end(), later);
+    heap.pop_back();
   }
-  ids.resize(std::max<size_t>(keep, 1));
-  return ids;
+  return kept;
 }
 
-Alternatives Likeliest(const std::vector<double>& logits, double normaliser, int32_t count) {
+// The first id at which the sum of weights, in order, passes u of the total.
+int32_t DrawAmong(std::span<const int32_t> ids, const Weights& w, double u) {
+  double total = 0;
+  for (int32_t id : ids) total += w.of[id];
+  double left = u * total;
+  for (int32_t id : ids) {
+    left -= w.of[id];
+    if (left < 0) return id;
+  }
+  return ids.back();
+}
+int32_t DrawAmongAll(const Weights& w, double u) {
+  double left = u * w.total;
+  size_t block = 0;
+  for (; block + 1 < w.blocks.size() && left >= w.blocks[block]; ++block) left -= w.blocks[block];
+  const size_t end = std::min((block + 1) * kBlock, w.of.size());
+  size_t last = block * kBlock;  // that has a weight: what rounding may leave over goes there
+  for (size_t id = block * kBlock; id < end; ++id) {
+    if (w.of[id] > 0) last = id;
+    left -= w.of[id];
+    if (left < 0) return static_cast<int32_t>(id);
+  }
+  return static_cast<int32_t>(last);
+}
+
+Alternatives Likeliest(std::span<const float> logits, double normaliser, int32_t count) {
   Alternatives top;
   if (count == 0) return top;
   top.ids.resize(logits.size());
   std::iota(top.ids.begin(), top.ids.end(), 0);
-  const auto last = top.ids.begin() + std::min<int64_t>(count, top.ids.size());
+  const auto last = top.ids.begin() + std::min<int64_t>(count, std::ssize(top.ids));
   std::partial_sort(top.ids.begin(), last, top.ids.end(), [&](int32_t a, int32_t b) {
     return logits[a] != logits[b] ? logits[a] > logits[b] : a < b;
   });
@@ -68,42 +136,38 @@ Alternatives Likeliest(const std::vector<double>& logits, double normaliser, int
   return top;
 }
 
+int32_t Greedy(std::span<const float> logits) {
+  return static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+}
+
 }  // namespace
 
 Draw SampleToken(std::span<const float> raw, const rl::SamplingParams& p,
                  const std::map<int32_t, int>& counts, const std::map<int32_t, int>& seen_in_prompt,
                  double u) {
   const bool greedy = p.temperature <= 0;
-  const double inverse = greedy ? 1 : 1 / p.temperature;
-  std::vector<double> recorded(raw.begin(), raw.end());
-  for (double& x : recorded) x *= inverse;
-  const double normaliser = LogSumExp(recorded);
-  std::vector<double> logits(raw.begin(), raw.end());
-  ApplyPenalties(p, counts, seen_in_prompt, logits);
+  const float inverse = greedy ? 1 : static_cast<float>(1 / p.temperature);
+  std::vector<float> recorded(raw.begin(), raw.end());
+  if (inverse != 1) {
+    for (float& x : recorded) x *= inverse;
+  }
+  Weights weights;
+  Weigh(recorded, weights);
+  const double normaliser = weights.most + std::log(weights.total);
+  std::vector<float> moved;
+  if (Moved(p)) {
+    moved.assign(raw.begin(), raw.end());
+    ApplyPenalties(p, counts, seen_in_prompt, moved);
+    for (float& x : moved) x *= inverse;
+    if (!greedy) Weigh(moved, weights);
+  }
   int32_t token = 0;
   if (greedy) {
-    token = static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+    token = Greedy(moved.empty() ? recorded : moved);
+  } else if (p.top_k > 0 || p.top_p < 1 || p.min_p > 0) {
+    token = DrawAmong(Candidates(p, weights), weights, u);
   } else {
-    for (double& x : logits) x *= inverse;
-    std::vector<int32_t> ids;
-    if (p.top_k > 0 || p.top_p < 1 || p.min_p > 0) {
-      ids = Candidates(p, logits);
-    } else {
-      ids.resize(logits.size());
-      std::iota(ids.begin(), ids.end(), 0);
-    }
-    double most = -std::numeric_limits<double>::infinity(), total = 0;
-    for (int32_t id : ids) most = std::max(most, logits[id]);
-    for (int32_t id : ids) total += std::exp(logits[id] - most);
-    double left = u * total;
-    token = ids.back();
-    for (int32_t id : ids) {
-      left -= std::exp(logits[id] - most);
-      if (left < 0) {
-        token = id;
-        break;
-      }
-    }
+    token = DrawAmongAll(weights, u);
   }
   return {.token = token,
           .logprob = static_cast<float>(recorded[token] - normaliser),

@@ -20,7 +20,8 @@ struct Draw {
 
 // logits [V], raw. counts: how often each id has been sampled, and seen_in_prompt for the
 // repetition penalty. u in [0, 1). Order: penalties and bias, temperature, top_k, top_p, min_p.
-// Ties go to the lower id. Sums run in double, in id order.
+// Ties go to the lower id. Weights are fp32; their sums run in double over blocks of ids, in order.
+// Logits that are not finite give a log-probability that is not.
 Draw SampleToken(std::span<const float> logits, const rl::SamplingParams& params,
                  const std::map<int32_t, int>& counts, const std::map<int32_t, int>& seen_in_prompt,
                  double u);

@@ -2,7 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <limits>
+#include <numeric>
 
 #include "common/base/random.h"
 
@@ -72,6 +75,70 @@ TEST(SampleTokenTest, PenaltiesAndBiasMoveTheChoice) {
             2);
   EXPECT_EQ(SampleToken(kLogits, {.temperature = 0, .logit_bias = {{4, 50.0f}}}, {}, {}, 0).token,
             4);
+}
+
+// The same in fp64, from the definitions: sort all, cut, walk. `margin`: how near the walk came to
+// another answer.
+int32_t ReferenceDraw(const std::vector<float>& logits, const rl::SamplingParams& p, double u,
+                      double& margin) {
+  std::vector<int32_t> ids(logits.size());
+  std::iota(ids.begin(), ids.end(), 0);
+  std::vector<double> weight;
+  const double most = *std::max_element(logits.begin(), logits.end());
+  for (float x : logits) weight.push_back(std::exp((x - most) / p.temperature));
+  margin = 1;
+  if (p.top_k > 0 || p.top_p < 1 || p.min_p > 0) {
+    std::stable_sort(ids.begin(), ids.end(), [&](int a, int b) { return weight[a] > weight[b]; });
+    if (p.top_k > 0) ids.resize(std::min<size_t>(p.top_k, ids.size()));
+    double total = 0, mass = 0;
+    for (int32_t id : ids) total += weight[id];
+    size_t keep = 0;
+    for (; keep < ids.size() && mass < p.top_p * total && weight[ids[keep]] >= p.min_p; ++keep) {
+      mass += weight[ids[keep]];
+      margin = std::min(margin, std::abs(mass - p.top_p * total) / total);
+      margin = std::min(margin, std::abs(weight[ids[keep]] - p.min_p));
+    }
+    ids.resize(std::max<size_t>(keep, 1));
+  }
+  double total = 0, passed = 0;
+  for (int32_t id : ids) total += weight[id];
+  for (int32_t id : ids) {
+    passed += weight[id];
+    margin = std::min(margin, std::abs(passed / total - u));
+    if (passed > u * total) return id;
+  }
+  return ids.back();
+}
+
+TEST(SampleTokenTest, DrawsAsTheDefinitionInFp64UnlessItIsAHairsbreadth) {
+  int compared = 0;
+  for (int i = 0; i < 400; ++i) {
+    std::vector<float> logits;
+    for (int id = 0; id < 1500; ++id)
+      logits.push_back(static_cast<float>(8 * Uniform01(3, i, id) - 2));
+    rl::SamplingParams p{.temperature = 0.3 + Uniform01(4, i, 0)};
+    if (i % 4 == 1) p.top_k = 1 + i % 50;
+    if (i % 4 == 2) p.top_p = 0.05 + 0.9 * Uniform01(4, i, 1);
+    if (i % 4 == 3) p.min_p = 0.5 * Uniform01(4, i, 2);
+    const double u = Uniform01(5, i, 0);
+    double margin = 0;
+    const int32_t want = ReferenceDraw(logits, p, u, margin);
+    if (margin < 1e-5) continue;
+    ++compared;
+    EXPECT_EQ(SampleToken(logits, p, {}, {}, u).token, want) << i;
+  }
+  EXPECT_GT(compared, 300);
+}
+
+TEST(SampleTokenTest, LogitsThatAreNotFiniteShowInTheLogProbability) {
+  for (const float bad :
+       {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+    for (const int place : {0, 2, 4}) {
+      std::vector<float> logits = kLogits;
+      logits[place] = bad;
+      EXPECT_FALSE(std::isfinite(SampleToken(logits, {}, {}, {}, 0.5).logprob));
+    }
+  }
 }
 
 }  // namespace
