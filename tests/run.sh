@@ -10,6 +10,7 @@ fi
 
 # shellcheck source=../deploy/build.sh
 source deploy/build.sh
+deploy/setup.sh --prometheus
 build_release
 
 status=0

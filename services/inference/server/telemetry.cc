@@ -35,7 +35,7 @@ Telemetry::Telemetry(Metrics& m)
       in_flight_(One(m, "sequences_in_flight", "decoding now")),
       queue_depth_(One(m, "queue_depth", "samples that wait")),
       live_slots_(One(m, "live_slots", "KV slots that running sequences see")),
-      total_slots_(One(m, "total_slots", "KV slots of the pool")),
+      total_slots_(One(m, "total_slots", "KV slots that they would see without compaction")),
       kv_free_(One(m, "kv_free_bytes", "of the pool of KV slots and recorded queries")),
       prompt_tokens_(m.AddCounter({"tokens_total", "by kind", {"kind"}}).With({"prompt"})),
       sampled_tokens_(m.AddCounter({"tokens_total", "by kind", {"kind"}}).With({"sampled"})),
