@@ -41,7 +41,7 @@ FAST = [
        "clamp_min(1 - sum by (rank) (rate(palimpsest_engine_step_seconds_sum{RUN}[WINDOW])), 0)"),
       ("trainer-{{rank}}",
        "clamp_min(1 - sum by (rank) (rate(palimpsest_trainer_step_seconds_sum{RUN}[WINDOW])), 0)")]),
-    ("Tokens per second", "short", "Sampled by inference; computed by the trainer, prompts and padding of replays included.",
+    ("Tokens per second", "short", "Sampled by inference; rows computed by the trainer, prompts included.",
      [("sampled", 'sum(rate(palimpsest_tokens_total{RUN, role="inference", kind="sampled"}[WINDOW]))'),
       ("prompt", 'sum(rate(palimpsest_tokens_total{RUN, role="inference", kind="prompt"}[WINDOW]))'),
       ("trainer", "sum(rate(palimpsest_trainer_tokens_total{RUN}[WINDOW]))")]),
