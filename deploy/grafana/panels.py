@@ -90,7 +90,7 @@ LOAD = [
      [("running {{rank}}", "palimpsest_sequences_in_flight{RUN}"),
       ("queued {{rank}}", 'palimpsest_queue_depth{RUN, role="inference"}'),
       ("preempted {{rank}}", "palimpsest_sequences_preempted{RUN}")]),
-    ("KV slots in use", "percentunit", "What running sequences see, of the pool.",
+    ("What compaction leaves", "percentunit", "KV slots that running sequences see, of the positions they have processed.",
      [("{{rank}}", "palimpsest_live_slots{RUN} / palimpsest_total_slots{RUN}")]),
     ("KV memory free", "bytes", "", [("{{rank}}", "palimpsest_kv_free_bytes{RUN}")]),
     ("Tokens per second", "short", "", [("{{kind}} {{rank}}", 'rate(palimpsest_tokens_total{RUN, role="inference"}[WINDOW])')]),
