@@ -175,7 +175,7 @@ def read(root):
     root = pathlib.Path(root)
     latency, found = latency_buckets(root), {}
     paths = [path for top in ("common", "services", "tools") for path in sorted((root / top).rglob("*"))
-             if path.suffix in (".h", ".cc")]
+             if path.suffix in (".h", ".cc", ".cu", ".cuh")]
     for path in paths:
         text = path.read_text()
         if not any(word + "(" in text for word in KINDS):
