@@ -2,6 +2,8 @@
 # Installs what the build needs: Debian packages, and libtorch from PyPI's `torch` wheel. Does nothing, quickly, when
 # nothing is missing. The wheel goes where cmake/PalimpsestDependencies.cmake looks for it: $PALIMPSEST_TORCH, or else
 # ${XDG_CACHE_HOME:-~/.cache}/palimpsest/torch-2.11.0.
+# --prometheus: also prometheus and promtool for the tests of deploy/prometheus, unpacked into
+# ${XDG_CACHE_HOME:-~/.cache}/palimpsest/prometheus: installing Debian's package would start a server at every boot.
 set -euo pipefail
 
 packages=(
@@ -66,6 +68,30 @@ install_torch() {
   mv -T "$partial" "$folder"
 }
 
+unpack_prometheus() {
+  local folder=${XDG_CACHE_HOME:-$HOME/.cache}/palimpsest/prometheus
+  [ ! -x "$folder/usr/bin/promtool" ] || return 0
+  if command -v prometheus > /dev/null && command -v promtool > /dev/null; then return 0; fi
+  say "unpacking prometheus into $folder (19 MB to load, 95 MB unpacked)"
+  mkdir -p "$(dirname "$folder")"
+  local partial
+  partial=$(mktemp -d "$folder.partial.XXXXXX")
+  # shellcheck disable=SC2064  # the name of now
+  trap "rm -rf '$partial'" EXIT
+  if ! (cd "$partial" && apt-get download -q prometheus); then
+    as_root apt-get update -q
+    (cd "$partial" && apt-get download -q prometheus)
+  fi
+  dpkg-deb -x "$partial"/prometheus_*.deb "$partial/root"
+  rm -rf "$folder"
+  mv -T "$partial/root" "$folder"
+}
+
+case "$*" in
+  "" | --prometheus) ;;
+  *) die "usage: deploy/setup.sh [--prometheus] (got: $*)" ;;
+esac
 install_packages
 install_torch
+if [ "$*" = --prometheus ]; then unpack_prometheus; fi
 say "all there"
