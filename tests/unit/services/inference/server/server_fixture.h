@@ -26,6 +26,7 @@ class ServerTest : public ::testing::Test {
     options.info.set_role("inference");
     options.max_scores = 2;
     options.apply_weights = [this](const Announcement& announcement, WeightsMode mode, absl::Time) {
+      announced_mode_ = mode;
       announced_ = announcement;
       return engine_->UpdateWeights("folder", announcement.version, mode);
     };
@@ -112,6 +113,7 @@ class ServerTest : public ::testing::Test {
   Telemetry telemetry_{metrics_};
   Serving serving_;
   Announcement announced_;
+  WeightsMode announced_mode_ = WeightsMode::kKeep;
   std::atomic<int> drained_{0};
   std::unique_ptr<InferenceServer> service_;
   std::unique_ptr<RpcServer> server_;

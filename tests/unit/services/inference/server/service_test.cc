@@ -4,7 +4,6 @@ namespace palimpsest::inference {
 namespace {
 
 using ::testing::ElementsAre;
-using ::testing::HasSubstr;
 using ::testing::StartsWith;
 
 class ServiceTest : public ServerTest {
@@ -182,10 +181,23 @@ TEST_F(ServiceTest, UpdateWeightsRefusesByField) {
   request.mutable_weights()->set_version(2);
   request.set_mode(v1::WEIGHTS_MODE_UNSPECIFIED);
   EXPECT_THAT(Unary(&Stub::UpdateWeights, request, response).error_message(), StartsWith("mode=0"));
-  request.set_mode(v1::WEIGHTS_MODE_RECOMPUTE);
-  const grpc::Status status = Unary(&Stub::UpdateWeights, request, response);
-  EXPECT_EQ(status.error_code(), grpc::StatusCode::UNIMPLEMENTED);
-  EXPECT_THAT(status.error_message(), HasSubstr("RECOMPUTE"));
+}
+
+TEST_F(ServiceTest, UpdateWeightsPassesEachModeOn) {
+  StartServer();
+  const std::pair<v1::WeightsMode, WeightsMode> modes[] = {
+      {v1::WEIGHTS_MODE_FINISH, WeightsMode::kFinish},
+      {v1::WEIGHTS_MODE_RECOMPUTE, WeightsMode::kRecompute},
+      {v1::WEIGHTS_MODE_KEEP, WeightsMode::kKeep}};
+  for (const auto& [asked, passed] : modes) {
+    v1::UpdateWeightsRequest request;
+    request.mutable_weights()->set_version(7);
+    request.mutable_weights()->set_run("run");
+    request.set_mode(asked);
+    v1::UpdateWeightsResponse response;
+    ASSERT_TRUE(Unary(&Stub::UpdateWeights, request, response).ok());
+    EXPECT_EQ(announced_mode_, passed);
+  }
 }
 
 }  // namespace
