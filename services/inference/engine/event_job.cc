@@ -39,6 +39,7 @@ EventJob::EventJob(std::vector<DueEvent> due, KvPool& pool, double scale, Clock&
     : pool_(pool), scale_(scale), clock_(clock) {
   const context::Shape shape = due.front().sequence->cache->state().shape();
   layers_ = shape.layers;
+  events_ = static_cast<double>(due.size());
   for (DueEvent& d : due) {
     d.sequence->in_event = true;
     d.sequence->cache->OwnFrom(d.window());

@@ -37,6 +37,9 @@ class EventJob {
   // Forgets the events of sequences that are no longer in one: they have ended or lost their cache.
   void DropLost();
 
+  // What a layer of one event has taken so far, on average.
+  double seconds_per_layer() const { return layer_ == 0 ? 0 : seconds_ / layer_ / events_; }
+
   // Once done: new events, complete (digest, quality, time), go to the sequences' logs. A status
   // per event that is left, in order; an error means that its sequence cannot go on.
   struct Result {
@@ -60,6 +63,7 @@ class EventJob {
   double scale_;
   Clock& clock_;
   int layer_ = 0, layers_ = 0;
+  double events_ = 1;  // at the beginning
   double seconds_ = 0;
   std::vector<Open> open_;
 };

@@ -10,6 +10,9 @@
 namespace palimpsest::inference {
 namespace {
 
+// Of a median step: what events may take beside the decoding of others, at least one layer of one.
+constexpr double kEventShare = 0.5;
+
 at::ScalarType DTypeOf(const ModelInfo& model) {
   return model.dtype == "bfloat16" ? at::kBFloat16 : at::kFloat;
 }
@@ -98,8 +101,18 @@ std::vector<DueEvent> RunningBatch::FindDueEvents() {
   return due;
 }
 
-// Of the log and new ones apart: only the latter are measured. Events side by side are padded to
-// the largest, which moves roundings: each by itself when those must not hang on the company.
+// How many events go side by side: as many as do a layer in their share of a step when others
+// decode in between, all when nobody does. One by one when roundings must not hang on the company,
+// as padding to the largest moves them.
+size_t RunningBatch::JobSize(const std::vector<DueEvent>& due, model::Kernels kernels) const {
+  if (kernels == model::Kernels::kFixed) return 1;
+  if (due.size() == running_.size() + groups_.size()) return std::max<size_t>(1, due.size());
+  const double layer = event_layer_seconds_.Median();  // 0 before the first: then one by one
+  const double fit = layer > 0 ? kEventShare * step_seconds_.Median() / layer : 1;
+  return static_cast<size_t>(std::clamp(fit, 1.0, 1e6));
+}
+
+// Of the log and new ones apart: only the latter are measured.
 void RunningBatch::OpenJobs(model::Kernels kernels) {
   std::vector<DueEvent> due = FindDueEvents();
   MakeRoom([&] {
@@ -109,19 +122,19 @@ void RunningBatch::OpenJobs(model::Kernels kernels) {
     return pages * cost_.page_bytes;
   });
   const double scale = 1 / std::sqrt(static_cast<double>(model_.head_dim));
+  const size_t most = JobSize(due, kernels);
   for (const bool forced : {true, false}) {
     std::vector<DueEvent> alike;
     for (const DueEvent& d : due) {
       if ((d.forced != nullptr) != forced) continue;
       alike.push_back(d);
-      if (kernels != model::Kernels::kFixed) continue;
-      jobs_.emplace_back(std::exchange(alike, {}), pool_, scale, clock_);
+      if (alike.size() == most) jobs_.emplace_back(std::exchange(alike, {}), pool_, scale, clock_);
     }
     if (!alike.empty()) jobs_.emplace_back(std::move(alike), pool_, scale, clock_);
   }
 }
 
-// Layer by layer, in the order of opening: as long as a median step takes when others decode in
+// Layer by layer, in the order of opening: for their share of a median step when others decode in
 // between, to the end when nobody does. At least one layer: what is open gets done.
 void RunningBatch::WorkOnJobs(bool others_decode) {
   const absl::Time begin = clock_.Now();
@@ -132,12 +145,13 @@ void RunningBatch::WorkOnJobs(bool others_decode) {
       jobs_.pop_front();
     }
     const double spent = absl::ToDoubleSeconds(clock_.Now() - begin);
-    if (others_decode && spent >= step_seconds_.Median()) break;
+    if (others_decode && spent >= kEventShare * step_seconds_.Median()) break;
   }
   DropStopped();
 }
 
 void RunningBatch::CloseJob(EventJob& job) {
+  event_layer_seconds_.Add(job.seconds_per_layer());
   for (const auto& [due, status] : job.Finish()) {
     Sequence& s = *due.sequence;
     if (!status.ok()) {

@@ -51,6 +51,7 @@ class RunningBatch {
   void CheckPages() const;
   std::vector<DueEvent> FindDueEvents();
   bool Consider(Sequence& s, std::vector<DueEvent>& due) const;
+  size_t JobSize(const std::vector<DueEvent>& due, model::Kernels kernels) const;
   void OpenJobs(model::Kernels kernels);
   void WorkOnJobs(bool others_decode);
   void CloseJob(EventJob& job);
@@ -88,6 +89,7 @@ class RunningBatch {
   std::vector<std::unique_ptr<Sequence>> preempted_;  // none has
   std::deque<EventJob> jobs_;                         // open, in their order
   RecentMedian step_seconds_;                         // of forward passes and draws
+  RecentMedian event_layer_seconds_;                  // of one layer of one event
   int64_t admitted_ = 0;                              // requests so far
 };
 
