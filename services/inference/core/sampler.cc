@@ -29,14 +29,19 @@ void Weigh(std::span<const float> logits, Weights& w) {
   for (size_t begin = 0; begin < logits.size(); begin += kBlock) {
     const size_t end = std::min(begin + kBlock, logits.size());
     Vector sum = {};
-    for (size_t i = begin; i < end; i += kLanes) {
-      float chunk[kLanes];
-      const size_t n = std::min<size_t>(kLanes, end - i);
-      std::copy_n(logits.data() + i, n, chunk);
-      std::fill(chunk + n, chunk + kLanes, -std::numeric_limits<float>::infinity());
-      const Vector e = ExpNegative(LoadVector(chunk) - w.most);
-      StoreVector(e, chunk);
-      std::copy_n(chunk, n, w.of.data() + i);
+    size_t i = begin;
+    for (; i + kLanes <= end; i += kLanes) {
+      const Vector e = ExpNegative(LoadVector(logits.data() + i) - w.most);
+      StoreVector(e, w.of.data() + i);
+      sum += e;
+    }
+    if (i < end) {  // the last few of the vocabulary
+      float rest[kLanes];
+      std::fill(rest, rest + kLanes, -std::numeric_limits<float>::infinity());
+      std::copy(logits.begin() + static_cast<std::ptrdiff_t>(i), logits.end(), rest);
+      const Vector e = ExpNegative(LoadVector(rest) - w.most);
+      StoreVector(e, rest);
+      std::copy_n(rest, end - i, w.of.data() + i);
       sum += e;
     }
     w.blocks.push_back(Sum(sum));

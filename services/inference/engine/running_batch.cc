@@ -106,7 +106,11 @@ std::vector<DueEvent> RunningBatch::FindDueEvents() {
 // as padding to the largest moves them.
 size_t RunningBatch::JobSize(const std::vector<DueEvent>& due, model::Kernels kernels) const {
   if (kernels == model::Kernels::kFixed) return 1;
-  if (due.size() == running_.size() + groups_.size()) return std::max<size_t>(1, due.size());
+  const auto has_rows = [](const Sequence& s) { return s.cache && !s.in_event && s.pending() > 0; };
+  size_t decoding = 0;  // those in `due` among them
+  for (const auto& s : running_) decoding += has_rows(*s);
+  for (const Group& g : groups_) decoding += has_rows(*g.prompt);
+  if (decoding == due.size()) return std::max<size_t>(1, due.size());
   const double layer = event_layer_seconds_.Median();  // 0 before the first: then one by one
   const double fit = layer > 0 ? kEventShare * step_seconds_.Median() / layer : 1;
   return static_cast<size_t>(std::clamp(fit, 1.0, 1e6));
@@ -151,7 +155,7 @@ void RunningBatch::WorkOnJobs(bool others_decode) {
 }
 
 void RunningBatch::CloseJob(EventJob& job) {
-  event_layer_seconds_.Add(job.seconds_per_layer());
+  if (job.seconds_per_layer() > 0) event_layer_seconds_.Add(job.seconds_per_layer());
   for (const auto& [due, status] : job.Finish()) {
     Sequence& s = *due.sequence;
     if (!status.ok()) {
@@ -213,7 +217,7 @@ void RunningBatch::StartSamples() {
     const GenerationRequest& r = g->owner->request;
     while (!g->logits.empty() && g->started < r.n &&
            static_cast<int64_t>(running_.size()) < limits_.max_running &&
-           (running_.empty() || FreeBytes() >= QueryBytes(r, model_) + Headroom())) {
+           (running_.empty() || Unpromised() >= QueryBytes(r, model_) + Headroom())) {
       auto s = NewSequence(g->owner, r.first_sample + g->started++);
       s->cache = g->prompt->cache->Fork();
       s->events = g->prompt->events;

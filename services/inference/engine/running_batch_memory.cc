@@ -23,6 +23,19 @@ int64_t RunningBatch::FreeBytes() const {
   return limits_.kv_pool_bytes - used;
 }
 
+int64_t RunningBatch::Unpromised() const {
+  int64_t pages = 0;
+  const auto promise = [&](const Sequence& s) {
+    if (!s.cache || s.pending() <= 1) return;
+    const int64_t slots =
+        std::min<int64_t>(std::ssize(s.tokens), SlotsNeeded(s.owner->request, model_.max_position));
+    pages += std::max<int64_t>(0, PagesFor(slots) - std::ssize(s.cache->table()));
+  };
+  for (const Group& g : groups_) promise(*g.prompt);
+  for (const auto& s : running_) promise(*s);
+  return FreeBytes() - pages * cost_.page_bytes;
+}
+
 int64_t RunningBatch::Headroom() const {
   return static_cast<int64_t>(running_.size() + 1) * cost_.page_bytes;
 }
@@ -30,7 +43,8 @@ int64_t RunningBatch::Headroom() const {
 bool RunningBatch::CanAdmit(const GenerationRequest& r) const {
   return static_cast<int64_t>(running_.size() + groups_.size()) < limits_.max_running &&
          preempted_.empty() &&
-         FreeBytes() >= RebuildBytes(r, static_cast<int32_t>(r.prompt.size()), model_) + Headroom();
+         Unpromised() >=
+             RebuildBytes(r, static_cast<int32_t>(r.prompt.size()), model_) + Headroom();
 }
 
 void RunningBatch::Admit(std::shared_ptr<RequestState> owner) {
@@ -105,12 +119,12 @@ void RunningBatch::Resume() {
     Sequence& next = is_group ? *group->prompt : **sample;
     const GenerationRequest& r = next.owner->request;
     const int64_t bytes = RebuildBytes(r, static_cast<int32_t>(next.tokens.size()), model_);
-    while (FreeBytes() < bytes + Headroom() && PreemptYoungest(&next)) {
+    while (Unpromised() < bytes + Headroom() && PreemptYoungest(&next)) {
     }
-    if (FreeBytes() < bytes + (running_.empty() ? 0 : Headroom())) return;
+    if (Unpromised() < bytes + (running_.empty() ? 0 : Headroom())) return;
     next.cache = NewCache(r);
     if (is_group) continue;
-    // By number: giving way above may have moved what `sample` pointed to.
+    // By address: giving way above may have moved what `sample` pointed to.
     const auto found = std::find_if(preempted_.begin(), preempted_.end(),
                                     [&](const auto& s) { return s.get() == &next; });
     running_.push_back(std::move(*found));

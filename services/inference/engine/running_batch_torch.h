@@ -15,9 +15,9 @@
 namespace palimpsest::inference {
 
 // All that is being decoded. One step: open the events that fall due and work on those that are
-// open for as long as a median step takes, process one chunk of every other sequence in one forward
-// pass, draw the next tokens. Owned and used by the engine thread;
-// no locks, no waiting. Invariant: pages in use and recorded queries never exceed the pool's bytes.
+// open, for half of a median step when others have something to decode; process one chunk of every
+// other sequence in one forward pass; draw the next tokens. Owned and used by the engine thread; no
+// locks, no waiting. Invariant: pages in use and recorded queries never exceed the pool's bytes.
 // When a step needs more than is free, the youngest sequence gives its memory back and later comes
 // back by replaying its log, so the oldest always goes on.
 class RunningBatch {
@@ -59,6 +59,8 @@ class RunningBatch {
   void Draw(const StepOutput& output, const std::vector<StepItem>& items, PolicyVersion version);
   void StartSamples();
   int64_t FreeBytes() const;
+  // Of these, what no prompt or log that is being processed is still to take.
+  int64_t Unpromised() const;
   // What is left free when something is admitted: a page for each that runs, and for the new one.
   int64_t Headroom() const;
   void MakeRoom(const std::function<int64_t()>& bytes);

@@ -57,7 +57,6 @@ class StepAttention final : public model::AttentionContext {
   void AttendChunks(int layer, const std::vector<Chunk>& chunks, const at::Tensor& q,
                     const at::Tensor& k, const at::Tensor& v, at::Tensor& o) const {
     attention::PlanBuilder builder(rows_, static_cast<int>(k.size(1)));
-    std::vector<at::Tensor> rows;
     for (const Chunk& chunk : chunks) {
       std::vector<int64_t> own(chunk.count);
       std::iota(own.begin(), own.end(), chunk.begin);
