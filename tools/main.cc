@@ -70,9 +70,12 @@ void AddGenerate(CLI::App& app, GenerateOptions& o) {
 }
 
 void AddLaunch(CLI::App& app, LaunchOptions& o) {
-  CLI::App& command = *app.add_subcommand("launch", "all daemons of a run, on this machine");
+  CLI::App& command = *app.add_subcommand("launch", "all daemons of a run, here or in a Slurm job");
   command.add_option("--config", o.config, "YAML of the run")->required();
   command.add_option("--set", o.sets, "a.b=c over the file, any number")->allow_extra_args(false);
+  command.add_flag(
+      "--slurm", o.slurm,
+      "inside of a Slurm job: one step per daemon, on the nodes that placement: names");
 }
 
 // Errors go to stderr: 2 for a command line that makes no sense, 1 for work that failed.

@@ -22,7 +22,7 @@ std::atomic<int> g_event = -1;
 std::atomic<int> g_signal = 0;
 static_assert(std::atomic<int>::is_always_lock_free);
 
-struct sigaction g_old_term, g_old_int, g_old_pipe;
+struct sigaction g_old_term, g_old_int, g_old_warning, g_old_pipe;
 
 void Raise() {
   const uint64_t one = 1;
@@ -52,6 +52,7 @@ StopSignal::StopSignal() {
   action.sa_flags = SA_RESTART;
   sigaction(SIGTERM, &action, &g_old_term);
   sigaction(SIGINT, &action, &g_old_int);
+  sigaction(SIGUSR1, &action, &g_old_warning);
   struct sigaction ignore {};
   ignore.sa_handler = SIG_IGN;
   sigaction(SIGPIPE, &ignore, &g_old_pipe);
@@ -60,6 +61,7 @@ StopSignal::StopSignal() {
 StopSignal::~StopSignal() {
   sigaction(SIGTERM, &g_old_term, nullptr);
   sigaction(SIGINT, &g_old_int, nullptr);
+  sigaction(SIGUSR1, &g_old_warning, nullptr);
   sigaction(SIGPIPE, &g_old_pipe, nullptr);
   close(g_event.exchange(-1));
 }

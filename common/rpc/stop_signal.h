@@ -4,9 +4,9 @@
 
 namespace palimpsest {
 
-// Turns SIGTERM and SIGINT into something a thread can wait for; SIGPIPE is ignored meanwhile. At
-// most one lives at a time, made before other threads start. Any thread may wait; once stopped it
-// stays so.
+// Turns SIGTERM, SIGINT and SIGUSR1 (Slurm's warning, and what srun hands on) into something a
+// thread can wait for; SIGPIPE is ignored meanwhile. At most one lives at a time, made before other
+// threads start. Any thread may wait; once stopped it stays so.
 class StopSignal {
  public:
   StopSignal();

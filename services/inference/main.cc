@@ -27,7 +27,7 @@ absl::Status Run(const InferenceDaemonConfig& config, StopSignal& stop) {
 
 int main(int argc, char** argv) {
   using palimpsest::inference::InferenceDaemonConfig;
-  return palimpsest::DaemonMain<InferenceDaemonConfig>(argc, argv, "palimpsest-inference",
-                                                       {"model", "trainer", "orchestrator", "env"},
-                                                       palimpsest::inference::Run);
+  return palimpsest::DaemonMain<InferenceDaemonConfig>(
+      argc, argv, "palimpsest-inference", {"model", "trainer", "orchestrator", "env", "placement"},
+      palimpsest::inference::Run);
 }

@@ -120,7 +120,7 @@ int main(int argc, char** argv) {
   std::string command;
   for (int i = 0; i < argc; ++i) command += (i > 0 ? " " : "") + std::string(argv[i]);
   return DaemonMain<orchestrator::OrchestratorDaemonConfig>(
-      argc, argv, orchestrator::kName, {"model", "inference", "trainer", "env"},
+      argc, argv, orchestrator::kName, {"model", "inference", "trainer", "env", "placement"},
       [&](const orchestrator::OrchestratorDaemonConfig& config, StopSignal& stop) {
         return orchestrator::RunDaemon(command, config, stop);
       });

@@ -1,24 +1,22 @@
 #include "tools/launch/launch.h"
 
-#include <fcntl.h>
-#include <sys/file.h>
-#include <sys/ioctl.h>
-#include <unistd.h>
-
-#include <cerrno>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <iostream>
+#include <memory>
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_format.h"
-#include "absl/synchronization/mutex.h"
 #include "common/config/flags.h"
 #include "common/config/run_sections.h"
 #include "common/rpc/daemon.h"
-#include "tools/launch/progress_panel.h"
+#include "tools/launch/child_process.h"
+#include "tools/launch/placement.h"
 #include "tools/launch/progress_watch.h"
+#include "tools/launch/run_folder.h"
+#include "tools/launch/screen.h"
+#include "tools/launch/slurm_place.h"
 #include "tools/launch/supervisor.h"
 
 namespace palimpsest::tools {
@@ -26,70 +24,20 @@ namespace palimpsest::tools {
 // What launch reads of the YAML; each daemon judges its own part.
 struct LaunchConfig {
   RunSection run;
+  PlacementSection placement;
 };
-void Bind(Binder& b, LaunchConfig& c) { b.Section("run", c.run); }
+void Bind(Binder& b, LaunchConfig& c) {
+  b.Section("run", c.run);
+  b.Section("placement", c.placement);
+}
 
 namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::string_view kRoles[] = {"env", "trainer", "inference", "orchestrator"};
+constexpr char kName[] = "palimpsest launch";
 constexpr std::string_view kLeader = "orchestrator";
 constexpr int kLogTail = 15;  // lines shown of a daemon that failed
-
-// stderr: messages, and below them the panel, which is drawn over itself on a terminal and is one
-// line per change elsewhere. Any thread.
-class Screen {
- public:
-  Screen() : terminal_(isatty(STDERR_FILENO) != 0) {}
-  void Say(const std::string& message) {
-    const absl::MutexLock lock(&mu_);
-    Wipe();
-    std::cerr << "launch: " << message << std::endl;
-  }
-  void Show(const v1::Progress& progress) {
-    const absl::MutexLock lock(&mu_);
-    if (!terminal_) {
-      const std::string line = ProgressLine(progress);
-      if (line != last_line_) std::cerr << line << std::endl;
-      last_line_ = line;
-      return;
-    }
-    Wipe();
-    for (const std::string& line : ProgressPanel(progress, Columns())) std::cerr << line << '\n';
-    drawn_ = static_cast<int>(ProgressPanel(progress, Columns()).size());
-    std::cerr.flush();
-  }
-
- private:
-  static int Columns() {
-    winsize size{};
-    return ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : 80;
-  }
-  // Puts the cursor where the panel began and clears from there.
-  void Wipe() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
-    if (drawn_ > 0) std::cerr << absl::StrFormat("\x1b[%dA\x1b[J", drawn_);
-    drawn_ = 0;
-  }
-  const bool terminal_;
-  absl::Mutex mu_;
-  int drawn_ ABSL_GUARDED_BY(mu_) = 0;
-  std::string last_line_ ABSL_GUARDED_BY(mu_);
-};
-
-// One launch per run: two would fight over its addresses. Held until this process ends.
-absl::Status LockRun(const std::string& folder) {
-  std::error_code error;
-  fs::create_directories(folder + "/logs", error);
-  if (error) return absl::UnavailableError(folder + "/logs: " + error.message());
-  const std::string path = folder + "/launch.lock";
-  const int fd = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-  if (fd < 0) return absl::ErrnoToStatus(errno, path);
-  if (flock(fd, LOCK_EX | LOCK_NB) == 0) return absl::OkStatus();
-  close(fd);
-  return absl::FailedPreconditionError(
-      absl::StrFormat("run.folder=%s: another launch of this run is at work", folder));
-}
 
 absl::StatusOr<LaunchConfig> ReadConfig(const LaunchOptions& options) {
   constexpr std::string_view kOthers[] = {"model", "inference", "trainer", "orchestrator", "env"};
@@ -97,25 +45,57 @@ absl::StatusOr<LaunchConfig> ReadConfig(const LaunchOptions& options) {
   LaunchConfig config;
   RETURN_IF_ERROR(LoadConfig(flags, kOthers, config));
   RETURN_IF_ERROR(WithPlace(Validate(config.run), flags));
+  RETURN_IF_ERROR(WithPlace(Validate(config.placement), flags));
   return config;
 }
 
+// What launch itself says to one daemon, before the user's own --set.
+std::vector<std::string> SetsOf(std::string_view role, int replica, const PlacementSection& place,
+                                const std::string* node) {
+  std::vector<std::string> sets;
+  const int replicas = place.Of(role).replicas;
+  if (replicas > 1) sets.push_back(absl::StrFormat("%s.rank=%d", role, replica));
+  if (role == kLeader) {
+    for (const std::string_view peer : {"inference", "env"}) {
+      const int count = place.Of(peer).replicas;
+      if (count > 1) sets.push_back(absl::StrFormat("orchestrator.peers.%s=%d", peer, count));
+    }
+  }
+  if (node == nullptr) return sets;
+  // `<role>.insecure` is the user's to say: the daemon refuses this without it.
+  for (const char* key : {"listen", "metrics"}) {
+    sets.push_back(absl::StrFormat("%s.%s=0.0.0.0:0", role, key));
+  }
+  sets.push_back(absl::StrFormat("%s.advertise=%s", role, *node));
+  return sets;
+}
+
+// The daemons, without their logs. `nodes`: of the Slurm job, null on one machine.
 absl::StatusOr<std::vector<DaemonSpec>> MakeSpecs(const LaunchOptions& options,
-                                                  const std::string& run_folder) {
+                                                  const LaunchConfig& config,
+                                                  const std::vector<std::string>* nodes) {
   std::error_code error;
   const fs::path self = fs::read_symlink("/proc/self/exe", error);
   if (error) return absl::InternalError("/proc/self/exe: " + error.message());
   std::vector<DaemonSpec> specs;
   for (const std::string_view role : kRoles) {
-    DaemonSpec spec{.name = absl::StrFormat("%s-0", role), .leads = role == kLeader};
-    spec.argv = {(self.parent_path() / absl::StrFormat("palimpsest-%s", role)).string(), "--config",
-                 options.config};
-    for (const std::string& set : options.sets) {
-      spec.argv.push_back("--set");
-      spec.argv.push_back(set);
+    const RolePlacement& place = config.placement.Of(role);
+    for (int i = 0; i < place.replicas; ++i) {
+      DaemonSpec spec{.name = absl::StrFormat("%s-%d", role, i), .leads = role == kLeader};
+      spec.role = std::string(role);
+      spec.node = place.nodes[static_cast<size_t>(i) % place.nodes.size()];
+      spec.cpus = place.cpus;
+      spec.gpus = place.gpus;
+      spec.address_file = absl::StrFormat("%s/addresses/%s", config.run.folder, spec.name);
+      spec.argv = {(self.parent_path() / absl::StrFormat("palimpsest-%s", role)).string(),
+                   "--config", options.config};
+      const std::string* const node =
+          nodes == nullptr ? nullptr : &(*nodes)[static_cast<size_t>(spec.node)];
+      std::vector<std::string> sets = SetsOf(role, i, config.placement, node);
+      sets.insert(sets.end(), options.sets.begin(), options.sets.end());
+      for (const std::string& set : sets) spec.argv.insert(spec.argv.end(), {"--set", set});
+      specs.push_back(std::move(spec));
     }
-    spec.log_file = absl::StrFormat("%s/logs/%s.log", run_folder, spec.name);
-    specs.push_back(std::move(spec));
   }
   return specs;
 }
@@ -146,12 +126,100 @@ void ShowLogTails(const std::vector<DaemonSpec>& specs, const std::string& failu
   }
 }
 
-void PrintOutcome(const RunSection& run, const RunEnding& ending) {
-  const std::string report = run.folder + "/report/report.json";
-  nlohmann::json outcome = {{"run", run.name},
-                            {"folder", run.folder},
+// One run as launch sees it, from the configuration to the outcome.
+class Launch {
+ public:
+  explicit Launch(const LaunchOptions& options) : options_(options) {}
+
+  // INVALID or FAILED_PRECONDITION before anything is started. Then all is ready for Go.
+  absl::Status Prepare();
+  // Only with --slurm: a job of a chain whose run another job has brought to its end.
+  bool IsOver() const { return slurm_ != nullptr && fs::exists(ReportOf(config_.run.folder)); }
+  void SayIsOver();
+  int Go();
+
+ private:
+  const Place& place() const {
+    return slurm_ != nullptr ? *slurm_ : static_cast<const Place&>(local_);
+  }
+  absl::Status Begin();
+  void PrintOutcome(const RunEnding& ending) const;
+
+  StopSignal stop_;  // first of all: a warning may come at any time
+  const LaunchOptions& options_;
+  LaunchConfig config_;
+  LocalPlace local_;
+  std::unique_ptr<SlurmPlace> slurm_;
+  std::vector<DaemonSpec> specs_;
+  Attempt attempt_;
+  Screen screen_;
+};
+
+absl::Status Launch::Prepare() {
+  ASSIGN_OR_RETURN(config_, ReadConfig(options_));
+  if (options_.slurm) {
+    ASSIGN_OR_RETURN(slurm_, SlurmPlace::OfThisJob());
+    RETURN_IF_ERROR(ValidateNodes(config_.placement, slurm_->nodes().size()));
+  }
+  ASSIGN_OR_RETURN(specs_, MakeSpecs(options_, config_, slurm_ ? &slurm_->nodes() : nullptr));
+  RETURN_IF_ERROR(CheckConfigs(specs_));
+  return IsOver() ? absl::OkStatus() : Begin();
+}
+
+absl::Status Launch::Begin() {
+  const std::string& folder = config_.run.folder;
+  RETURN_IF_ERROR(LockRun(folder));
+  ASSIGN_OR_RETURN(attempt_, BeginAttempt(folder));
+  for (DaemonSpec& spec : specs_) {
+    spec.log_file = absl::StrFormat("%s/%s.log", attempt_.folder, spec.name);
+  }
+  ForgetAddresses(folder);
+  return absl::OkStatus();
+}
+
+void Launch::SayIsOver() {
+  screen_.Say("this run is over: " + ReportOf(config_.run.folder));
+  PrintOutcome({});
+}
+
+int Launch::Go() {
+  RunEnding ending;
+  if (slurm_ != nullptr) {
+    screen_.Say(absl::StrFormat("job %s, restart %d, attempt %d", slurm_->job(), slurm_->restarts(),
+                                attempt_.number));
+  }
+  {
+    const ProgressWatch watch(config_.run.folder,
+                              [this](const v1::Progress& p) { screen_.Show(p); });
+    ending = Supervise(specs_, {.stop_grace = config_.placement.stop_grace}, place(), stop_,
+                       SystemClock(), [this](const std::string& line) { screen_.Say(line); });
+  }
+  if (!ending.failure.empty()) {
+    screen_.Say(ending.failure);
+    ShowLogTails(specs_, ending.failure);
+  }
+  PrintOutcome(ending);
+  if (slurm_ != nullptr && ending.exit_code == kExitAgain) {
+    screen_.Say("everything is saved; the job goes back into the queue");
+    if (const absl::Status queued = slurm_->Requeue(); !queued.ok()) {
+      screen_.Say(std::string(queued.message()));
+    }
+  }
+  return ending.exit_code;
+}
+
+void Launch::PrintOutcome(const RunEnding& ending) const {
+  const std::string report = ReportOf(config_.run.folder);
+  nlohmann::json outcome = {{"run", config_.run.name},
+                            {"folder", config_.run.folder},
                             {"exit_code", ending.exit_code},
+                            {"attempt", attempt_.number},
                             {"restarts", ending.restarts}};
+  if (slurm_ != nullptr) {
+    outcome["job"] = {
+        {"id", slurm_->job()}, {"restart", slurm_->restarts()}, {"nodes", slurm_->nodes()}};
+  }
+  if (!ending.lost.empty()) outcome["lost"] = ending.lost;
   if (!ending.failure.empty()) outcome["failure"] = ending.failure;
   if (ending.exit_code == 0 && fs::exists(report)) outcome["report"] = report;
   std::cout << outcome.dump() << std::endl;
@@ -164,32 +232,11 @@ int RunLaunch(const LaunchOptions& options) {
   // takes the core from another daemon. libgomp reads this when it is loaded, so it must be there
   // before exec. A value of the user's stays.
   setenv("OMP_WAIT_POLICY", "PASSIVE", 0);
-  const absl::StatusOr<LaunchConfig> config = ReadConfig(options);
-  if (!config.ok()) return UsageError("palimpsest launch", config.status());
-  const std::string& folder = config->run.folder;
-  const absl::StatusOr<std::vector<DaemonSpec>> specs = MakeSpecs(options, folder);
-  absl::Status status = specs.status();
-  if (status.ok()) status = CheckConfigs(*specs);
-  if (status.ok()) status = LockRun(folder);
-  if (!status.ok()) return UsageError("palimpsest launch", status);
-  // Addresses of an earlier life would only mislead: all daemons of this run are ours.
-  std::error_code ignored;
-  fs::remove_all(folder + "/addresses", ignored);
-
-  StopSignal stop;
-  Screen screen;
-  RunEnding ending;
-  {
-    const ProgressWatch watch(folder, [&screen](const v1::Progress& p) { screen.Show(p); });
-    ending = Supervise(*specs, {}, stop, SystemClock(),
-                       [&screen](const std::string& message) { screen.Say(message); });
-  }
-  if (!ending.failure.empty()) {
-    screen.Say(ending.failure);
-    ShowLogTails(*specs, ending.failure);
-  }
-  PrintOutcome(config->run, ending);
-  return ending.exit_code;
+  Launch launch(options);
+  if (const absl::Status status = launch.Prepare(); !status.ok()) return UsageError(kName, status);
+  if (!launch.IsOver()) return launch.Go();
+  launch.SayIsOver();
+  return kExitOk;
 }
 
 }  // namespace palimpsest::tools

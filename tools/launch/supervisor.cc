@@ -1,10 +1,14 @@
 #include "tools/launch/supervisor.h"
 
+#include <unistd.h>
+
+#include <algorithm>
 #include <csignal>
 #include <optional>
 
 #include "absl/strings/str_format.h"
 #include "common/rpc/daemon.h"
+#include "tools/launch/child_process.h"
 
 namespace palimpsest::tools {
 namespace {
@@ -13,9 +17,9 @@ constexpr absl::Duration kPoll = absl::Milliseconds(100);
 
 class Supervisor {
  public:
-  Supervisor(const RestartLimits& limits, Clock& clock,
+  Supervisor(const RestartLimits& limits, const Place& place, Clock& clock,
              const std::function<void(const std::string&)>& say)
-      : limits_(limits), clock_(clock), say_(say) {}
+      : limits_(limits), place_(place), clock_(clock), say_(say) {}
 
   RunEnding Run(const std::vector<DaemonSpec>& specs, const StopSignal& stop) {
     for (const DaemonSpec& spec : specs) {
@@ -25,14 +29,18 @@ class Supervisor {
     while (!ending_) {
       if (stop.WaitFor(kPoll)) {
         say_(absl::StrFormat("stopped by signal %d", stop.signal()));
-        ending_ = RunEnding{.exit_code = 128 + stop.signal()};
+        const bool warned = stop.signal() == SIGUSR1;
+        ending_ = RunEnding{.exit_code = warned ? kExitAgain : 128 + stop.signal()};
       }
       for (Daemon& daemon : daemons_) {
         if (!ending_) Look(daemon);
       }
     }
     StopAll();
-    for (const Daemon& daemon : daemons_) ending_->restarts += daemon.restarts;
+    for (const Daemon& daemon : daemons_) {
+      ending_->restarts += daemon.restarts;
+      if (daemon.lost) ending_->lost.push_back(daemon.spec.name);
+    }
     return *ending_;
   }
 
@@ -42,11 +50,12 @@ class Supervisor {
     std::optional<ChildProcess> process;
     int restarts = 0;
     absl::Time start_at = absl::InfinitePast();  // while there is no process
+    bool lost = false;                           // never started again
   };
 
   void StartNow(Daemon& daemon) {
     absl::StatusOr<ChildProcess> started =
-        ChildProcess::Start(daemon.spec.argv, daemon.spec.log_file);
+        ChildProcess::Start(place_.Command(daemon.spec), daemon.spec.log_file);
     if (!started.ok()) {
       Fail(daemon, kExitFailed, std::string(started.status().message()));
       return;
@@ -57,7 +66,7 @@ class Supervisor {
 
   void Look(Daemon& daemon) {
     if (!daemon.process) {
-      if (clock_.Now() >= daemon.start_at) StartNow(daemon);
+      if (!daemon.lost && clock_.Now() >= daemon.start_at) StartNow(daemon);
       return;
     }
     const std::optional<Ending> ended = daemon.process->Poll();
@@ -65,11 +74,13 @@ class Supervisor {
     daemon.process.reset();
     if (daemon.spec.leads && ended->ok()) {
       ending_ = RunEnding{};
+    } else if (!place_.Stands(daemon.spec)) {
+      Lose(daemon, ended->Text() + ", its node is lost", kExitAgain);
     } else if (ended->code == kExitUsage) {
       Fail(daemon, kExitUsage, ended->Text() + ", it refuses its configuration");
     } else if (daemon.restarts >= limits_.per_daemon) {
-      Fail(daemon, daemon.spec.leads && ended->signal == 0 ? ended->code : kExitFailed,
-           absl::StrFormat("%s, after %d restarts", ended->Text(), daemon.restarts));
+      Lose(daemon, absl::StrFormat("%s, after %d restarts", ended->Text(), daemon.restarts),
+           daemon.spec.leads && ended->signal == 0 ? ended->code : kExitFailed);
     } else {
       const absl::Duration wait = limits_.first_backoff * (1 << daemon.restarts);
       ++daemon.restarts;
@@ -77,6 +88,17 @@ class Supervisor {
       say_(absl::StrFormat("%s ended: %s; restart %d of %d in %s", daemon.spec.name, ended->Text(),
                            daemon.restarts, limits_.per_daemon, absl::FormatDuration(wait)));
     }
+  }
+
+  // The run goes on without a replica, or ends with `exit_code`.
+  void Lose(Daemon& daemon, const std::string& how, int exit_code) {
+    const bool others = std::any_of(daemons_.begin(), daemons_.end(), [&](const Daemon& other) {
+      return &other != &daemon && !other.lost && other.spec.role == daemon.spec.role;
+    });
+    if (daemon.spec.role.empty() || !others) return Fail(daemon, exit_code, how);
+    daemon.lost = true;
+    if (!daemon.spec.address_file.empty()) unlink(daemon.spec.address_file.c_str());
+    say_(absl::StrFormat("%s is lost: %s; the run goes on without it", daemon.spec.name, how));
   }
 
   void Fail(const Daemon& daemon, int exit_code, const std::string& how) {
@@ -90,7 +112,8 @@ class Supervisor {
     const absl::Time kill_at = clock_.Now() + limits_.stop_grace;
     for (const bool leads : {true, false}) {
       for (Daemon& daemon : daemons_) {
-        if (daemon.spec.leads == leads && daemon.process) daemon.process->Signal(SIGTERM);
+        if (daemon.spec.leads == leads && daemon.process)
+          daemon.process->Signal(place_.stop_signal());
       }
       for (Daemon& daemon : daemons_) {
         if (daemon.spec.leads == leads && daemon.process) AwaitEnd(daemon, kill_at);
@@ -103,13 +126,14 @@ class Supervisor {
     if (!daemon.process->Poll()) {
       say_(absl::StrFormat("%s did not stop within %s and is killed", daemon.spec.name,
                            absl::FormatDuration(limits_.stop_grace)));
-      daemon.process->Signal(SIGKILL);
+      daemon.process->Signal(place_.kill_signal());
     }
     const Ending ended = daemon.process->Wait();
     if (!ended.ok()) say_(absl::StrFormat("%s stopped: %s", daemon.spec.name, ended.Text()));
   }
 
   const RestartLimits limits_;
+  const Place& place_;
   Clock& clock_;
   const std::function<void(const std::string&)>& say_;
   std::vector<Daemon> daemons_;
@@ -119,9 +143,9 @@ class Supervisor {
 }  // namespace
 
 RunEnding Supervise(const std::vector<DaemonSpec>& daemons, const RestartLimits& limits,
-                    const StopSignal& stop, Clock& clock,
+                    const Place& place, const StopSignal& stop, Clock& clock,
                     const std::function<void(const std::string&)>& say) {
-  return Supervisor(limits, clock, say).Run(daemons, stop);
+  return Supervisor(limits, place, clock, say).Run(daemons, stop);
 }
 
 }  // namespace palimpsest::tools

@@ -7,16 +7,9 @@
 #include "common/base/clock.h"
 #include "common/base/status.h"
 #include "common/rpc/stop_signal.h"
-#include "tools/launch/child_process.h"
+#include "tools/launch/place.h"
 
 namespace palimpsest::tools {
-
-struct DaemonSpec {
-  std::string name;               // "trainer-0"
-  std::vector<std::string> argv;  // argv[0]: path of the program
-  std::string log_file;
-  bool leads = false;  // the run is over when this one ends well
-};
 
 struct RestartLimits {
   int per_daemon = 3;                               // restarts, over the whole run
@@ -24,19 +17,24 @@ struct RestartLimits {
   absl::Duration stop_grace = absl::Seconds(30);    // from SIGTERM to SIGKILL
 };
 
+// Exit code of a run that was stopped before its end, to go on where it was.
+inline constexpr int kExitAgain = 75;
+
 // What became of a run.
 struct RunEnding {
-  int exit_code = 0;    // as RunLaunch says
-  std::string failure;  // whose it was and how it ended; empty when all went well
-  int restarts = 0;     // of all daemons
+  int exit_code = 0;              // as RunLaunch says
+  std::string failure;            // whose it was and how it ended; empty when all went well
+  int restarts = 0;               // of all daemons
+  std::vector<std::string> lost;  // replicas that the run did without
 };
 
-// Keeps the daemons alive until the leading one ends with code 0, one dies more often than the
-// limits allow, one refuses its configuration (exit code 2), or `stop` is raised; then stops them
-// all, the leading one first. `say` gets one line for each thing that happens. Polls ten times a
-// second on the calling thread.
+// Keeps the daemons alive in `place` until the leading one ends with code 0, one dies more often
+// than the limits allow or is lost with its machine, one refuses its configuration (exit code 2),
+// or `stop` is raised; then stops them all, the leading one first. A replica is lost without harm
+// while another one of its role is left. `say` gets one line for each thing that happens. Polls ten
+// times a second on the calling thread.
 RunEnding Supervise(const std::vector<DaemonSpec>& daemons, const RestartLimits& limits,
-                    const StopSignal& stop, Clock& clock,
+                    const Place& place, const StopSignal& stop, Clock& clock,
                     const std::function<void(const std::string&)>& say);
 
 }  // namespace palimpsest::tools

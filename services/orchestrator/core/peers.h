@@ -104,7 +104,8 @@ class InferenceClient {
   virtual absl::StatusOr<ModelFacts> Describe() = 0;
   // One Sample for each of [first_sample, first_sample + n), in this order.
   virtual absl::StatusOr<std::vector<Sample>> Generate(const GenerateCall& call) = 0;
-  // On every replica; OK when all serve this version or a newer one.
+  // On every replica; OK when at least one and all that answer serve this version or a newer one.
+  // One that is away finds it in the store by itself, and no request takes older weights.
   virtual absl::Status UpdateWeights(const Weights& weights) = 0;
   // Ends what runs there for this orchestrator.
   virtual absl::Status AbortAll(const std::string& reason) = 0;

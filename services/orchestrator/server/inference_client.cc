@@ -101,9 +101,14 @@ absl::StatusOr<ModelFacts> GrpcInferenceClient::Describe() {
   v1::InferenceServiceGetServerInfoRequest request;
   request.set_revision(v1::CONTRACT_REVISION_CURRENT);
   v1::InferenceServiceGetServerInfoResponse response;
-  RETURN_IF_ERROR(peers_.front()->Call(config_.call, [&](Stub& stub, grpc::ClientContext& context) {
-    return stub.GetServerInfo(&context, request, &response);
-  }));
+  absl::Status status;
+  for (const auto& peer : peers_) {
+    status = peer->Call(config_.call, [&](Stub& stub, grpc::ClientContext& context) {
+      return stub.GetServerInfo(&context, request, &response);
+    });
+    if (status.ok() && response.state() == v1::SERVING_STATE_SERVING) break;
+  }
+  RETURN_IF_ERROR(status);
   if (response.state() != v1::SERVING_STATE_SERVING) {
     return absl::UnavailableError("inference is not serving yet");
   }
@@ -140,6 +145,8 @@ absl::Status GrpcInferenceClient::UpdateWeights(const Weights& weights) {
   v1::UpdateWeightsRequest request;
   *request.mutable_weights() = AnnouncementToProto(weights);
   request.set_mode(v1::WEIGHTS_MODE_KEEP);
+  absl::Status away;
+  size_t serving = 0;
   for (const auto& peer : peers_) {
     v1::UpdateWeightsResponse response;
     const absl::Status status =
@@ -147,9 +154,15 @@ absl::Status GrpcInferenceClient::UpdateWeights(const Weights& weights) {
           return stub.UpdateWeights(&context, request, &response);
         });
     // FAILED_PRECONDITION: it serves newer weights already.
-    if (!status.ok() && !absl::IsFailedPrecondition(status)) return status;
+    if (status.ok() || absl::IsFailedPrecondition(status)) {
+      ++serving;
+    } else if (absl::IsUnavailable(status)) {
+      away = status;
+    } else {
+      return status;
+    }
   }
-  return absl::OkStatus();
+  return serving > 0 ? absl::OkStatus() : away;
 }
 
 absl::Status GrpcInferenceClient::AbortAll(const std::string& reason) {

@@ -4,6 +4,7 @@
 Usage: cli_test.py PATH_OF_PALIMPSEST, from the root of the repository. Needs the standard library only.
 """
 import json
+import os
 import pathlib
 import shutil
 import signal
@@ -243,7 +244,7 @@ class Launch(Case):
                               capture_output=True, timeout=60)
 
     def log(self, role):
-        return (self.bin / f"run/logs/{role}-0.log").read_text()
+        return (self.bin / f"run/logs/latest/{role}-0.log").read_text()
 
     def test_the_run_ends_with_its_orchestrator_and_says_where_the_report_is(self):
         self.stand_in("orchestrator", f"mkdir {self.bin}/run/report; echo '{{}}' > {self.bin}/run/report/report.json")
@@ -258,7 +259,7 @@ class Launch(Case):
 
     def test_a_daemon_that_was_killed_is_started_again(self):
         self.stand_in("trainer", f"test -e {self.bin}/twice && exec sleep 60; touch {self.bin}/twice; kill -9 $$")
-        self.stand_in("orchestrator", f"while ! test $(wc -l < {self.bin}/run/logs/trainer-0.log) = 2; do sleep 0.1; done")
+        self.stand_in("orchestrator", f"while ! test $(wc -l < {self.bin}/run/logs/latest/trainer-0.log) = 2; do sleep 0.1; done")
         done = self.launch()
         self.assertEqual(done.returncode, 0, done.stderr.decode())
         self.assertEqual(json.loads(done.stdout)["restarts"], 1)
@@ -272,7 +273,26 @@ class Launch(Case):
         self.assertEqual(done.stdout, b"")
         self.assertIn("trainer.x is unknown", done.stderr.decode())
         self.assertIn("trainer-0 refuses", done.stderr.decode())
-        self.assertFalse((self.bin / "run/logs/env-0.log").exists())
+        self.assertFalse((self.bin / "run/logs").exists())
+
+    def test_each_attempt_has_its_logs_and_each_replica_its_rank(self):
+        self.stand_in("orchestrator", "exit 0")
+        for attempt in (1, 2):
+            done = self.launch("--set", "placement.inference.replicas=2")
+            self.assertEqual(done.returncode, 0, done.stderr.decode())
+            self.assertEqual(json.loads(done.stdout)["attempt"], attempt)
+        for attempt in ("attempt-001", "attempt-002"):
+            self.assertIn("inference.rank=1", (self.bin / f"run/logs/{attempt}/inference-1.log").read_text())
+        self.assertIn("orchestrator.peers.inference=2", self.log("orchestrator"))
+        self.assertEqual((self.bin / "run/logs/latest").readlink(), pathlib.Path("attempt-002"))
+
+    def test_slurm_without_a_job_says_so(self):
+        self.stand_in("orchestrator", "exit 0")
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM")}
+        done = subprocess.run([self.bin / "palimpsest", "launch", "--slurm", "--config", self.config],
+                              capture_output=True, timeout=60, env=environment)
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("run.sbatch", done.stderr.decode())
 
     def test_ctrl_c_stops_all(self):
         self.stand_in("orchestrator", "trap 'echo saved; exit 0' TERM; while :; do sleep 0.05; done")

@@ -8,7 +8,6 @@ network, mounts and services are never touched.
     node0       10.77.0.10  slurmd; its own network, host name, processes, and its own FUSE mount of the shared folder
     node1       10.77.0.11  likewise
 """
-import ctypes
 import os
 import pathlib
 import shutil
@@ -22,7 +21,6 @@ INSIDE = "--inside-of-namespaces"
 TOOLS = ("slurmctld", "slurmd", "srun", "sbatch", "scontrol", "squeue", "munged", "mungekey", "bindfs", "ip", "unshare", "nsenter")
 STALE = 3  # seconds that a node believes what it knows of names and sizes, and of names that did not exist
 NODES = ("node0", "node1")
-GPUS = 4  # of each node: copies of /dev/null that Slurm counts
 
 CONFIG = """
 ClusterName=test
@@ -53,9 +51,8 @@ SlurmdParameters=config_overrides
 ReturnToService=2
 SlurmdTimeout=30
 KillWait=5
-GresTypes=gpu
-NodeName=node0 NodeAddr=10.77.0.10 CPUs=16 SocketsPerBoard=1 CoresPerSocket=16 RealMemory=2000 Gres=gpu:{gpus} State=UNKNOWN
-NodeName=node1 NodeAddr=10.77.0.11 CPUs=16 SocketsPerBoard=1 CoresPerSocket=16 RealMemory=2000 Gres=gpu:{gpus} State=UNKNOWN
+NodeName=node0 NodeAddr=10.77.0.10 CPUs=16 SocketsPerBoard=1 CoresPerSocket=16 RealMemory=2000 State=UNKNOWN
+NodeName=node1 NodeAddr=10.77.0.11 CPUs=16 SocketsPerBoard=1 CoresPerSocket=16 RealMemory=2000 State=UNKNOWN
 PartitionName=main Nodes=node0,node1 Default=YES MaxTime=60 State=UP
 """
 
@@ -65,35 +62,37 @@ def skip(why):
     sys.exit(SKIPPED)
 
 
-def unpacked():
-    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
-    return cache / "palimpsest/slurm"  # where `deploy/setup.sh --slurm` puts it
+LIBRARIES = "usr/lib/x86_64-linux-gnu"
 
 
 def use_unpacked_tools():
-    """Slurm's plugins; PATH and LD_LIBRARY_PATH also name what was unpacked."""
-    root, libraries = unpacked(), "usr/lib/x86_64-linux-gnu"
-    system = pathlib.Path("/", libraries, "slurm-wlm")
-    if root.is_dir() and not shutil.which("slurmctld"):
-        bins = [str(root / place) for place in ("usr/bin", "usr/sbin", "bin", "sbin")]
-        os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", ""), *bins])
-        libs = [str(root / libraries), str(root / libraries / "slurm-wlm"), str(root / "lib/x86_64-linux-gnu")]
-        os.environ["LD_LIBRARY_PATH"] = os.pathsep.join([*libs, os.environ.get("LD_LIBRARY_PATH", "")]).strip(os.pathsep)
-        return root / libraries / "slurm-wlm"
-    return system
+    """Adds to PATH and LD_LIBRARY_PATH what `deploy/setup.sh --slurm` unpacked, after what is installed."""
+    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+    root = cache / "palimpsest/slurm"
+    if not root.is_dir() or find("slurmctld"):
+        return
+    for name, places in (("PATH", ("usr/bin", "usr/sbin", "bin", "sbin")),
+                         ("LD_LIBRARY_PATH", (LIBRARIES, f"{LIBRARIES}/slurm-wlm", "lib/x86_64-linux-gnu"))):
+        before = [os.environ[name]] if os.environ.get(name) else []
+        os.environ[name] = os.pathsep.join([*before, *(str(root / place) for place in places)])
 
 
 def find(tool):
-    """Debian's alternatives link slurmd to slurmd-wlm only when the package is installed."""
+    """Debian names it slurmd-wlm; slurmd is a link that only the installed package has."""
     return shutil.which(tool) or shutil.which(tool + "-wlm")
+
+
+def plugins():
+    """Slurm's, of the installation that slurmctld belongs to."""
+    return pathlib.Path(find("slurmctld")).resolve().parents[2] / LIBRARIES / "slurm-wlm"
 
 
 def enter():
     """Returns inside of the namespaces only. Exits with SKIPPED where they, or Slurm, are not to be had."""
-    use_unpacked_tools()
     if INSIDE in sys.argv:
         sys.argv.remove(INSIDE)
         return
+    use_unpacked_tools()
     missing = [tool for tool in TOOLS if not find(tool)]
     if missing:
         skip(f"there is no {', '.join(missing)} (`deploy/setup.sh --slurm` brings Slurm)")
@@ -168,13 +167,9 @@ class Cluster:
             sh("ip", "-n", name, "link", "set", "eth0", "up")
 
     def configure(self):
-        for i in range(GPUS):
-            os.mknod(self.folder / f"nvidia{i}", 0o20666, os.makedev(1, 3))
         os.environ["SLURM_CONF"] = str(self.folder / "slurm.conf")
-        text = CONFIG.format(folder=self.folder, plugins=use_unpacked_tools(), gpus=GPUS)
+        text = CONFIG.format(folder=self.folder, plugins=plugins())
         (self.folder / "slurm.conf").write_text(text)
-        (self.folder / "gres.conf").write_text(
-            f"NodeName=node[0-1] Name=gpu Flags=nvidia_gpu_env File={self.folder}/nvidia[0-{GPUS - 1}]\n")
 
     def background(self, name, *command):
         log = open(self.folder / f"{name}.out", "ab")

@@ -15,7 +15,19 @@
 namespace palimpsest::tools {
 namespace {
 
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+
+// This machine, with some of its daemons on a node that fails.
+class FailingPlace final : public Place {
+ public:
+  std::vector<std::string> Command(const DaemonSpec& daemon) const override { return daemon.argv; }
+  int stop_signal() const override { return SIGUSR1; }
+  int kill_signal() const override { return SIGKILL; }
+  bool Stands(const DaemonSpec& daemon) const override { return daemon.node != 1; }
+};
+
+constexpr char kServe[] = "trap 'echo bye; exit 0' TERM USR1; while :; do sleep 0.05; done";
 
 // Real processes: small shell scripts that behave as a daemon might.
 class SupervisorTest : public ::testing::Test {
@@ -32,8 +44,21 @@ class SupervisorTest : public ::testing::Test {
             folder_ + "/" + name + ".log",
             leads};
   }
-  RunEnding Run(const std::vector<DaemonSpec>& daemons) {
-    return Supervise(daemons, limits_, stop_, SystemClock(),
+  // A replica on the node that fails.
+  DaemonSpec Doomed(const std::string& name, const std::string& role, const std::string& body) {
+    DaemonSpec spec = Script(name, body);
+    spec.role = role;
+    spec.node = 1;
+    return spec;
+  }
+  DaemonSpec Replica(const std::string& name, const std::string& role) {
+    DaemonSpec spec = Script(name, kServe);
+    spec.role = role;
+    return spec;
+  }
+  RunEnding Run(const std::vector<DaemonSpec>& daemons) { return Run(daemons, LocalPlace()); }
+  RunEnding Run(const std::vector<DaemonSpec>& daemons, const Place& place) {
+    return Supervise(daemons, limits_, place, stop_, SystemClock(),
                      [this](const std::string& line) { said_.push_back(line); });
   }
   std::string Said() const { return absl::StrJoin(said_, "\n"); }
@@ -49,8 +74,6 @@ class SupervisorTest : public ::testing::Test {
   StopSignal stop_;
   std::vector<std::string> said_;
 };
-
-constexpr char kServe[] = "trap 'echo bye; exit 0' TERM; while :; do sleep 0.05; done";
 
 TEST_F(SupervisorTest, TheRunEndsWellWithItsLeaderAndTheOthersAreStopped) {
   const RunEnding ending = Run({Script("env-0", kServe), Script("lead-0", "sleep 0.2", true)});
@@ -108,6 +131,65 @@ TEST_F(SupervisorTest, ASignalStopsAllAndTheDeafAreKilled) {
   EXPECT_EQ(ending.exit_code, 128 + SIGTERM);
   EXPECT_EQ(File("lead-0.log"), "bye\n");
   EXPECT_THAT(Said(), HasSubstr("deaf-0 did not stop"));
+}
+
+TEST_F(SupervisorTest, AWarningStopsAllToGoOnLater) {
+  std::thread later([] {
+    usleep(300'000);
+    kill(getpid(), SIGUSR1);
+  });
+  const RunEnding ending = Run({Script("lead-0", kServe, true)}, FailingPlace());
+  later.join();
+  EXPECT_EQ(ending.exit_code, kExitAgain);
+  EXPECT_EQ(ending.failure, "");
+  EXPECT_EQ(File("lead-0.log"), "bye\n");
+}
+
+TEST_F(SupervisorTest, ALostReplicaShrinksTheFleetAndItsAddressGoes) {
+  DaemonSpec lost = Doomed("inference-1", "inference", "touch lost; exit 1");
+  lost.address_file = folder_ + "/address";
+  std::ofstream(lost.address_file) << "node1:1";
+  const RunEnding ending =
+      Run({Replica("inference-0", "inference"), lost,
+           Script("lead-0", "while [ -e address ]; do sleep 0.05; done; sleep 0.3", true)},
+          FailingPlace());
+  EXPECT_EQ(ending.exit_code, 0);
+  EXPECT_EQ(ending.restarts, 0);
+  EXPECT_THAT(ending.lost, ElementsAre("inference-1"));
+  EXPECT_EQ(File("inference-0.log"), "bye\n");
+}
+
+TEST_F(SupervisorTest, AReplicaThatCannotBeKeptAliveIsLostToo) {
+  const RunEnding ending = Run(
+      {Replica("inference-0", "inference"),
+       [&] {
+         DaemonSpec weak = Replica("inference-1", "inference");
+         weak.argv = {"/bin/sh", "-c", "echo x >> " + folder_ + "/lives; exit 1"};
+         return weak;
+       }(),
+       Script("lead-0",
+              "while [ \"$(cat lives 2>/dev/null | wc -l)\" != 3 ]; do sleep 0.05; done; sleep 0.3",
+              true)});
+  EXPECT_EQ(ending.exit_code, 0);
+  EXPECT_THAT(ending.lost, ElementsAre("inference-1"));
+}
+
+TEST_F(SupervisorTest, TheLastOfItsRoleIsNotDispensable) {
+  const RunEnding ending =
+      Run({Doomed("inference-0", "inference", "exit 1"),
+           Doomed("inference-1", "inference", "exit 1"), Script("lead-0", kServe, true)},
+          FailingPlace());
+  EXPECT_EQ(ending.exit_code, kExitAgain);
+  EXPECT_THAT(ending.failure, HasSubstr("its node is lost"));
+}
+
+TEST_F(SupervisorTest, ALostTrainerStopsTheRunToGoOnLater) {
+  const RunEnding ending = Run(
+      {Doomed("trainer-0", "trainer", "exit 1"), Script("lead-0", kServe, true)}, FailingPlace());
+  EXPECT_EQ(ending.exit_code, kExitAgain);
+  EXPECT_EQ(ending.restarts, 0);
+  EXPECT_THAT(ending.failure, HasSubstr("trainer-0 failed: exit code 1, its node is lost"));
+  EXPECT_EQ(File("lead-0.log"), "bye\n");
 }
 
 }  // namespace

@@ -21,7 +21,7 @@ TEST(StopSignalTest, WaitsOutItsTimeWithoutASignal) {
 }
 
 TEST(StopSignalTest, ASignalWakesAllWaitersAndStays) {
-  for (const int number : {SIGTERM, SIGINT}) {
+  for (const int number : {SIGTERM, SIGINT, SIGUSR1}) {
     StopSignal stop;
     std::vector<std::thread> waiters;
     for (int i = 0; i < 3; ++i) {

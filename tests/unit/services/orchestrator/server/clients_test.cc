@@ -160,5 +160,71 @@ TEST_F(PeerTest, AVerdictWithoutRewardIsAnErrorAndNoZero) {
   EXPECT_TRUE(absl::IsInternal(client_.Score({}, "y").status()));
 }
 
+class FakeInferenceService final : public v1::InferenceService::Service {
+ public:
+  int updates = 0;
+  grpc::Status answer = grpc::Status::OK;
+
+  grpc::Status GetServerInfo(grpc::ServerContext*, const v1::InferenceServiceGetServerInfoRequest*,
+                             v1::InferenceServiceGetServerInfoResponse* response) override {
+    response->mutable_server()->set_revision(v1::CONTRACT_REVISION_CURRENT);
+    response->mutable_server()->set_role("inference");
+    response->set_state(v1::SERVING_STATE_SERVING);
+    response->mutable_model()->set_layers(7);
+    return grpc::Status::OK;
+  }
+  grpc::Status UpdateWeights(grpc::ServerContext*, const v1::UpdateWeightsRequest*,
+                             v1::UpdateWeightsResponse*) override {
+    ++updates;
+    return answer;
+  }
+};
+
+// Two replicas; an address is written for those that are started.
+class FleetTest : public testing::Test {
+ protected:
+  FleetTest()
+      : folder_(testing::TempDir() + "/fleet-" +
+                testing::UnitTest::GetInstance()->current_test_info()->name()),
+        client_(2, {.run_folder = folder_, .run = "run", .call = absl::Seconds(5)}) {
+    std::filesystem::remove_all(folder_);
+    std::filesystem::create_directories(folder_);
+  }
+  ~FleetTest() override { std::filesystem::remove_all(folder_); }
+
+  void Start(int rank) {
+    auto server =
+        RpcServer::Start({}, {&services_[static_cast<size_t>(rank)]}, metrics_, SystemClock());
+    ASSERT_TRUE(server.ok()) << server.status();
+    ASSERT_TRUE(WriteAddress(folder_, "inference", rank, {(*server)->address(), 1}).ok());
+    servers_.push_back(*std::move(server));
+  }
+
+  std::string folder_;
+  Metrics metrics_{"orchestrator", "test", SystemClock()};
+  FakeInferenceService services_[2];
+  std::vector<std::unique_ptr<RpcServer>> servers_;
+  GrpcInferenceClient client_;
+};
+
+TEST_F(FleetTest, AReplicaThatIsAwayDoesNotHoldUpNewWeights) {
+  EXPECT_TRUE(absl::IsUnavailable(client_.UpdateWeights({}))) << "but nobody is not enough";
+  EXPECT_TRUE(absl::IsUnavailable(client_.Describe().status()));
+  Start(1);
+  EXPECT_TRUE(client_.UpdateWeights({}).ok());
+  EXPECT_EQ(client_.Describe()->layers, 7);
+  Start(0);
+  EXPECT_TRUE(client_.UpdateWeights({}).ok());
+  EXPECT_EQ(services_[0].updates, 1);
+  EXPECT_EQ(services_[1].updates, 2);
+}
+
+TEST_F(FleetTest, AReplicaThatAnswersMustServeThem) {
+  Start(0);
+  Start(1);
+  services_[1].answer = {grpc::StatusCode::NOT_FOUND, "not visible yet"};
+  EXPECT_TRUE(absl::IsNotFound(client_.UpdateWeights({})));
+}
+
 }  // namespace
 }  // namespace palimpsest::orchestrator

@@ -1,0 +1,187 @@
+#!/usr/bin/env python3
+"""Runs on a real Slurm of two nodes, each with its own network, host name, processes and FUSE mount of the run's folder.
+
+Usage: slurm_test.py PATH_OF_PALIMPSEST [TEST..], from the root of the repository, as root. Needs the standard library and
+what `deploy/setup.sh --slurm` brings. Where namespaces or root are not to be had it says so and exits with 77.
+"""
+import json
+import pathlib
+import re
+import shutil
+import sqlite3
+import sys
+import tempfile
+import time
+import unittest
+
+import cluster
+from cluster import sh, wait_for
+
+BINARY = ""
+ROOT = pathlib.Path.cwd()
+CONFIG = ROOT / "tests/integration/slurm/run.yaml"
+STEPS = 10
+AGAIN = 75
+LEDGER = {
+    "rollouts": "SELECT g.step, r.grp, r.sample, r.seed, r.idx, r.text, r.reward, r.advantage, r.total_tokens, r.events "
+                "FROM rollouts r JOIN prompt_groups g ON g.id = r.grp WHERE g.step IS NOT NULL ORDER BY r.grp, r.sample",
+    "steps": "SELECT step, stage, loss, reward, sampled_tokens, mean_total_tokens, events, staleness_max FROM steps ORDER BY step",
+    "evaluations": "SELECT name, greedy, idx, reward, text, total_tokens, events FROM evaluations ORDER BY name, greedy, idx",
+}
+
+
+class Job:
+    """One run, submitted as its user would."""
+
+    def __init__(self, slurm, name, *sets):
+        self.slurm, self.name = slurm, name
+        self.folder = slurm.shared / name
+        self.config = [CONFIG, *(part for text in (f"run.folder={self.folder}", *sets) for part in ("--set", text))]
+        self.id, self.out = self.submit()
+
+    def submit(self, *options):
+        out = self.slurm.shared / f"{self.name}-%j.out"
+        job_id = sh("sbatch", "--parsable", "--time=30", f"--job-name={self.name}", f"--output={out}", *options,
+                    ROOT / "deploy/slurm/run.sbatch", *self.config, cwd=self.slurm.checkout).strip()
+        return job_id, pathlib.Path(str(out).replace("%j", job_id))
+
+    def said(self):
+        return self.out.read_text() if self.out.exists() else ""
+
+    def await_message(self, pattern, seconds=120):
+        """The first match of `pattern` in what launch said, once there is one."""
+        def look():
+            found = re.search(pattern, self.said())
+            if found is None and self.field("JobState") in ("FAILED", "COMPLETED", "TIMEOUT", "CANCELLED", "NODE_FAIL"):
+                found = re.search(pattern, self.said())
+                if found is None:
+                    raise AssertionError(f"the job is over without {pattern!r}: {self.trouble()}")
+            return found
+        try:
+            return wait_for(pattern, look, seconds)
+        except TimeoutError as error:
+            raise AssertionError(f"{error}: {self.trouble()}") from None
+
+    def await_step(self, step):
+        later = "|".join(str(s) for s in range(step, STEPS + 1))
+        return self.await_message(rf"rl ({later})/{STEPS} ")
+
+    def field(self, name, job_id=None):
+        return self.slurm.job(job_id or self.id).get(name, "")
+
+    def outcomes(self):
+        """What each attempt said at its end."""
+        return [json.loads(line) for line in self.said().splitlines() if line.startswith('{"')]
+
+    def run_again_now(self):
+        """Slurm lets a job that went back wait until its old credentials have died."""
+        wait_for("the job to be queued again", lambda: self.field("JobState") == "PENDING", 60)
+        self.slurm.scontrol("update", f"jobid={self.id}", "StartTime=now")
+
+    def finish(self, job_id=None):
+        def over():
+            state = self.field("JobState", job_id)
+            if state in ("FAILED", "TIMEOUT", "CANCELLED", "NODE_FAIL"):
+                raise AssertionError(f"{state}: {self.trouble()}")
+            return state == "COMPLETED"
+        wait_for("the end of the job", over, 240)
+
+    def trouble(self):
+        logs = "".join(f"\n--- {log}\n{log.read_text()[-1500:]}" for log in sorted(self.folder.glob("logs/latest/*.log")))
+        return self.said()[-4000:] + logs
+
+    def ledger(self):
+        copy = pathlib.Path(shutil.copytree(self.folder, tempfile.mkdtemp(), dirs_exist_ok=True,
+                                            ignore=shutil.ignore_patterns("store", "checkpoints", "logs")), "ledger.sqlite")
+        with sqlite3.connect(copy) as db:
+            return {name: db.execute(query).fetchall() for name, query in LEDGER.items()}
+
+
+class Slurm(unittest.TestCase):
+    undisturbed = None  # the ledger of the first run, which all others must repeat
+
+    @classmethod
+    def setUpClass(cls):
+        cls.maxDiff = 2000
+        folder = pathlib.Path(cls.enterClassContext(tempfile.TemporaryDirectory(prefix="palimpsest-slurm-")))
+        for name in ("slurm", "shared", "checkout/build/release"):
+            (folder / name).mkdir(parents=True)
+        # What the user has on the cluster: a checkout with a build. The binaries are those under test.
+        (folder / "checkout/build/release/bin").symlink_to(pathlib.Path(BINARY).resolve().parent)
+        cls.slurm = cluster.Cluster(folder / "slurm", folder / "shared")
+        cls.slurm.checkout = folder / "checkout"
+
+    def assert_same_ledger(self, job):
+        ledger = job.ledger()
+        self.assertEqual([row[0] for row in ledger["steps"]], list(range(1, STEPS + 3)))
+        for table, rows in ledger.items():
+            self.assertEqual(rows, self.undisturbed[table], table)
+
+    def log(self, job, attempt, name):
+        return (job.folder / f"logs/attempt-{attempt:03}" / f"{name}.log").read_text()
+
+    def test_1_a_run_crosses_two_nodes_and_the_next_job_of_its_chain_ends_at_once(self):
+        job = Job(self.slurm, "plain")
+        chained, out = job.submit("--dependency=singleton")
+        job.finish()
+        [outcome] = job.outcomes()
+        self.assertEqual(outcome["exit_code"], 0)
+        self.assertEqual(outcome["job"], {"id": job.id, "restart": 0, "nodes": ["node0", "node1"]})
+        self.assertEqual(outcome["restarts"], 0)
+        self.assertIn('"address":"node1:', self.log(job, 1, "inference-0"))
+        self.assertIn('"address":"node0:', self.log(job, 1, "trainer-0"))
+        self.assertEqual((job.folder / "logs/latest").readlink(), pathlib.Path("attempt-001"))
+        type(self).undisturbed = job.ledger()
+        self.assertEqual(len(self.undisturbed["rollouts"]), STEPS * 2 * 4)
+        job.finish(chained)
+        self.assertIn("this run is over", out.read_text())
+        self.assertFalse((job.folder / "logs/attempt-002").exists())
+
+    def test_2_warned_in_the_middle_it_is_queued_again_and_leaves_the_same_ledger(self):
+        job = Job(self.slurm, "warned")
+        job.await_step(3)
+        sh("scancel", "--batch", "--signal=USR1", job.id)
+        job.run_again_now()
+        job.finish()
+        first, second = job.outcomes()
+        self.assertEqual((first["exit_code"], first["attempt"], first["job"]["restart"]), (AGAIN, 1, 0))
+        self.assertNotIn("failure", first)
+        self.assertEqual((second["exit_code"], second["attempt"], second["job"]["restart"]), (0, 2, 1))
+        self.assertNotIn("did not stop", job.said())
+        self.assertNotIn("is behind", self.log(job, 2, "orchestrator-0"))
+        self.assertNotIn("the trainer lacks batches", self.log(job, 2, "orchestrator-0"))  # it had saved
+        self.assert_same_ledger(job)
+
+    def test_3_the_fleet_shrinks_by_a_lost_node_and_the_store_does_not_wait_for_it(self):
+        job = Job(self.slurm, "shrunk", "placement.inference.replicas=2", "placement.inference.nodes=[0,1]", "placement.env.nodes=[0]")
+        job.await_step(3)
+        self.slurm.kill("node1")
+        job.finish()
+        self.slurm.revive("node1")
+        [outcome] = job.outcomes()
+        self.assertEqual((outcome["exit_code"], outcome["lost"]), (0, ["inference-1"]))
+        self.assert_same_ledger(job)
+        self.assertTrue((job.folder / "store/acks/inference-1.json").exists())  # it left no word
+        versions = [folder.name for folder in (job.folder / "store").glob("v*")]
+        self.assertLessEqual(len(versions), 4, versions)
+
+    def test_4_without_its_trainer_the_job_is_queued_again_and_leaves_the_same_ledger(self):
+        job = Job(self.slurm, "beheaded", "placement.trainer.nodes=[1]", "placement.inference.nodes=[0]", "placement.env.nodes=[0]")
+        job.await_step(6)
+        self.slurm.kill("node1")
+        job.await_message("the job goes back into the queue")
+        self.slurm.revive("node1")
+        job.run_again_now()
+        job.finish()
+        first, second = job.outcomes()
+        self.assertEqual((first["exit_code"], second["exit_code"]), (AGAIN, 0))
+        self.assertIn("trainer-0 failed", first["failure"])
+        self.assertIn("its node is lost", first["failure"])
+        self.assertEqual(second["job"]["restart"], 1)
+        self.assert_same_ledger(job)
+
+
+if __name__ == "__main__":
+    cluster.enter()
+    BINARY = sys.argv.pop(1)
+    unittest.main(verbosity=2)

@@ -1,0 +1,67 @@
+#include "tools/launch/placement.h"
+
+#include "absl/strings/str_format.h"
+#include "common/base/status.h"
+
+namespace palimpsest::tools {
+namespace {
+
+absl::Status CheckRole(std::string_view role, const RolePlacement& c) {
+  const auto refuse = [&](std::string_view key, int32_t value, const char* what) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("placement.%s.%s=%d %s", role, key, value, what));
+  };
+  if (c.replicas < 1) return refuse("replicas", c.replicas, "is below 1");
+  const bool many = role == "inference" || role == "env";
+  if (c.replicas > 1 && !many) return refuse("replicas", c.replicas, "is not 1");
+  if (c.cpus < 0) return refuse("cpus", c.cpus, "is negative");
+  if (c.gpus < 0) return refuse("gpus", c.gpus, "is negative");
+  for (const int32_t node : c.nodes) {
+    if (node < 0) return refuse("nodes", node, "is negative");
+  }
+  if (!c.nodes.empty()) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrFormat("placement.%s.nodes is empty", role));
+}
+
+}  // namespace
+
+void Bind(Binder& b, RolePlacement& c) {
+  b.Field("replicas", c.replicas, "daemons of this role; one for trainer and orchestrator");
+  b.Field("nodes", c.nodes, "replica i runs on nodes[i mod size], counted in the Slurm job from 0");
+  b.Field("cpus", c.cpus, "of each replica, its own; 0: all that the job has on the node");
+  b.Field("gpus", c.gpus, "of each replica, its own");
+}
+
+void Bind(Binder& b, PlacementSection& c) {
+  b.Section("env", c.env);
+  b.Section("trainer", c.trainer);
+  b.Section("inference", c.inference);
+  b.Section("orchestrator", c.orchestrator);
+  b.Field("stop_grace", c.stop_grace, "from the request to stop to the kill");
+}
+
+const RolePlacement& PlacementSection::Of(std::string_view role) const {
+  if (role == "env") return env;
+  if (role == "trainer") return trainer;
+  return role == "inference" ? inference : orchestrator;
+}
+
+absl::Status Validate(const PlacementSection& c) {
+  for (const std::string_view role : kRoles) RETURN_IF_ERROR(CheckRole(role, c.Of(role)));
+  if (c.stop_grace >= absl::ZeroDuration()) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrFormat("placement.stop_grace=%s is negative", absl::FormatDuration(c.stop_grace)));
+}
+
+absl::Status ValidateNodes(const PlacementSection& c, size_t node_count) {
+  for (const std::string_view role : kRoles) {
+    for (const int32_t node : c.Of(role).nodes) {
+      if (static_cast<size_t>(node) < node_count) continue;
+      return absl::InvalidArgumentError(absl::StrFormat(
+          "placement.%s.nodes=%d: the job has %d nodes, counted from 0", role, node, node_count));
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace palimpsest::tools

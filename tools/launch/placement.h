@@ -1,0 +1,41 @@
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "common/config/binder.h"
+
+namespace palimpsest::tools {
+
+// How many daemons of one role there are, and where each runs. On one machine only `replicas` is
+// meant; `nodes`, `cpus` and `gpus` are for a Slurm job.
+struct RolePlacement {
+  int32_t replicas = 1;
+  std::vector<int32_t> nodes = {0};  // replica i runs on nodes[i mod size], counted in the job
+  int32_t cpus = 0;                  // of each replica, its own; 0: all of the job's on the node
+  int32_t gpus = 0;                  // of each replica, its own
+  bool operator==(const RolePlacement&) const = default;
+};
+
+// `placement:` of the YAML, read by `palimpsest launch` alone.
+struct PlacementSection {
+  RolePlacement env, trainer, inference, orchestrator;
+  absl::Duration stop_grace = absl::Seconds(30);  // from the request to stop to the kill
+  bool operator==(const PlacementSection&) const = default;
+
+  // That of "env", "trainer", "inference" or "orchestrator".
+  const RolePlacement& Of(std::string_view role) const;
+};
+void Bind(Binder& b, PlacementSection& c);
+absl::Status Validate(const PlacementSection& c);
+
+// `node_count`: nodes of the job. INVALID_ARGUMENT names the key that points beyond them.
+absl::Status ValidateNodes(const PlacementSection& c, size_t node_count);
+
+// The roles in the order in which they are started.
+inline constexpr std::string_view kRoles[] = {"env", "trainer", "inference", "orchestrator"};
+
+}  // namespace palimpsest::tools
