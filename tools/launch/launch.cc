@@ -6,6 +6,8 @@
 #include <iostream>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
+#include <utility>
 
 #include "absl/strings/str_format.h"
 #include "common/config/flags.h"
@@ -37,6 +39,7 @@ namespace fs = std::filesystem;
 
 constexpr char kName[] = "palimpsest launch";
 constexpr std::string_view kLeader = "orchestrator";
+constexpr absl::Duration kUntilKilled = absl::Minutes(5);
 constexpr int kLogTail = 15;  // lines shown of a daemon that failed
 
 absl::StatusOr<LaunchConfig> ReadConfig(const LaunchOptions& options) {
@@ -143,9 +146,10 @@ class Launch {
     return slurm_ != nullptr ? *slurm_ : static_cast<const Place&>(local_);
   }
   absl::Status Begin();
+  void Requeue();
   void PrintOutcome(const RunEnding& ending) const;
 
-  StopSignal stop_;  // first of all: a warning may come at any time
+  std::optional<StopSignal> stop_{std::in_place};  // from the first: a warning may come any time
   const LaunchOptions& options_;
   LaunchConfig config_;
   LocalPlace local_;
@@ -191,7 +195,7 @@ int Launch::Go() {
   {
     const ProgressWatch watch(config_.run.folder,
                               [this](const v1::Progress& p) { screen_.Show(p); });
-    ending = Supervise(specs_, {.stop_grace = config_.placement.stop_grace}, place(), stop_,
+    ending = Supervise(specs_, {.stop_grace = config_.placement.stop_grace}, place(), *stop_,
                        SystemClock(), [this](const std::string& line) { screen_.Say(line); });
   }
   if (!ending.failure.empty()) {
@@ -199,13 +203,19 @@ int Launch::Go() {
     ShowLogTails(specs_, ending.failure);
   }
   PrintOutcome(ending);
-  if (slurm_ != nullptr && ending.exit_code == kExitAgain) {
-    screen_.Say("everything is saved; the job goes back into the queue");
-    if (const absl::Status queued = slurm_->Requeue(); !queued.ok()) {
-      screen_.Say(std::string(queued.message()));
-    }
-  }
+  if (slurm_ != nullptr && ending.exit_code == kExitAgain) Requeue();
   return ending.exit_code;
+}
+
+// Slurm then kills what is left here. To end before that would count as the job's own failure.
+void Launch::Requeue() {
+  screen_.Say("the job goes back into the queue");
+  if (const absl::Status queued = slurm_->Requeue(); !queued.ok()) {
+    screen_.Say(std::string(queued.message()));
+    return;
+  }
+  stop_.reset();
+  SystemClock().SleepFor(kUntilKilled);
 }
 
 void Launch::PrintOutcome(const RunEnding& ending) const {

@@ -72,10 +72,11 @@ class Supervisor {
     const std::optional<Ending> ended = daemon.process->Poll();
     if (!ended) return;
     daemon.process.reset();
-    if (daemon.spec.leads && ended->ok()) {
-      ending_ = RunEnding{};
-    } else if (!place_.Stands(daemon.spec)) {
+    // First of all: srun may end with 0 when the node of its task fails.
+    if (!place_.Stands(daemon.spec)) {
       Lose(daemon, ended->Text() + ", its node is lost", kExitAgain);
+    } else if (daemon.spec.leads && ended->ok()) {
+      ending_ = RunEnding{};
     } else if (ended->code == kExitUsage) {
       Fail(daemon, kExitUsage, ended->Text() + ", it refuses its configuration");
     } else if (daemon.restarts >= limits_.per_daemon) {

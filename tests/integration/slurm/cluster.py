@@ -172,8 +172,8 @@ class Cluster:
         (self.folder / "slurm.conf").write_text(text)
 
     def background(self, name, *command):
-        log = open(self.folder / f"{name}.out", "ab")
-        return subprocess.Popen([str(part) for part in command], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        with open(self.folder / f"{name}.out", "ab") as log:
+            return subprocess.Popen([str(part) for part in command], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
     def start(self, name):
         """slurmd is process 1 of its node: with it dies all that ever ran there."""
@@ -192,6 +192,12 @@ class Cluster:
     def revive(self, name):
         self.start(name)
         self.scontrol("update", f"nodename={name}", "state=resume")
+
+    def run_at(self, name, *command):
+        """Among the processes of a node, by their numbers there."""
+        unshare = self.nodes[name].pid
+        first = pathlib.Path(f"/proc/{unshare}/task/{unshare}/children").read_text().split()[0]
+        return sh("nsenter", f"--target={first}", "--pid", "--mount", *command)
 
     def scontrol(self, *words):
         return sh("scontrol", *words)

@@ -183,6 +183,12 @@ TEST_F(SupervisorTest, TheLastOfItsRoleIsNotDispensable) {
   EXPECT_THAT(ending.failure, HasSubstr("its node is lost"));
 }
 
+TEST_F(SupervisorTest, AnOrchestratorLostWithItsNodeHasNotEndedWell) {
+  DaemonSpec lead = Doomed("lead-0", "orchestrator", "exit 0");
+  lead.leads = true;
+  EXPECT_EQ(Run({lead}, FailingPlace()).exit_code, kExitAgain);
+}
+
 TEST_F(SupervisorTest, ALostTrainerStopsTheRunToGoOnLater) {
   const RunEnding ending = Run(
       {Doomed("trainer-0", "trainer", "exit 1"), Script("lead-0", kServe, true)}, FailingPlace());
