@@ -52,7 +52,11 @@ absl::StatusOr<std::unique_ptr<SlurmPlace>> SlurmPlace::OfThisJob() {
 }
 
 std::vector<std::string> SlurmPlace::Command(const DaemonSpec& daemon) const {
+  // Unset: what the whole job asked for, which srun would take for the wish of this step.
   std::vector<std::string> command = {"/usr/bin/env",
+                                      "--unset=SLURM_GPUS",
+                                      "--unset=SLURM_GPUS_PER_TASK",
+                                      "--unset=SLURM_GPUS_PER_SOCKET",
                                       "srun",
                                       "--nodes=1",
                                       "--ntasks=1",
@@ -67,8 +71,8 @@ std::vector<std::string> SlurmPlace::Command(const DaemonSpec& daemon) const {
   } else {
     command.push_back("--overlap");
   }
-  command.push_back(daemon.gpus > 0 ? absl::StrFormat("--gpus-per-node=%d", daemon.gpus)
-                                    : "--gres=none");
+  // Also as 0: it overrides SLURM_GPUS_PER_NODE of the job, which --gres=none does not (22.05).
+  command.push_back(absl::StrFormat("--gpus-per-node=%d", daemon.gpus));
   command.insert(command.end(), daemon.argv.begin(), daemon.argv.end());
   return command;
 }

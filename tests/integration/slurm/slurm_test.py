@@ -7,6 +7,7 @@ what `deploy/setup.sh --slurm` brings. Where namespaces or root are not to be ha
 import contextlib
 import datetime
 import json
+import os
 import pathlib
 import re
 import shutil
@@ -43,9 +44,12 @@ class Job:
         self.id, self.out = self.submit()
 
     def submit(self, *options):
+        # As in a job that asked for GPUs: srun would take it for the wish of every step, and refuse it on these nodes.
+        asked = {"SLURM_GPUS": "4", "SLURM_GPUS_PER_NODE": "4", "SLURM_GPUS_PER_TASK": "4"}
         out = self.slurm.shared / f"{self.name}-%j.out"
         job_id = sh("sbatch", "--parsable", "--time=30", f"--job-name={self.name}", f"--output={out}", *options,
-                    ROOT / "deploy/slurm/run.sbatch", *self.config, cwd=self.slurm.checkout).strip()
+                    ROOT / "deploy/slurm/run.sbatch", *self.config, cwd=self.slurm.checkout,
+                    env={**os.environ, **asked}).strip()
         return job_id, pathlib.Path(str(out).replace("%j", job_id))
 
     def said(self):

@@ -61,7 +61,7 @@ TEST_F(SlurmPlaceTest, ADaemonIsAStepOfOneTaskOnItsNode) {
 TEST_F(SlurmPlaceTest, WithoutItsOwnCoresItSharesTheNodeAndGetsNoGpu) {
   const std::vector<std::string> command = place_.Command(daemon_);
   EXPECT_THAT(command, Contains("--overlap"));
-  EXPECT_THAT(command, Contains("--gres=none"));
+  EXPECT_THAT(command, Contains("--gpus-per-node=0"));
   EXPECT_THAT(command, Not(Contains("--exact")));
 }
 
