@@ -11,7 +11,6 @@ network, mounts and services are never touched.
 import os
 import pathlib
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -92,21 +91,18 @@ def enter():
     if INSIDE in sys.argv:
         sys.argv.remove(INSIDE)
         return
+    if os.geteuid() != 0:
+        skip("namespaces with their own network need root")
     use_unpacked_tools()
     missing = [tool for tool in TOOLS if not find(tool)]
     if missing:
         skip(f"there is no {', '.join(missing)} (`deploy/setup.sh --slurm` brings Slurm)")
-    if os.geteuid() != 0:
-        skip("namespaces with their own network need root")
     own = ["unshare", "--mount", "--net", "--pid", "--uts", "--ipc", "--fork", "--kill-child=KILL", "--mount-proc"]
     probe = subprocess.run([*own, "sh", "-c", "mount -t tmpfs none /run && ip link add br0 type bridge && test -c /dev/fuse"],
                            capture_output=True, text=True, timeout=60)
     if probe.returncode != 0:
         skip(f"this machine allows no namespaces, no bridge or no FUSE ({probe.stderr.strip()})")
-    inside = subprocess.Popen([*own, sys.executable, *sys.argv, INSIDE])
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: inside.kill())  # unshare's end is the end of all
-    sys.exit(inside.wait())
+    os.execvp(own[0], [*own, sys.executable, *sys.argv, INSIDE])  # its end, even by SIGKILL, is the end of all
 
 
 def sh(*command, **options):
@@ -173,7 +169,8 @@ class Cluster:
 
     def background(self, name, *command):
         with open(self.folder / f"{name}.out", "ab") as log:
-            return subprocess.Popen([str(part) for part in command], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            return subprocess.Popen([str(part) for part in command], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                                    start_new_session=True)  # Ctrl-C is for the test
 
     def start(self, name):
         """slurmd is process 1 of its node: with it dies all that ever ran there."""
