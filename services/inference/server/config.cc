@@ -32,6 +32,10 @@ void Bind(Binder& b, InferenceConfig& c) {
   b.Field("max_samples", c.limits.max_samples, "n of one request");
   b.Bytes("kv_pool_bytes", c.limits.kv_pool_bytes, "slots and recorded queries, over all layers");
   b.Field("prefill_tokens", c.limits.prefill_tokens, "prompt rows of one step");
+  b.Field("prefix_cache", c.limits.prefix_cache,
+          "keep pages of prompts for others that begin alike");
+  b.Field("max_sessions", c.limits.max_sessions, "open ones; 0 = this server has none");
+  b.Field("session_ttl", c.limits.session_ttl, "idle time after which a session is deleted");
   b.Field("max_scores", c.max_scores, "Score calls at once; beyond it RESOURCE_EXHAUSTED");
   b.Field("reader_queue", c.reader_queue, "streamed messages that a slow reader may be behind");
   b.Field("remember", c.remember, "finished generations, for a repeated request_id");
@@ -61,6 +65,8 @@ absl::Status Validate(const InferenceConfig& c) {
   RETURN_IF_ERROR(AtLeast("max_samples", c.limits.max_samples, 1));
   RETURN_IF_ERROR(AtLeast("kv_pool_bytes", c.limits.kv_pool_bytes, 1));
   RETURN_IF_ERROR(AtLeast("prefill_tokens", c.limits.prefill_tokens, 1));
+  RETURN_IF_ERROR(AtLeast("max_sessions", c.limits.max_sessions, 0));
+  RETURN_IF_ERROR(AtLeast("session_ttl", c.limits.session_ttl, absl::Seconds(1)));
   RETURN_IF_ERROR(AtLeast("max_scores", c.max_scores, 1));
   RETURN_IF_ERROR(AtLeast("reader_queue", c.reader_queue, 1));
   RETURN_IF_ERROR(AtLeast("remember", c.remember, absl::ZeroDuration()));

@@ -37,10 +37,11 @@ class Generation final : public GenerationSink {
   };
   static constexpr int kMaxReaders = 16;
 
-  Generation(v1::GenerateRequest request, Hooks hooks);
+  Generation(const v1::GenerateRequest& request, Hooks hooks);
+  Generation(const v1::StepSessionRequest& request, Hooks hooks);  // one sample, number 0
 
-  const v1::GenerateRequest& request() const { return request_; }
-  const std::string& id() const { return request_.request_id(); }
+  const google::protobuf::Message& request() const { return *request_; }
+  const std::string& id() const { return id_; }
 
   // UNAVAILABLE: abandoned, its cancellation is under way. RESOURCE_EXHAUSTED: kMaxReaders.
   absl::Status Attach(std::shared_ptr<GenerationReader> reader);
@@ -76,7 +77,10 @@ class Generation final : public GenerationSink {
   void Stream(v1::GenerateResponse update, int32_t sample);
   void EndSample(v1::GenerateResponse update, int32_t sample, bool retryable, rl::Outcome outcome);
 
-  const v1::GenerateRequest request_;
+  const std::unique_ptr<const google::protobuf::Message> request_;
+  const std::string id_;
+  const int32_t count_, first_sample_;
+  const bool stream_tokens_;
   const Hooks hooks_;
 
   mutable absl::Mutex mu_;

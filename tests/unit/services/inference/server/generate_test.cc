@@ -187,8 +187,6 @@ TEST_F(GenerateTest, RefusalsNameTheField) {
       {"sampling.top_p", kInvalid, [](R& r) { r.mutable_sampling()->set_top_p(2); }},
       {"sampling.top_logprobs", kInvalid,
        [](R& r) { r.mutable_sampling()->set_top_logprobs(101); }},
-      {"sampling.prompt_logprobs", kUnimplemented,
-       [](R& r) { r.mutable_sampling()->set_prompt_logprobs(0); }},
       {"context.turns", kUnimplemented, [](R& r) { r.mutable_context()->mutable_turns(); }},
       {"context.manual", kUnimplemented, [](R& r) { r.mutable_context()->mutable_manual(); }},
       {"context.", kInvalid,
