@@ -18,7 +18,7 @@ constexpr char kName[] = "palimpsest-env";
 
 absl::Status Run(const EnvDaemonConfig& config, StopSignal& stop) {
   SetLogConfig({.role = "env", .run = config.run.name});
-  ASSIGN_OR_RETURN(EnvironmentMap environments, BuiltInEnvironments(config.env.tasks));
+  ASSIGN_OR_RETURN(EnvironmentMap environments, OfStart(BuiltInEnvironments(config.env.tasks)));
   Metrics metrics("env", Version(), SystemClock());
   Gauge ready = metrics.AddGauge({"ready", "1 while calls are answered."}).With({});
   EnvironmentServer service(std::move(environments), {config.run.name, config.env.rank}, metrics,

@@ -5,6 +5,8 @@
 
 #include "absl/strings/str_format.h"
 #include "common/rpc/daemon.h"
+#include "tools/launch/child_process.h"
+#include "tools/launch/daemon_log.h"
 
 namespace palimpsest::tools {
 namespace {
@@ -67,6 +69,8 @@ class Supervisor {
       ending_ = RunEnding{};
     } else if (ended->code == kExitUsage) {
       Fail(daemon, kExitUsage, ended->Text() + ", it refuses its configuration");
+    } else if (ended->code == kExitAgain) {
+      Fail(daemon, kExitAgain, ended->Text() + ", another start would end the same way");
     } else if (daemon.restarts >= limits_.per_daemon) {
       Fail(daemon, daemon.spec.leads && ended->signal == 0 ? ended->code : kExitFailed,
            absl::StrFormat("%s, after %d restarts", ended->Text(), daemon.restarts));
@@ -77,12 +81,16 @@ class Supervisor {
       say_(absl::StrFormat("%s ended: %s; restart %d of %d in %s", daemon.spec.name, ended->Text(),
                            daemon.restarts, limits_.per_daemon, absl::FormatDuration(wait)));
     }
+    // What a signal killed has said nothing: the end of its log is older.
+    const bool spoke = ending_ && !ending_->failure.empty() && ended->signal == 0;
+    if (spoke) ending_->cause = LastWords(daemon.spec.log_file);
   }
 
   void Fail(const Daemon& daemon, int exit_code, const std::string& how) {
     ending_ = RunEnding{.exit_code = exit_code,
                         .failure = absl::StrFormat("%s failed: %s (log: %s)", daemon.spec.name, how,
-                                                   daemon.spec.log_file)};
+                                                   daemon.spec.log_file),
+                        .log_file = daemon.spec.log_file};
   }
 
   // The leading daemon first: it says goodbye to the others while they still answer.

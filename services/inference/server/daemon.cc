@@ -167,7 +167,7 @@ absl::Status Replica::Serve() {
       {{"grace", absl::FormatDuration(config_.inference.drain_grace)}});
   End(config_.inference.drain_grace);
   RETURN_IF_ERROR(RemoveAddress(config_.run.folder, kRole, config_.inference.rank, getpid()));
-  return given_up_.status();
+  return OfStart(given_up_.status());
 }
 
 void Replica::End(absl::Duration grace) {
@@ -185,7 +185,7 @@ absl::Status RunDaemon(const InferenceDaemonConfig& config, const EngineMaker& m
                        StopSignal& stop) {
   SetLogConfig({.role = kRole, .run = config.run.name});
   Replica replica(config, make_engine, stop);
-  RETURN_IF_ERROR(replica.Start());
+  RETURN_IF_ERROR(OfStart(replica.Start()));
   return replica.Serve();
 }
 

@@ -78,6 +78,8 @@ TEST_F(SupervisorTest, WhoCannotBeKeptAliveFailsTheRunByName) {
   EXPECT_EQ(ending.restarts, 2);
   EXPECT_THAT(ending.failure, HasSubstr("env-0 failed: exit code 1, after 2 restarts"));
   EXPECT_THAT(ending.failure, HasSubstr("env-0.log"));
+  EXPECT_EQ(ending.cause, "no luck");
+  EXPECT_EQ(ending.log_file, folder_ + "/env-0.log");
   EXPECT_EQ(File("env-0.log"), "no luck\nno luck\nno luck\n");
   EXPECT_EQ(File("lead-0.log"), "bye\n");
 }
@@ -87,6 +89,25 @@ TEST_F(SupervisorTest, AConfigurationThatIsRefusedIsNotTriedAgain) {
   EXPECT_EQ(ending.exit_code, 2);
   EXPECT_EQ(ending.restarts, 0);
   EXPECT_THAT(ending.failure, HasSubstr("env-0"));
+}
+
+TEST_F(SupervisorTest, AFailureThatWouldComeAgainEndsTheRunAtOnceWithTheDaemonsOwnWords) {
+  const std::string line =
+      R"({"msg": "daemon failed", "status": "NOT_FOUND: no config.json in /models/x"})";
+  const RunEnding ending =
+      Run({Script("trainer-0", "echo '" + line + "'; exit 3"), Script("lead-0", kServe, true)});
+  EXPECT_EQ(ending.exit_code, 3);
+  EXPECT_EQ(ending.restarts, 0);
+  EXPECT_EQ(ending.cause, "NOT_FOUND: no config.json in /models/x");
+  EXPECT_THAT(ending.failure, HasSubstr("trainer-0 failed: exit code 3"));
+}
+
+TEST_F(SupervisorTest, WhatASignalKilledHasNoLastWords) {
+  const RunEnding ending =
+      Run({Script("env-0", "test -e once || { touch once; echo first; exit 1; }; kill -9 $$"),
+           Script("lead-0", kServe, true)});
+  EXPECT_EQ(ending.restarts, 2);
+  EXPECT_EQ(ending.cause, "");
 }
 
 TEST_F(SupervisorTest, AProgramThatIsNotThereIsAFailureWithItsPath) {
