@@ -127,12 +127,12 @@ grpc::ServerWriteReactor<v1::GenerateResponse>* InferenceServer::Generate(
 }
 
 absl::Status InferenceServer::Listen(const v1::GenerateRequest& request, absl::Time deadline,
-                                     const std::shared_ptr<StreamWriter>& writer) {
+                                     const std::shared_ptr<GenerationReader>& reader) {
   RETURN_IF_ERROR(CheckRequestId(request.request_id()));
   RETURN_IF_ERROR(serving_.Loaded().status());
   ASSIGN_OR_RETURN(const Generations::Joined joined, generations_.Join(request));
-  RETURN_IF_ERROR(joined.generation->Attach(writer));
-  writer->Listen(joined.generation);
+  RETURN_IF_ERROR(joined.generation->Attach(reader));
+  reader->Listen(joined.generation);
   if (joined.created) Begin(*joined.generation, joined.generation, deadline);
   return absl::OkStatus();
 }
