@@ -94,7 +94,7 @@ install_clients() {
   list=$(dirname "${BASH_SOURCE[0]}")/clients.txt
   folder=${XDG_CACHE_HOME:-$HOME/.cache}/palimpsest/clients-$(sha256sum "$list" | cut -c1-12)
   if [ -e "$folder" ] && "$folder/bin/python" -c 'import grpc, openai' 2> /dev/null; then return 0; fi
-  say "installing openai and grpcio into $folder (about 120 MB)"
+  say "installing openai and grpcio into $folder (82 MB)"
   mkdir -p "$(dirname "$folder")"
   local partial
   partial=$(mktemp -d "$folder.partial.XXXXXX")

@@ -16,12 +16,13 @@ PROTOS = pathlib.Path(__file__).resolve().parent.parent / "protos"
 
 def stubs():
     """Makes the Python stubs from protos/ and imports those of the inference service."""
-    folder = tempfile.mkdtemp()
     names = [str(path.relative_to(PROTOS)) for path in PROTOS.glob("palimpsest/v1/*.proto")]
-    if protoc.main(["protoc", f"-I{PROTOS}", f"--python_out={folder}", f"--grpc_python_out={folder}", *names]) != 0:
-        sys.exit("protoc failed")
-    sys.path.insert(0, folder)
-    from palimpsest.v1 import inference_pb2, inference_pb2_grpc
+    with tempfile.TemporaryDirectory() as folder:
+        if protoc.main(["protoc", f"-I{PROTOS}", f"--python_out={folder}", f"--grpc_python_out={folder}", *names]) != 0:
+            sys.exit("protoc failed")
+        sys.path.insert(0, folder)
+        from palimpsest.v1 import inference_pb2, inference_pb2_grpc
+        sys.path.remove(folder)
     return inference_pb2, inference_pb2_grpc
 
 

@@ -31,10 +31,13 @@ json Provenance(const v1::Rollout& rollout) {
 }  // namespace
 
 Answer::Answer(Heading heading, const Ask& ask, std::shared_ptr<const Tokenizer> tokenizer)
-    : heading_(std::move(heading)),
-      ask_(ask),
-      tokenizer_(std::move(tokenizer)),
-      choices_(ask.prompts.size() * ask.n) {}
+    : heading_(std::move(heading)), ask_(ask), tokenizer_(std::move(tokenizer)) {}
+
+// Made when they are first heard of: what was asked for may be more than is ever accepted.
+Answer::Choice& Answer::ChoiceAt(int32_t index) {
+  if (choices_.size() <= static_cast<size_t>(index)) choices_.resize(index + 1);
+  return choices_[index];
+}
 
 absl::StatusOr<std::vector<json>> Answer::Hear(const Inbox::Item& item) {
   ASSIGN_OR_RETURN(const std::vector<Piece> pieces, PiecesOf(item));
@@ -88,9 +91,9 @@ std::vector<Answer::Piece> Answer::Accepted(size_t prompt, const v1::GenerationA
 Answer::Piece Answer::Tokens(const v1::TokenChunk& chunk) {
   Piece piece{.index = chunk.sample(), .text = chunk.text()};
   if (!ask_.logprobs) return piece;
-  piece.logprobs =
-      ask_.chat ? ChatLogprobs(chunk, tokenizer_.get())
-                : CompletionLogprobs(chunk, tokenizer_.get(), choices_.at(piece.index).offset);
+  piece.logprobs = ask_.chat
+                       ? ChatLogprobs(chunk, tokenizer_.get())
+                       : CompletionLogprobs(chunk, tokenizer_.get(), ChoiceAt(piece.index).offset);
   return piece;
 }
 
@@ -108,7 +111,7 @@ Answer::Piece Answer::Finished(const v1::GenerationFinished& finished) {
 
 void Answer::Add(const Piece& piece) {
   if (ask_.stream) return;  // it has gone out
-  Choice& choice = choices_.at(piece.index);
+  Choice& choice = ChoiceAt(piece.index);
   choice.text += piece.text;
   if (!piece.logprobs.is_null()) AppendLogprobs(piece.logprobs, choice.logprobs);
   if (!piece.finish_reason.is_null()) {

@@ -51,6 +51,7 @@ class Answer {
   Piece Tokens(const v1::TokenChunk& chunk);
   Piece Finished(const v1::GenerationFinished& finished);
   void Add(const Piece& piece);
+  Choice& ChoiceAt(int32_t index);
 
   nlohmann::json Frame(std::string_view object) const;
   nlohmann::json Chunk(const Piece& piece) const;

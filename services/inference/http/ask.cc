@@ -12,6 +12,8 @@ namespace {
 using nlohmann::json;
 
 constexpr int32_t kCompletionTokens = 16;  // what OpenAI generates when not told how much
+constexpr size_t kMaxPrompts = 1024;
+constexpr size_t kMaxTogether = 64 << 20;  // bytes: each prompt has a copy of all the rest
 
 absl::StatusOr<json> ParseBody(std::string_view body) {
   json parsed = json::parse(body, nullptr, /*allow_exceptions=*/false);
@@ -50,9 +52,10 @@ std::vector<json> ReadPrompts(Fields& body) {
 
 absl::Status AddPrompts(const std::vector<json>& prompts, const v1::GenerateRequest& request,
                         Ask& ask) {
-  if (static_cast<int64_t>(prompts.size()) * ask.n > INT32_MAX) {
+  if (prompts.size() > kMaxPrompts || static_cast<int64_t>(prompts.size()) * ask.n > INT32_MAX ||
+      prompts.size() * request.ByteSizeLong() > kMaxTogether) {
     return absl::InvalidArgumentError(absl::StrFormat(
-        "prompt: %d of them with n=%d are too many choices", prompts.size(), ask.n));
+        "prompt: %d of them with n=%d are too much for one request", prompts.size(), ask.n));
   }
   for (const json& prompt : prompts) {
     v1::GenerateRequest& one = ask.prompts.emplace_back(request);

@@ -11,7 +11,10 @@ using nlohmann::json;
 
 constexpr size_t kMaxShown = 80;  // bytes of a value in a message
 
+// Not what is inside of lists and objects: it may be nested deeper than dump can go.
 std::string Shown(const json& value) {
+  if (value.is_array()) return value.empty() ? "[]" : "[..]";
+  if (value.is_object()) return value.empty() ? "{}" : "{..}";
   std::string text = value.dump(-1, ' ', true, json::error_handler_t::replace);
   if (text.size() > kMaxShown) text = text.substr(0, kMaxShown) + "..";
   return text;
@@ -41,9 +44,10 @@ std::optional<bool> Fields::Flag(std::string_view name) {
 std::optional<int32_t> Fields::Whole(std::string_view name) {
   const json* const value = Any(name);
   if (value == nullptr) return std::nullopt;
-  // What is above the range of int64_t is read as a negative number and refused as well.
-  const int64_t wide = value->is_number_integer() ? value->get<int64_t>() : INT64_MAX;
-  if (wide >= INT32_MIN && wide <= INT32_MAX) return static_cast<int32_t>(wide);
+  const bool fits = value->is_number_unsigned()
+                        ? value->get<uint64_t>() <= INT32_MAX
+                        : value->is_number_integer() && value->get<int64_t>() >= INT32_MIN;
+  if (fits) return value->get<int32_t>();
   RefuseValue(Path(name), *value, "a whole number of 32 bits");
   return std::nullopt;
 }
