@@ -66,7 +66,7 @@ class Generation final : public GenerationSink {
 
  private:
   struct Sample {
-    std::vector<v1::GenerateResponse> stream;  // of a running one; chunks are merged
+    std::vector<v1::GenerateResponse> stream;  // of a running or unheard one; chunks are merged
     Update end;
   };
 

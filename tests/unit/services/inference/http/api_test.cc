@@ -130,6 +130,14 @@ TEST_F(ApiTest, AStreamSendsEachTokenAsItIsDrawn) {
   EXPECT_EQ(answer.next_piece(), std::nullopt);
 }
 
+TEST_F(ApiTest, NothingOfAStreamIsLostWhenTheEngineIsQuicker) {
+  engine_->FinishInsideSubmit(2);
+  const HttpAnswer answer = Complete(R"(, "stream": true)");
+  EXPECT_EQ(json::parse(Next(answer)[0])["choices"][0]["text"], "xx");
+  EXPECT_EQ(json::parse(Next(answer)[0])["choices"][0]["finish_reason"], "stop");
+  EXPECT_THAT(Next(answer), ElementsAre("[DONE]"));
+}
+
 TEST_F(ApiTest, RefusalsComeAsStatusEvenOfAStream) {
   const HttpAnswer bad = Complete(R"(, "stream": true, "top_p": 3)");
   EXPECT_EQ(bad.status, 400);

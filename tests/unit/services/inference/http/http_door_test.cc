@@ -52,7 +52,8 @@ TEST_F(HttpDoorTest, ItServesUnderTheRunsNameOnAFreePort) {
 
 TEST_F(HttpDoorTest, BeyondLoopbackOnlyWhenToldSo) {
   config_.inference.http.listen = "0.0.0.0:0";
-  EXPECT_THAT(Validate(config_.inference).message(), StartsWith("inference.http.listen=0.0.0.0:0"));
+  EXPECT_THAT(std::string(Validate(config_.inference).message()),
+              StartsWith("inference.http.listen=0.0.0.0:0"));
   config_.inference.serve.rpc.insecure = true;
   EXPECT_TRUE(Validate(config_.inference).ok());
 }
