@@ -4,10 +4,12 @@
 # ${XDG_CACHE_HOME:-~/.cache}/palimpsest/torch-2.11.0.
 # --prometheus: also prometheus and promtool for the tests of deploy/prometheus, unpacked into
 # ${XDG_CACHE_HOME:-~/.cache}/palimpsest/prometheus: installing Debian's package would start a server at every boot.
+# --python-clients: also a Python environment with what deploy/clients.txt lists, for the tests of the ways in, at
+# ${XDG_CACHE_HOME:-~/.cache}/palimpsest/clients-<first 12 digits of the list's SHA-256>: another list, another folder.
 set -euo pipefail
 
 packages=(
-  g++ cmake ninja-build ccache lld pkg-config clang-format python3 python3-pip git
+  g++ cmake ninja-build ccache lld pkg-config clang-format python3 python3-pip python3-venv git
   libgrpc++-dev libgrpc-dev protobuf-compiler protobuf-compiler-grpc libprotobuf-dev libabsl-dev
   libyaml-cpp-dev prometheus-cpp-dev libcpp-httplib-dev nlohmann-json3-dev libsqlite3-dev libcli11-dev libxxhash-dev
   libpcre2-dev libicu-dev libssl-dev zlib1g-dev libgloo-dev
@@ -87,11 +89,33 @@ unpack_prometheus() {
   mv -T "$partial/root" "$folder"
 }
 
-case "$*" in
-  "" | --prometheus) ;;
-  *) die "usage: deploy/setup.sh [--prometheus] (got: $*)" ;;
-esac
+install_clients() {
+  local list folder
+  list=$(dirname "${BASH_SOURCE[0]}")/clients.txt
+  folder=${XDG_CACHE_HOME:-$HOME/.cache}/palimpsest/clients-$(sha256sum "$list" | cut -c1-12)
+  if [ -e "$folder" ] && "$folder/bin/python" -c 'import grpc, openai' 2> /dev/null; then return 0; fi
+  say "installing openai and grpcio into $folder (82 MB)"
+  mkdir -p "$(dirname "$folder")"
+  local partial
+  partial=$(mktemp -d "$folder.partial.XXXXXX")
+  # shellcheck disable=SC2064  # the name of now
+  trap "rm -rf '$partial'" EXIT
+  python3 -m venv "$partial"
+  "$partial/bin/python" -m pip install --quiet --no-deps --disable-pip-version-check -r "$list"
+  rm -rf "$folder"  # made by a Python that is no longer there
+  mv -T "$partial" "$folder"
+}
+
+prometheus=false clients=false
+for option in "$@"; do
+  case "$option" in
+    --prometheus) prometheus=true ;;
+    --python-clients) clients=true ;;
+    *) die "usage: deploy/setup.sh [--prometheus] [--python-clients] (got: $*)" ;;
+  esac
+done
 install_packages
 install_torch
-if [ "$*" = --prometheus ]; then unpack_prometheus; fi
+if $prometheus; then unpack_prometheus; fi
+if $clients; then install_clients; fi
 say "all there"

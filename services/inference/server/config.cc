@@ -20,9 +20,18 @@ absl::Status AtLeast(const char* field, absl::Duration value, absl::Duration lea
 
 }  // namespace
 
+void Bind(Binder& b, HttpSection& c) {
+  b.Field("listen", c.listen, "host:port; port 0 takes a free one, empty: there is no such door");
+  b.Field("model", c.model, "the name that clients ask for; empty: that of the run");
+  b.Field("connections", c.connections, "at once, a thread each; beyond it 429");
+  b.Bytes("max_body", c.max_body, "of a request; beyond it 413");
+  b.Field("deadline", c.deadline, "of one request; then 504");
+}
+
 void Bind(Binder& b, InferenceConfig& c) {
   b.Field("rank", c.rank, "among the replicas of the run");
   BindListen(b, c.serve);
+  b.Section("http", c.http, "the OpenAI-compatible door");
   b.Field("dtype", c.dtype, "float32 or bfloat16");
   b.Field("threads", c.threads, "of the math");
   b.Field("batch_invariant", c.batch_invariant,
@@ -52,9 +61,19 @@ void Bind(Binder& b, InferenceConfig& c) {
   b.Field("drain_grace", c.drain_grace, "for running sequences at SIGTERM");
 }
 
+absl::Status Validate(const HttpSection& c, bool insecure) {
+  if (!c.listen.empty()) {
+    RETURN_IF_ERROR(ReadPlace("inference", "http.listen", c.listen, insecure).status());
+  }
+  RETURN_IF_ERROR(AtLeast("http.connections", c.connections, 1));
+  RETURN_IF_ERROR(AtLeast("http.max_body", c.max_body, 1));
+  return AtLeast("http.deadline", c.deadline, absl::Seconds(1));
+}
+
 absl::Status Validate(const InferenceConfig& c) {
   RETURN_IF_ERROR(AtLeast("rank", c.rank, 0));
   RETURN_IF_ERROR(ReadListen("inference", c.serve).status());
+  RETURN_IF_ERROR(Validate(c.http, c.serve.rpc.insecure));
   if (c.dtype != "float32" && c.dtype != "bfloat16") {
     return absl::InvalidArgumentError(
         absl::StrFormat("inference.dtype=%s is neither float32 nor bfloat16", c.dtype));

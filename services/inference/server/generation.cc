@@ -107,6 +107,9 @@ void Generation::Accept(const std::vector<int32_t>& prompt, PolicyVersion versio
     accepted_ = std::move(update);
     if (samples_.empty()) samples_.resize(count_);
     for (const auto& reader : readers_) CatchUp(*reader);
+    for (Sample& sample : samples_) {
+      if (sample.end != nullptr) sample.stream = {};
+    }
     ended = complete();
     if (ended) EndAll(absl::OkStatus());
     abandoned = BecameAbandoned();
@@ -235,8 +238,8 @@ void Generation::EndSample(v1::GenerateResponse update, int32_t sample, bool ret
   {
     const absl::MutexLock lock(&mu_);
     Sample& slot = SampleAt(sample);
-    slot.stream.clear();
-    slot.stream.shrink_to_fit();
+    // Until Accept nobody has heard it.
+    if (accepted_ != nullptr) slot.stream = {};
     slot.end = end;
     ++ended_;
     retryable_ |= retryable;

@@ -15,11 +15,16 @@ namespace palimpsest::inference {
 
 using Update = std::shared_ptr<const v1::GenerateResponse>;
 
+class Generation;
+
 // One client that listens to a generation. Called under the generation's lock: neither blocks nor
 // calls back.
 class GenerationReader {
  public:
   virtual ~GenerationReader() = default;
+  // What it hears, to leave it by Detach: not called under the lock, and before what is submitted
+  // anew says anything.
+  virtual void Listen(std::shared_ptr<Generation> generation) = 0;
   // `bounded`: counts against the reader's bound. False: the reader is gone, nothing more for it.
   virtual bool Send(Update update, bool bounded) = 0;
   virtual void End(const absl::Status& status) = 0;  // after what was sent
@@ -62,7 +67,7 @@ class Generation final : public GenerationSink {
 
  private:
   struct Sample {
-    std::vector<v1::GenerateResponse> stream;  // of a running one; chunks are merged
+    std::vector<v1::GenerateResponse> stream;  // of a running or unheard one; chunks are merged
     Update end;
   };
 

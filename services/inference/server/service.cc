@@ -118,26 +118,32 @@ grpc::ServerWriteReactor<v1::GenerateResponse>* InferenceServer::Generate(
     grpc::CallbackServerContext* context, const v1::GenerateRequest* request) {
   const std::shared_ptr<StreamWriter> writer =
       StreamWriter::Create(options_.reader_queue, [this] { telemetry_.ReaderTooSlow(); });
-  const absl::Time deadline = DeadlineOf(*context);
-  const auto parse = [&](const Engine& engine) {
-    return ParseGenerate(*request, engine, serving_.tokenizer().get(), serving_.chat().get(),
-                         deadline);
-  };
-  absl::Status status = CheckRequestId(request->request_id());
-  if (status.ok()) status = serving_.Loaded().status();
-  if (status.ok()) status = Listen(generations_.Join(*request), parse, writer);
+  const absl::Status status = Listen(*request, DeadlineOf(*context), writer);
   if (!status.ok()) writer->End(status);
   return writer.get();
 }
 
-absl::Status InferenceServer::Listen(const absl::StatusOr<Generations::Joined>& joined,
-                                     const Parse& parse,
-                                     const std::shared_ptr<StreamWriter>& writer) {
+absl::Status InferenceServer::Listen(const v1::GenerateRequest& request, absl::Time deadline,
+                                     const std::shared_ptr<GenerationReader>& reader) {
+  RETURN_IF_ERROR(CheckRequestId(request.request_id()));
+  RETURN_IF_ERROR(serving_.Loaded().status());
+  const auto parse = [&](const Engine& engine) {
+    return ParseGenerate(request, engine, serving_.tokenizer().get(), serving_.chat().get(),
+                         deadline);
+  };
+  return ListenTo(generations_.Join(request), parse, reader);
+}
+
+absl::Status InferenceServer::ListenTo(const absl::StatusOr<Generations::Joined>& joined,
+                                       const Parse& parse,
+                                       const std::shared_ptr<GenerationReader>& reader) {
   RETURN_IF_ERROR(joined.status());
-  RETURN_IF_ERROR(joined->generation->Attach(writer));
-  writer->Listen(joined->generation);
+  RETURN_IF_ERROR(joined->generation->Attach(reader));
+  reader->Listen(joined->generation);
   if (joined->created) Begin(joined->generation, parse);
   return absl::OkStatus();
+}
+return absl::OkStatus();
 }
 
 void InferenceServer::Begin(const std::shared_ptr<Generation>& generation, const Parse& parse) {

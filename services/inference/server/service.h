@@ -37,6 +37,11 @@ class InferenceServer final
 
   int running_generations() const { return generations_.running(); }
 
+  // Generate for a caller of this process: what a client of the call would be sent comes to
+  // `reader`. What is refused is told by the status or by its End.
+  absl::Status Listen(const v1::GenerateRequest& request, absl::Time deadline,
+                      const std::shared_ptr<GenerationReader>& reader);
+
   grpc::ServerWriteReactor<v1::GenerateResponse>* Generate(
       grpc::CallbackServerContext* context, const v1::GenerateRequest* request) override;
 
@@ -81,8 +86,8 @@ class InferenceServer final
 
   // Parses and submits what was joined newly; then it is accepted or refused.
   void Begin(const std::shared_ptr<Generation>& generation, const Parse& parse);
-  absl::Status Listen(const absl::StatusOr<Generations::Joined>& joined, const Parse& parse,
-                      const std::shared_ptr<class StreamWriter>& writer);
+  absl::Status ListenTo(const absl::StatusOr<Generations::Joined>& joined, const Parse& parse,
+                        const std::shared_ptr<GenerationReader>& reader);
   absl::StatusOr<ScoreResult> ScoreNow(const v1::ScoreRequest& request);
 
   const Options options_;

@@ -77,7 +77,7 @@ grpc::ServerWriteReactor<v1::GenerateResponse>* InferenceServer::StepSession(
   };
   absl::Status status = CheckRequestId(request->request_id());
   if (status.ok()) status = SessionsOf(serving_, "StepSession").status();
-  if (status.ok()) status = Listen(generations_.Join(*request), parse, writer);
+  if (status.ok()) status = ListenTo(generations_.Join(*request), parse, writer);
   if (!status.ok()) writer->End(status);
   return writer.get();
 }
