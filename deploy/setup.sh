@@ -4,6 +4,8 @@
 # ${XDG_CACHE_HOME:-~/.cache}/palimpsest/torch-2.11.0.
 # --prometheus: also prometheus and promtool for the tests of deploy/prometheus, unpacked into
 # ${XDG_CACHE_HOME:-~/.cache}/palimpsest/prometheus: installing Debian's package would start a server at every boot.
+# --python-envs: also the Python of the workers of palimpsest-env, with reasoning-gym, minigrid and math-verify in pinned
+# versions, as a virtual environment in ${XDG_CACHE_HOME:-~/.cache}/palimpsest/envs-N (N stands in the file of the pins).
 set -euo pipefail
 
 packages=(
@@ -13,6 +15,7 @@ packages=(
   libpcre2-dev libicu-dev libssl-dev zlib1g-dev libgloo-dev
   libgtest-dev libgmock-dev libbenchmark-dev
 )
+python_packages=(python3-dev)  # one of the pinned packages comes as C source only
 torch_packages=(torch==2.11.0 nvidia-cuda-runtime==13.0.96 nvidia-cuda-cupti==13.0.85)
 
 say() { printf 'setup: %s\n' "$*" >&2; }
@@ -87,11 +90,37 @@ unpack_prometheus() {
   mv -T "$partial/root" "$folder"
 }
 
-case "$*" in
-  "" | --prometheus) ;;
-  *) die "usage: deploy/setup.sh [--prometheus] (got: $*)" ;;
-esac
+install_python_envs() {
+  local pins version folder
+  pins=$(dirname "${BASH_SOURCE[0]}")/../services/env/python/requirements.txt
+  version=$(sed -n '1s/^# envs-\([0-9]*\).*/\1/p' "$pins")
+  folder=${XDG_CACHE_HOME:-$HOME/.cache}/palimpsest/envs-$version
+  [ ! -x "$folder/bin/python" ] || return 0
+  [ ! -e "$folder" ] || die "$folder exists but holds no Python; remove it and run this again"
+  say "installing reasoning-gym, minigrid and math-verify into $folder (about 400 MB)"
+  mkdir -p "$(dirname "$folder")"
+  local partial
+  partial=$(mktemp -d "$folder.partial.XXXXXX")
+  # shellcheck disable=SC2064  # the name of now
+  trap "rm -rf '$partial'" EXIT
+  python3 -m venv --without-pip "$partial"
+  python3 -m pip --python "$partial/bin/python" install --quiet --no-deps --disable-pip-version-check -r "$pins"
+  "$partial/bin/python" -c 'import math_verify, minigrid, reasoning_gym' > /dev/null
+  chmod 755 "$partial"
+  mv -T "$partial" "$folder"
+}
+
+with_prometheus=false
+with_python_envs=false
+for option in "$@"; do
+  case "$option" in
+    --prometheus) with_prometheus=true ;;
+    --python-envs) with_python_envs=true packages+=("${python_packages[@]}") ;;
+    *) die "usage: deploy/setup.sh [--prometheus] [--python-envs] (got: $*)" ;;
+  esac
+done
 install_packages
 install_torch
-if [ "$*" = --prometheus ]; then unpack_prometheus; fi
+if $with_prometheus; then unpack_prometheus; fi
+if $with_python_envs; then install_python_envs; fi
 say "all there"
