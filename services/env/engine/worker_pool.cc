@@ -13,6 +13,9 @@
 namespace palimpsest::env {
 namespace {
 
+// A Python that ends closes its socket first, and then takes a while.
+constexpr absl::Duration kEndingGrace = absl::Milliseconds(500);
+
 void Post(const Descriptor& event, uint64_t count) {
   // Fails only when the counter is full, which 2^64 - 1 jobs would take.
   [[maybe_unused]] const ssize_t written = write(event.get(), &count, sizeof count);
@@ -237,7 +240,8 @@ absl::Status WorkerPool::Ask(WorkerProcess& process, const WorkerCall& call,
 // Ends the process. kAborted with the reason; kCancelled stays what it is.
 absl::Status WorkerPool::Lost(WorkerProcess& process, const absl::Status& how) {
   if (absl::IsCancelled(how)) return how;
-  const std::string ending = process.End();
+  const std::string ending =
+      process.End(absl::IsUnavailable(how) ? kEndingGrace : absl::ZeroDuration());
   metrics_.losses.With({config_.command.name, std::string(CauseOf(how))}).Add();
   return absl::AbortedError(absl::StrFormat("worker %s (pid %d): %s; %s", config_.command.name,
                                             process.pid(), std::string(how.message()), ending));

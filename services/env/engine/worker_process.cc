@@ -20,12 +20,13 @@
 namespace palimpsest::env {
 namespace {
 
-constexpr int kChannel = 3;        // the socket, in the child
-constexpr int kHigh = 10;          // above whatever dup2 is to write over
-constexpr int kCannotExec = 127;   // as in shells
-constexpr size_t kMaxLine = 1024;  // bytes of a line that are logged
-constexpr int kMaxLines = 1000;    // lines of one life that are logged
-constexpr int kLastReads = 64;     // of what a dead process left in the pipe
+constexpr int kChannel = 3;         // the socket, in the child
+constexpr int kHigh = 10;           // above whatever dup2 is to write over
+constexpr int kCannotExec = 127;    // as in shells
+constexpr size_t kMaxLine = 1024;   // bytes of a line that are logged
+constexpr size_t kMaxQuoted = 300;  // of the last one, in a reason
+constexpr int kMaxLines = 1000;     // lines of one life that are logged
+constexpr int kLastReads = 64;      // of what a dead process left in the pipe
 constexpr size_t kHeader = 4;
 
 // What the child needs, made before fork: after it only calls that are safe there are left.
@@ -118,7 +119,7 @@ absl::StatusOr<std::unique_ptr<WorkerProcess>> WorkerProcess::Start(const Worker
   return process;
 }
 
-WorkerProcess::~WorkerProcess() { End(); }
+WorkerProcess::~WorkerProcess() { End(absl::ZeroDuration()); }
 
 absl::StatusOr<WorkerProcess::Ready> WorkerProcess::Poll(bool to_write, int wake,
                                                          absl::Time deadline) {
@@ -190,9 +191,17 @@ absl::Status WorkerProcess::AwaitWork(int work) {
   }
 }
 
-std::string WorkerProcess::End() {
+bool WorkerProcess::HasEnded() const {
+  siginfo_t info{};
+  return waitid(P_PID, static_cast<id_t>(pid_), &info, WEXITED | WNOHANG | WNOWAIT) == 0 &&
+         info.si_pid == pid_;
+}
+
+std::string WorkerProcess::End(absl::Duration grace) {
   if (pid_ > 0 && !reaped_) {
-    kill(-pid_, SIGKILL);  // does not change the ending of one that has already begun to end
+    const absl::Time kill_at = clock_.Now() + grace;
+    while (clock_.Now() < kill_at && !HasEnded()) clock_.SleepFor(absl::Milliseconds(5));
+    kill(-pid_, SIGKILL);  // what it started, too
     kill(pid_, SIGKILL);
     while (waitpid(pid_, &wait_status_, 0) < 0 && errno == EINTR) {
     }
@@ -206,7 +215,7 @@ std::string WorkerProcess::End() {
                                                 strsignal(WTERMSIG(wait_status_)))
                               : absl::StrFormat("exit code %d", WEXITSTATUS(wait_status_));
   if (last_line_.empty()) return how;
-  return absl::StrFormat("%s, last line: \"%s\"", how, absl::Utf8SafeCEscape(last_line_));
+  return absl::StrFormat("%s, last line: \"%s\"", how, absl::CHexEscape(last_line_));
 }
 
 bool WorkerProcess::ReadOutput() {
@@ -228,7 +237,7 @@ bool WorkerProcess::ReadOutput() {
 void WorkerProcess::Say(std::string_view line) {
   line = line.substr(0, kMaxLine);
   if (line.find_first_not_of(" \t\r") == line.npos) return;
-  last_line_ = std::string(line);
+  last_line_ = std::string(line.substr(0, kMaxQuoted));
   if (++lines_ > kMaxLines + 1) return;
   Log(Severity::kInfo, lines_ > kMaxLines ? "further lines are dropped" : "a worker says",
       {{"worker", name_}, {"pid", pid_}, {"line", line}});

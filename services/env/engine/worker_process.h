@@ -36,8 +36,9 @@ class WorkerProcess {
   // or spoke without being asked.
   absl::Status AwaitWork(int work);
 
-  // Kills what still runs. How it ended, with its last line: "exit code 1, last line: \"...\"".
-  std::string End();
+  // Kills what still runs after `grace`, which lets one that is ending come to its own end. How it
+  // ended, with its last line: "exit code 1, last line: \"...\"".
+  std::string End(absl::Duration grace);
 
   pid_t pid() const { return pid_; }
 
@@ -51,6 +52,7 @@ class WorkerProcess {
   absl::Status Receive(std::string& received);
   bool ReadOutput();  // false: there is nothing more now
   void Say(std::string_view line);
+  bool HasEnded() const;  // it may still be unreaped
 
   const std::string name_;
   Clock& clock_;

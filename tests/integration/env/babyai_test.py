@@ -56,7 +56,7 @@ class BabyAI(unittest.TestCase):
                 episode = Episode(environment.name, "heldout", 0, seed)
                 self.expect_view(environment.reset(episode).messages[1][1], env, observed["image"])
                 source, over = random.Random(seed), False
-                for _ in range(6):
+                for _ in range(4):
                     action = source.randrange(6)
                     turn = environment.step(episode, f"well <action>{NAMES[action]}</action>")
                     observed, reward, terminated, truncated, _ = env.step(action)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The adapter of reasoning-gym against reasoning-gym itself. Run by the interpreter of deploy/setup.sh --python-envs.
 
-An entry of zebra_puzzles_7 takes five seconds to make: two of it are compared, and 200 of the same dataset with fewer
+An entry of zebra_puzzles_7 takes five seconds to make: one of it is compared, and 200 of the same dataset with fewer
 people. All other tasks: 200 entries each.
 """
 import collections
@@ -61,30 +61,26 @@ class ReasoningGym(unittest.TestCase):
         sets = {name: reasoning_gym.create_dataset(kind, seed=42 + i + 1, size=300, **config)
                 for i, (name, (kind, config, _)) in enumerate(TASKS.items())}
         for k, name in enumerate(drawn):
-            if name != "zebra_puzzles_7":
+            if k < 60 and name != "zebra_puzzles_7":
                 prompt = SERVED["rg-mix"].reset(Episode("rg-mix", "heldout", 42, k))
                 self.assertEqual(prompt.messages[1][1], sets[name][k]["question"])
                 self.assertEqual(prompt.tags, [name])
 
     def test_two_hundred_entries_of_each_task_and_their_scores_are_equal(self):
         for name, (kind, config, _) in TASKS.items():
-            count = 2 if name == "zebra_puzzles_7" else 200
+            count = 1 if name == "zebra_puzzles_7" else 200
             dataset = reasoning_gym.create_dataset(kind, seed=43, size=count, **config)
             self.compare(SERVED[f"rg-mix/{name}"], dataset, count)
         config = {"num_people": 3, "num_characteristics": 3}
         small = adapter.ReasoningGym("small", {"zebra": ("zebra_puzzles", config, 0.5)}, as_text=False)
         self.compare(small, reasoning_gym.create_dataset("zebra_puzzles", seed=43, size=200, **config), 200)
 
-    def test_a_third_of_a_cryptarithm_is_half_right_but_not_strictly(self):
-        environment, found = SERVED["rg-mix/cryptarithm"], False
+    def test_an_answer_with_a_word_too_many_is_half_right_but_not_strictly(self):
+        environment = SERVED["rg-mix/arc_1d"]
         for k in range(20):
             episode = Episode(environment.name, "heldout", 42, k)
-            letters = environment.demonstrate(episode, 0)[len("<answer>"):-len("</answer>")].split(",")
-            keep = len(letters) * 2 // 3
-            spoiled = [*letters[:keep], *(f"{a.split('=')[0]}={(int(a.split('=')[1]) + 1) % 10}" for a in letters[keep:])]
-            parts = environment.score(episode, f"<answer>{','.join(spoiled)}</answer>").parts
-            found |= parts == {"strict": 0.0, "half": 1.0}
-        self.assertTrue(found)
+            said = environment.demonstrate(episode, 0).replace("</answer>", " end</answer>")
+            self.assertEqual(environment.score(episode, said).parts, {"strict": 0.0, "half": 1.0}, said)
 
     def test_no_question_is_in_two_splits(self):
         for name in ("rg/leg_counting", "rg/spell_backward", "rg-mix/cryptarithm", "rg-mix/arc_1d"):

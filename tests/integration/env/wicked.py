@@ -35,6 +35,7 @@ class Wicked(Environment):
                 except OSError:
                     pass
         if response == "exit":
+            os.write(2, b"\xff\xfe bye")
             sys.exit(0)
         if response == "kill":
             os.kill(os.getpid(), signal.SIGKILL)

@@ -125,7 +125,8 @@ TEST_F(WorkersTest, WhateverAnEnvironmentDoesItHarmsOneEpisodeAndIsNeverAReward)
   ExpectHarmsOneEpisode("recurse", v1::OUTCOME_TASK_FAILED, "RecursionError");
   ExpectHarmsOneEpisode("hang", v1::OUTCOME_INFRA_FAILED, "it gave no answer in 2s");
   ExpectHarmsOneEpisode("leak", v1::OUTCOME_INFRA_FAILED, "MemoryError");
-  ExpectHarmsOneEpisode("exit", v1::OUTCOME_INFRA_FAILED, "exit code 0");
+  ExpectHarmsOneEpisode("exit", v1::OUTCOME_INFRA_FAILED,
+                        "exit code 0, last line: \"\\xff\\xfe bye\"");
   ExpectHarmsOneEpisode("kill", v1::OUTCOME_INFRA_FAILED, "signal 9");
   ExpectHarmsOneEpisode("write", v1::OUTCOME_INFRA_FAILED, "worker mine");
   EXPECT_EQ(Score(Named("wicked", 0), "print").reward(), 1) << "stdout is no protocol";

@@ -2,7 +2,7 @@
 
 The heldout split of the mixture is the evaluation that its results were published with: with n = 300 and seed 42, 85
 cryptarithm, 64 zebra, 62 sokoban, 45 countdown, 44 arc. Both scores are told: `strict` (1 and nothing less) and `half`
-(at least 0.5: of a cryptarithm 30 % right letters are enough for that).
+(at least 0.5). A cryptarithm is right or wrong here; up to release 0.1.24 about 30 % right letters gave 0.5.
 """
 import functools
 import hashlib
