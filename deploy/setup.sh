@@ -6,6 +6,8 @@
 # ${XDG_CACHE_HOME:-~/.cache}/palimpsest/prometheus: installing Debian's package would start a server at every boot.
 # --python-clients: also a Python environment with what deploy/clients.txt lists, for the tests of the ways in, at
 # ${XDG_CACHE_HOME:-~/.cache}/palimpsest/clients-<first 12 digits of the list's SHA-256>: another list, another folder.
+# --python-envs: also the Python of the workers of palimpsest-env, with reasoning-gym, minigrid and math-verify in pinned
+# versions, as a virtual environment in ${XDG_CACHE_HOME:-~/.cache}/palimpsest/envs-N (N stands in the file of the pins).
 set -euo pipefail
 
 packages=(
@@ -15,6 +17,7 @@ packages=(
   libpcre2-dev libicu-dev libssl-dev zlib1g-dev libgloo-dev
   libgtest-dev libgmock-dev libbenchmark-dev
 )
+python_packages=(python3-dev)  # one of the pinned packages comes as C source only
 torch_packages=(torch==2.11.0 nvidia-cuda-runtime==13.0.96 nvidia-cuda-cupti==13.0.85)
 
 say() { printf 'setup: %s\n' "$*" >&2; }
@@ -48,17 +51,22 @@ install_packages() {
   as_root apt-get install -q -y --no-install-recommends "${missing[@]}"
 }
 
-# Beside its final place first, then renamed: what stands there is always complete.
+# new_folder FOLDER: sets `partial`, an empty folder beside it that goes away with this script unless it is renamed: what
+# stands in FOLDER is always complete.
+new_folder() {
+  mkdir -p "$(dirname "$1")"
+  partial=$(mktemp -d "$1.partial.XXXXXX")
+  # shellcheck disable=SC2064  # the name of now
+  trap "rm -rf '$partial'" EXIT
+}
+
 install_torch() {
   local folder=${PALIMPSEST_TORCH:-${XDG_CACHE_HOME:-$HOME/.cache}/palimpsest/torch-2.11.0}
   [ ! -e "$folder/torch/lib/libtorch_cpu.so" ] || return 0
   [ ! -e "$folder" ] || die "$folder exists but holds no libtorch; remove it and run this again"
   say "installing ${torch_packages[*]} into $folder (about 1.2 GB)"
-  mkdir -p "$(dirname "$folder")"
   local partial
-  partial=$(mktemp -d "$folder.partial.XXXXXX")
-  # shellcheck disable=SC2064  # the name of now
-  trap "rm -rf '$partial'" EXIT
+  new_folder "$folder"
   local flags=(--quiet --no-deps --no-compile --disable-pip-version-check --target "$partial")
   # PEP 668: newer Debians guard their own Python; --target does not touch it.
   if python3 -m pip install --help | grep -q -e --break-system-packages; then
@@ -75,11 +83,8 @@ unpack_prometheus() {
   [ ! -x "$folder/usr/bin/promtool" ] || return 0
   if command -v prometheus > /dev/null && command -v promtool > /dev/null; then return 0; fi
   say "unpacking prometheus into $folder (19 MB to load, 95 MB unpacked)"
-  mkdir -p "$(dirname "$folder")"
   local partial
-  partial=$(mktemp -d "$folder.partial.XXXXXX")
-  # shellcheck disable=SC2064  # the name of now
-  trap "rm -rf '$partial'" EXIT
+  new_folder "$folder"
   if ! (cd "$partial" && apt-get download -q prometheus); then
     as_root apt-get update -q
     (cd "$partial" && apt-get download -q prometheus)
@@ -90,32 +95,46 @@ unpack_prometheus() {
 }
 
 install_clients() {
-  local list folder
+  local list folder partial
   list=$(dirname "${BASH_SOURCE[0]}")/clients.txt
   folder=${XDG_CACHE_HOME:-$HOME/.cache}/palimpsest/clients-$(sha256sum "$list" | cut -c1-12)
   if [ -e "$folder" ] && "$folder/bin/python" -c 'import grpc, openai' 2> /dev/null; then return 0; fi
   say "installing openai and grpcio into $folder (82 MB)"
-  mkdir -p "$(dirname "$folder")"
-  local partial
-  partial=$(mktemp -d "$folder.partial.XXXXXX")
-  # shellcheck disable=SC2064  # the name of now
-  trap "rm -rf '$partial'" EXIT
+  new_folder "$folder"
   python3 -m venv "$partial"
   "$partial/bin/python" -m pip install --quiet --no-deps --disable-pip-version-check -r "$list"
   rm -rf "$folder"  # made by a Python that is no longer there
   mv -T "$partial" "$folder"
 }
 
-prometheus=false clients=false
+install_python_envs() {
+  local pins version folder partial
+  pins=$(dirname "${BASH_SOURCE[0]}")/../services/env/python/requirements.txt
+  version=$(sed -n '1s/^# envs-\([0-9]*\).*/\1/p' "$pins")
+  folder=${XDG_CACHE_HOME:-$HOME/.cache}/palimpsest/envs-$version
+  [ ! -x "$folder/bin/python" ] || return 0
+  [ ! -e "$folder" ] || die "$folder exists but holds no Python; remove it and run this again"
+  say "installing reasoning-gym, minigrid and math-verify into $folder (about 400 MB)"
+  new_folder "$folder"
+  python3 -m venv --without-pip "$partial"
+  python3 -m pip --python "$partial/bin/python" install --quiet --no-deps --disable-pip-version-check -r "$pins"
+  "$partial/bin/python" -c 'import math_verify, minigrid, reasoning_gym' > /dev/null
+  chmod 755 "$partial"
+  mv -T "$partial" "$folder"
+}
+
+with_prometheus=false with_clients=false with_python_envs=false
 for option in "$@"; do
   case "$option" in
-    --prometheus) prometheus=true ;;
-    --python-clients) clients=true ;;
-    *) die "usage: deploy/setup.sh [--prometheus] [--python-clients] (got: $*)" ;;
+    --prometheus) with_prometheus=true ;;
+    --python-clients) with_clients=true ;;
+    --python-envs) with_python_envs=true packages+=("${python_packages[@]}") ;;
+    *) die "usage: deploy/setup.sh [--prometheus] [--python-clients] [--python-envs] (got: $*)" ;;
   esac
 done
 install_packages
 install_torch
-if $prometheus; then unpack_prometheus; fi
-if $clients; then install_clients; fi
+if $with_prometheus; then unpack_prometheus; fi
+if $with_clients; then install_clients; fi
+if $with_python_envs; then install_python_envs; fi
 say "all there"
