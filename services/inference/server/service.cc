@@ -143,8 +143,6 @@ absl::Status InferenceServer::ListenTo(const absl::StatusOr<Generations::Joined>
   if (joined->created) Begin(joined->generation, parse);
   return absl::OkStatus();
 }
-return absl::OkStatus();
-}
 
 void InferenceServer::Begin(const std::shared_ptr<Generation>& generation, const Parse& parse) {
   PolicyVersion version;

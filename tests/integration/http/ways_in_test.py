@@ -5,6 +5,7 @@ Usage: ways_in_test.py PALIMPSEST_INFERENCE PUBLISH_FOLDER GENERATE_EXAMPLE, fro
 Exit code 77 where the Python clients are missing.
 """
 import asyncio
+import json
 import pathlib
 import re
 import subprocess
@@ -90,6 +91,28 @@ class Case(unittest.TestCase):
 
 
 GREEDY = PB.SamplingParams(temperature=0, max_tokens=40)
+
+
+class SelfAggregation(Case):
+    """tools/self_aggregation.py: a client of sessions and forks, and nothing of the server is made for it."""
+
+    def aggregate(self, *options):
+        command = [sys.executable, "tools/self_aggregation.py", self.address, "--max-tokens", "12", "--seed", "5", *options]
+        ended = subprocess.run(command, input=PROMPT, text=True, capture_output=True, timeout=60)
+        self.assertEqual(ended.returncode, 0, ended.stderr)
+        return json.loads(ended.stdout)["rounds"]
+
+    def test_later_rounds_read_under_compaction_what_earlier_ones_wrote(self):
+        options = ("--population", "3", "--aggregate", "2", "--rounds", "3", "--budget", "48", "--window", "24")
+        rounds = self.aggregate(*options)
+        self.assertEqual([len(answers) for answers in rounds], [3, 3, 3])
+        self.assertEqual({len(a["read"]) for a in rounds[0]}, {0})
+        self.assertEqual({len(a["read"]) for answers in rounds[1:] for a in answers}, {2})
+        self.assertEqual({a["events"] > 0 for a in rounds[0]}, {False})
+        self.assertEqual({a["events"] > 0 for answers in rounds[1:] for a in answers}, {True})
+        self.assertEqual(len({tuple(a["ids"]) for answers in rounds for a in answers}), 9)
+        self.assertEqual(self.aggregate(*options), rounds)
+        self.assertEqual(self.info().load.sessions, 0)
 
 
 class Models(Case):
