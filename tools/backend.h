@@ -1,11 +1,13 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "common/base/status.h"
+#include "common/base/strong_int.h"
 #include "common/context/policy.h"
 #include "common/rl/rollout.h"
 #include "common/rl/sampling.h"
@@ -25,6 +27,11 @@ struct ScoreAsk {
   double temperature = 1;
 };
 
+struct Scored {
+  std::vector<float> logprobs;           // [ids - 1] nats
+  std::optional<PolicyVersion> version;  // of the weights; a folder tells none
+};
+
 // Who does what a command asks: this process with a model folder, or a running server. One thread.
 class Backend {
  public:
@@ -34,9 +41,10 @@ class Backend {
   virtual absl::StatusOr<std::vector<int32_t>> EncodeChat(const Chat& chat) = 0;
   virtual absl::StatusOr<std::string> Decode(const std::vector<int32_t>& ids,
                                              bool skip_special_tokens) = 0;
-  // [ids - 1] nats.
-  virtual absl::StatusOr<std::vector<float>> Score(const ScoreAsk& ask) = 0;
+  virtual absl::StatusOr<Scored> Score(const ScoreAsk& ask) = 0;
   virtual absl::StatusOr<rl::Rollout> Generate(const GenerateAsk& ask) = 0;
+  // Positions of the model are [0, max_position).
+  virtual absl::StatusOr<int32_t> MaxPosition() = 0;
 };
 
 // In process. Loads only what is asked for: Encode and Decode read tokenizer.json alone, EncodeChat
@@ -45,6 +53,8 @@ std::unique_ptr<Backend> MakeLocalBackend(const std::string& model_folder,
                                           const std::string& dtype);
 
 // Over gRPC. Speaks to "host:port" when first used and refuses a peer of another contract revision.
-absl::StatusOr<std::unique_ptr<Backend>> MakeRemoteBackend(const std::string& server);
+// Score and Generate are FAILED_PRECONDITION while the server has older weights than `min_version`.
+absl::StatusOr<std::unique_ptr<Backend>> MakeRemoteBackend(
+    const std::string& server, std::optional<int64_t> min_version = std::nullopt);
 
 }  // namespace palimpsest::tools

@@ -7,6 +7,7 @@
 #include <ostream>
 
 #include "absl/strings/str_format.h"
+#include "common/tokenizer/utf8.h"
 #include "tools/backend.h"
 #include "tools/context_settings.h"
 #include "tools/event_json.h"
@@ -17,7 +18,7 @@ namespace {
 using nlohmann::json;
 
 absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const Target& target) {
-  if (!target.server.empty()) return MakeRemoteBackend(target.server);
+  if (!target.server.empty()) return MakeRemoteBackend(target.server, target.min_policy_version);
   return MakeLocalBackend(target.model, target.dtype.empty() ? "float32" : target.dtype);
 }
 
@@ -43,9 +44,32 @@ std::string ReadAll(std::istream& in) {
   return std::string(std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>());
 }
 
-absl::StatusOr<std::vector<int32_t>> ReadIdsFile(const std::string& path) {
+absl::StatusOr<std::vector<int32_t>> ReadSequenceFile(const std::string& path) {
   ASSIGN_OR_RETURN(const std::string text, ReadTextFile(path));
-  return ParseIds(text, path);
+  return ParseSequence(text, path);
+}
+
+// The tokenizer would read it as U+FFFD, and nobody would know.
+absl::Status CheckUtf8(const std::string& text, const std::string& where) {
+  for (size_t at = 0; at < text.size();) {
+    const Utf8Step step = StepUtf8(text, at);
+    if (step.kind != Utf8Step::Kind::kWhole) {
+      return absl::InvalidArgumentError(
+          absl::StrFormat("%s: is not UTF-8 at byte %d (0x%02x), counted from 0", where, at,
+                          static_cast<unsigned char>(text[at])));
+    }
+    at += step.length;
+  }
+  return absl::OkStatus();
+}
+
+// The engine would end the sequence at the model's last position; who named a number shall know.
+absl::Status CheckRoom(const GenerateAsk& ask, int32_t max_position) {
+  const auto prompt = static_cast<int64_t>(ask.prompt.size());
+  if (prompt + *ask.sampling.max_tokens <= max_position) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrFormat(
+      "--max-tokens %d after a prompt of %d tokens goes beyond the model's max_position of %d",
+      *ask.sampling.max_tokens, prompt, max_position));
 }
 
 }  // namespace
@@ -53,6 +77,10 @@ absl::StatusOr<std::vector<int32_t>> ReadIdsFile(const std::string& path) {
 absl::Status CheckTarget(const Target& target) {
   if (target.model.empty() == target.server.empty()) {
     return absl::InvalidArgumentError("give one of --model DIR and --server HOST:PORT");
+  }
+  if (!target.model.empty() && target.min_policy_version.has_value()) {
+    return absl::InvalidArgumentError(
+        "--min-policy-version is for --server; a folder has no version");
   }
   if (!target.server.empty() && !target.dtype.empty()) {
     return absl::InvalidArgumentError("--dtype is for --model; a server has its own");
@@ -86,7 +114,11 @@ absl::Status RunTokenize(const TextOptions& options, std::istream& in, std::ostr
     Print({{"ids", ids}}, out);
     return absl::OkStatus();
   };
-  if (!options.jsonl) return print(ReadAll(in));
+  if (!options.jsonl) {
+    const std::string text = ReadAll(in);
+    RETURN_IF_ERROR(CheckUtf8(text, "stdin"));
+    return print(text);
+  }
   return ForEachLine(in, [&](const std::string& line, const std::string& where) -> absl::Status {
     ASSIGN_OR_RETURN(const std::string text, ParseText(line, where));
     return print(text);
@@ -114,14 +146,16 @@ absl::Status CheckScore(const ScoreOptions& options) {
 
 absl::Status RunScore(const ScoreOptions& options, std::ostream& out) {
   ScoreAsk ask{.temperature = options.temperature};
-  ASSIGN_OR_RETURN(ask.ids, ReadIdsFile(options.ids_file));
+  ASSIGN_OR_RETURN(ask.ids, ReadSequenceFile(options.ids_file));
   if (!options.events_file.empty()) {
     ASSIGN_OR_RETURN(const std::string text, ReadTextFile(options.events_file));
     ASSIGN_OR_RETURN(ask.events, ParseEvents(text, options.events_file));
   }
   ASSIGN_OR_RETURN(const auto backend, MakeBackend(options.target));
-  ASSIGN_OR_RETURN(const std::vector<float> logprobs, backend->Score(ask));
-  Print({{"logprobs", logprobs}}, out);
+  ASSIGN_OR_RETURN(const Scored scored, backend->Score(ask));
+  json answer = {{"logprobs", scored.logprobs}};
+  if (scored.version) answer["policy_version"] = scored.version->value();
+  Print(answer, out);
   return absl::OkStatus();
 }
 
@@ -140,15 +174,19 @@ absl::Status CheckGenerate(const GenerateOptions& options) {
 
 absl::Status RunGenerate(const GenerateOptions& options, std::ostream& out) {
   GenerateAsk ask;
-  ASSIGN_OR_RETURN(ask.prompt, ReadIdsFile(options.ids_file));
+  ASSIGN_OR_RETURN(ask.prompt, ReadSequenceFile(options.ids_file));
   ASSIGN_OR_RETURN(ask.context, ParseContextPolicy(options.context, options.sets));
   ask.sampling.max_tokens = options.max_tokens;
   ask.sampling.temperature = options.temperature;
   ask.sampling.seed = options.seed;
   ask.sampling.ignore_eos = options.ignore_eos;
   ASSIGN_OR_RETURN(const auto backend, MakeBackend(options.target));
+  ASSIGN_OR_RETURN(const int32_t max_position, backend->MaxPosition());
+  RETURN_IF_ERROR(CheckRoom(ask, max_position));
   ASSIGN_OR_RETURN(const rl::Rollout rollout, backend->Generate(ask));
-  Print(GenerationJson(rollout), out);
+  json answer = GenerationJson(rollout);
+  if (!options.target.server.empty()) answer["policy_versions"] = PolicyVersions(rollout);
+  Print(answer, out);
   return absl::OkStatus();
 }
 

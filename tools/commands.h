@@ -1,6 +1,7 @@
 #pragma once
 
 #include <iosfwd>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -15,6 +16,7 @@ struct Target {
   std::string model;   // a Hugging Face folder: the work is done in this process
   std::string server;  // host:port of an inference daemon
   std::string dtype;   // of the model in process; empty: float32. A server has its own
+  std::optional<int64_t> min_policy_version;  // of a server's weights; a folder has none
 };
 absl::Status CheckTarget(const Target& target);
 

@@ -1,5 +1,6 @@
 #include "tools/context_settings.h"
 
+#include <algorithm>
 #include <charconv>
 #include <functional>
 #include <map>
@@ -107,6 +108,18 @@ absl::Status Apply(const Setters& setters, std::string_view name, const std::str
   return setter->second(key, text.substr(equals + 1));
 }
 
+// The numbers of a trigger that have no default.
+absl::Status CheckGiven(std::string_view name, std::span<const std::string> sets) {
+  for (const char* key : {name == "kv_budget" ? "budget" : "every", "window"}) {
+    const std::string begin = absl::StrFormat("%s%s=", kPrefix, key);
+    const auto sets_it = [&](const std::string& set) { return set.starts_with(begin); };
+    if (std::any_of(sets.begin(), sets.end(), sets_it)) continue;
+    return absl::InvalidArgumentError(
+        absl::StrFormat("--context %s: context.%s is not given", name, key));
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<context::ContextPolicy> ParseContextPolicy(std::string_view name,
@@ -136,6 +149,7 @@ absl::StatusOr<context::ContextPolicy> ParseContextPolicy(std::string_view name,
   for (const std::string& assignment : sets) {
     RETURN_IF_ERROR(Apply(setters, name, assignment));
   }
+  RETURN_IF_ERROR(CheckGiven(name, sets));
   if (!chooser_set) policy.parameters.chooser = context::DefaultChooser(policy.method);
   return policy;
 }

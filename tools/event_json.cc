@@ -8,6 +8,7 @@
 #include <sstream>
 
 #include "absl/strings/str_format.h"
+#include "common/tokenizer/utf8.h"
 
 namespace palimpsest::tools {
 namespace {
@@ -239,10 +240,15 @@ const char* FinishName(rl::FinishReason reason) {
   return "failed";
 }
 
+// A refusal says where: "... parse error at line 2, column 7: ...".
 absl::StatusOr<json> Parse(std::string_view text, const std::string& where) {
-  json value = json::parse(text, nullptr, /*allow_exceptions=*/false);
-  if (value.is_discarded()) return Refused(where, "is not JSON");
-  return value;
+  try {
+    return json::parse(text);
+  } catch (const json::parse_error& error) {
+    const std::string_view what = error.what();
+    const size_t begin = std::min(what.size(), what.find("parse error"));
+    return Refused(where, "is not JSON: " + ReplaceInvalidUtf8(what.substr(begin, 200)));
+  }
 }
 
 }  // namespace
@@ -290,7 +296,11 @@ absl::StatusOr<context::Event> EventFromJson(const json& value, const std::strin
 
 json GenerationJson(const rl::Rollout& rollout) {
   const size_t begin = rollout.prompt_tokens;
-  json out = {{"ids", json::array()}, {"logprobs", json::array()}, {"origins", json::array()}};
+  json out = {{"prompt_ids", json::array()},
+              {"ids", json::array()},
+              {"logprobs", json::array()},
+              {"origins", json::array()}};
+  for (size_t i = 0; i < begin; ++i) out["prompt_ids"].push_back(rollout.tokens[i]);
   for (size_t i = begin; i < rollout.tokens.size(); ++i) {
     out["ids"].push_back(rollout.tokens[i]);
     out["logprobs"].push_back(rollout.logprobs[i]);
@@ -300,6 +310,17 @@ json GenerationJson(const rl::Rollout& rollout) {
   out["events"] = json::array();
   for (const context::Event& event : rollout.events) out["events"].push_back(EventJson(event));
   return out;
+}
+
+std::vector<int64_t> PolicyVersions(const rl::Rollout& rollout) {
+  std::vector<int64_t> versions;
+  for (const rl::Span& span : rollout.spans) {
+    const int64_t version = span.version.value();
+    if (std::find(versions.begin(), versions.end(), version) == versions.end()) {
+      versions.push_back(version);
+    }
+  }
+  return versions;
 }
 
 absl::StatusOr<std::string> ReadTextFile(const std::string& path) {
@@ -314,8 +335,21 @@ absl::StatusOr<std::vector<int32_t>> ParseIds(std::string_view text, const std::
   ASSIGN_OR_RETURN(const json value, Parse(text, where));
   ASSIGN_OR_RETURN(ObjectReader object, ObjectReader::Open(value, where));
   ASSIGN_OR_RETURN(const json* const ids, object.Take("ids"));
-  RETURN_IF_ERROR(object.NothingElse());
   return Ints(*ids, where + ": ids");
+}
+
+absl::StatusOr<std::vector<int32_t>> ParseSequence(std::string_view text,
+                                                   const std::string& where) {
+  ASSIGN_OR_RETURN(const json value, Parse(text, where));
+  ASSIGN_OR_RETURN(ObjectReader object, ObjectReader::Open(value, where));
+  std::vector<int32_t> sequence;
+  if (const json* const prompt = object.TakeIfThere("prompt_ids")) {
+    ASSIGN_OR_RETURN(sequence, Ints(*prompt, where + ": prompt_ids"));
+  }
+  ASSIGN_OR_RETURN(const json* const ids, object.Take("ids"));
+  ASSIGN_OR_RETURN(const std::vector<int32_t> rest, Ints(*ids, where + ": ids"));
+  sequence.insert(sequence.end(), rest.begin(), rest.end());
+  return sequence;
 }
 
 absl::StatusOr<std::vector<context::Event>> ParseEvents(std::string_view text,

@@ -19,14 +19,21 @@ nlohmann::json EventJson(const context::Event& event);
 // refused. Errors begin with `path`: "events[2].kept[0][1]: ...".
 absl::StatusOr<context::Event> EventFromJson(const nlohmann::json& json, const std::string& path);
 
-// What `generate` prints: tokens after the prompt, with their log-probabilities and origins.
+// What `generate` prints: the prompt, the tokens after it with their log-probabilities and origins,
+// and the events.
 nlohmann::json GenerationJson(const rl::Rollout& rollout);
+
+// Those that sampled, in the order of the tokens; each once.
+std::vector<int64_t> PolicyVersions(const rl::Rollout& rollout);
 
 // Reads a whole file. Errors name it.
 absl::StatusOr<std::string> ReadTextFile(const std::string& path);
 
-// {"ids": [...]}: not negative. Other keys are refused.
+// {"ids": [...]}: not negative. Other keys, as `generate` prints them, are passed over.
 absl::StatusOr<std::vector<int32_t>> ParseIds(std::string_view text, const std::string& where);
+
+// Likewise, with the ids of "prompt_ids" before them where there are any: a whole sequence.
+absl::StatusOr<std::vector<int32_t>> ParseSequence(std::string_view text, const std::string& where);
 
 // A file with an `events` array; other keys, as `generate` prints them, are passed over.
 absl::StatusOr<std::vector<context::Event>> ParseEvents(std::string_view text,

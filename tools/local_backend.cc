@@ -71,11 +71,11 @@ class LocalBackend final : public Backend {
     RETURN_IF_ERROR(LoadTokenizer());
     return tokenizer_->Decode(ids, skip_special_tokens);
   }
-  absl::StatusOr<std::vector<float>> Score(const ScoreAsk& ask) override {
+  absl::StatusOr<Scored> Score(const ScoreAsk& ask) override {
     RETURN_IF_ERROR(LoadEngine(inference::Limits{}.kv_pool_bytes));
     ASSIGN_OR_RETURN(inference::ScoreResult result,
                      engine_->Score({ask.ids, ask.events, ask.temperature}));
-    return std::move(result.logprobs);
+    return Scored{.logprobs = std::move(result.logprobs)};
   }
   absl::StatusOr<rl::Rollout> Generate(const GenerateAsk& ask) override {
     ASSIGN_OR_RETURN(const model::ModelConfig config, model::ReadModelConfig(folder_));
@@ -87,6 +87,11 @@ class LocalBackend final : public Backend {
                                      .context = ask.context},
                                     sink));
     return sink->Wait();
+  }
+
+  absl::StatusOr<int32_t> MaxPosition() override {
+    ASSIGN_OR_RETURN(const model::ModelConfig config, model::ReadModelConfig(folder_));
+    return config.max_position;
   }
 
  private:

@@ -1,36 +1,52 @@
 #include <CLI/CLI.hpp>
 #include <charconv>
+#include <functional>
 #include <iostream>
+#include <limits>
 
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_replace.h"
 #include "common/rpc/daemon.h"
 #include "tools/commands.h"
 #include "tools/launch/launch.h"
+#include "tools/launch/serve.h"
 
 namespace palimpsest::tools {
 namespace {
 
-void AddTarget(CLI::App& command, Target& target, bool with_dtype) {
-  command.add_option("--model", target.model, "Hugging Face folder; the work is done in process");
-  command.add_option("--server", target.server, "HOST:PORT of an inference daemon");
-  if (with_dtype) command.add_option("--dtype", target.dtype, "float32 (default) or bfloat16");
-}
-
-// CLI11 would take -1 for 2^64 - 1.
-void AddUnsigned(CLI::App& command, const std::string& name, uint64_t& target,
-                 const std::string& doc) {
-  const auto check = [](const std::string& text) -> std::string {
-    uint64_t value = 0;
+// Only digits, and a number that Value holds: CLI11 would take -1 for 2^64 - 1, and 010 for 8.
+template <class Value>
+void AddWhole(CLI::App& command, const std::string& name, const std::string& doc,
+              const std::function<void(Value)>& set) {
+  const auto read = [set, name](const std::string& text) {
+    Value value = 0;
     const char* const end = text.data() + text.size();
     const auto [at, error] = std::from_chars(text.data(), end, value);
-    if (error == std::errc() && at == end && !text.empty()) return "";
-    return text + " is not a whole number of [0, 2^64)";
+    if (error != std::errc() || at != end || text.starts_with('-')) {
+      throw CLI::ValidationError(absl::StrFormat("%s: %s is not a whole number of [0, 2^%d)", name,
+                                                 text, std::numeric_limits<Value>::digits));
+    }
+    set(value);
   };
-  command.add_option(name, target, doc)->check(check);
+  command.add_option_function<std::string>(name, read, doc);
+}
+
+void AddTarget(CLI::App& command, Target& target) {
+  command.add_option("--model", target.model, "Hugging Face folder; the work is done in process");
+  command.add_option("--server", target.server, "HOST:PORT of an inference daemon");
+}
+
+void AddWeightsTarget(CLI::App& command, Target& target) {
+  AddTarget(command, target);
+  command.add_option("--dtype", target.dtype, "float32 (default) or bfloat16");
+  AddWhole<int64_t>(command, "--min-policy-version",
+                    "of a server's weights: older ones are refused",
+                    [&target](int64_t version) { target.min_policy_version = version; });
 }
 
 void AddTokenize(CLI::App& app, TextOptions& o) {
   CLI::App& command = *app.add_subcommand("tokenize", "text on stdin -> {\"ids\": [...]}");
-  AddTarget(command, o.target, false);
+  AddTarget(command, o.target);
   command.add_flag("--jsonl", o.jsonl, "one {\"text\": ...} a line in, one {\"ids\": [...]} out");
   command.add_flag("--add-special-tokens", o.special_tokens,
                    "add what tokenizer.json puts around a text");
@@ -42,7 +58,7 @@ void AddTokenize(CLI::App& app, TextOptions& o) {
 
 void AddDetokenize(CLI::App& app, TextOptions& o) {
   CLI::App& command = *app.add_subcommand("detokenize", "{\"ids\": [...]} -> {\"text\": ...}");
-  AddTarget(command, o.target, false);
+  AddTarget(command, o.target);
   command.add_flag("--jsonl", o.jsonl, "one {\"ids\": [...]} a line in, one {\"text\": ...} out");
   command.add_flag("--skip-special-tokens", o.special_tokens, "leave special tokens out");
 }
@@ -50,8 +66,11 @@ void AddDetokenize(CLI::App& app, TextOptions& o) {
 void AddScore(CLI::App& app, ScoreOptions& o) {
   CLI::App& command =
       *app.add_subcommand("score", "log-probability of each token after the first, nats");
-  AddTarget(command, o.target, true);
-  command.add_option("--ids-file", o.ids_file, "{\"ids\": [...]}")->required();
+  AddWeightsTarget(command, o.target);
+  command
+      .add_option("--ids-file", o.ids_file,
+                  "{\"ids\": [...]}, or the output of generate: \"prompt_ids\" come before \"ids\"")
+      ->required();
   command.add_option("--events-file", o.events_file,
                      "the context log to replay: an \"events\" array as generate prints it");
   command.add_option("--temperature", o.temperature, "> 0, default 1");
@@ -59,11 +78,12 @@ void AddScore(CLI::App& app, ScoreOptions& o) {
 
 void AddGenerate(CLI::App& app, GenerateOptions& o) {
   CLI::App& command = *app.add_subcommand("generate", "continues a prompt, compacting as asked");
-  AddTarget(command, o.target, true);
-  command.add_option("--ids-file", o.ids_file, "the prompt: {\"ids\": [...]}")->required();
+  AddWeightsTarget(command, o.target);
+  command.add_option("--ids-file", o.ids_file, "the prompt: {\"ids\": [...]}, or as for score")
+      ->required();
   command.add_option("--max-tokens", o.max_tokens, "sampled tokens, > 0")->required();
   command.add_option("--temperature", o.temperature, ">= 0, default 1; 0 is greedy");
-  AddUnsigned(command, "--seed", o.seed, "default 0");
+  AddWhole<uint64_t>(command, "--seed", "default 0", [&o](uint64_t seed) { o.seed = seed; });
   command.add_flag("--ignore-eos", o.ignore_eos, "the model's own stop ids do not stop");
   command.add_option("--context", o.context, "none (default), kv_budget or segments");
   command.add_option("--set", o.sets, "context.KEY=VALUE, any number")->allow_extra_args(false);
@@ -76,6 +96,40 @@ void AddLaunch(CLI::App& app, LaunchOptions& o) {
   command.add_flag(
       "--slurm", o.slurm,
       "inside of a Slurm job: one step per daemon, on the nodes that placement: names");
+}
+
+void AddServe(CLI::App& app, ServeOptions& o) {
+  CLI::App& command = *app.add_subcommand("serve", "an inference daemon for a model, until Ctrl-C");
+  command.add_option("--model", o.model, "Hugging Face folder")->required();
+  command.add_option("--port", o.port, "on 127.0.0.1; default 0: a free one");
+  command.add_option("--folder", o.folder, "of the daemon, default runs/serve");
+  command.add_option("--set", o.sets, "inference.KEY=VALUE, any number")->allow_extra_args(false);
+}
+
+// What was typed, for a shell to read again.
+std::string CommandLine(int argc, char** argv) {
+  constexpr char kPlain[] =
+      "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-+=:,./@%";
+  std::string line;
+  for (int i = 0; i < argc; ++i) {
+    const std::string word = argv[i];
+    const bool plain = !word.empty() && word.find_first_not_of(kPlain) == std::string::npos;
+    line += i > 0 ? " " : "";
+    line += plain ? word : "'" + absl::StrReplaceAll(word, {{"'", "'\\''"}}) + "'";
+  }
+  return line;
+}
+
+// The first word must be a subcommand; CLI11 would only say that one is missing.
+absl::Status CheckSubcommand(const CLI::App& app, int argc, char** argv) {
+  if (argc < 2 || argv[1][0] == '-') return absl::OkStatus();
+  std::string known;
+  for (const CLI::App* command : app.get_subcommands({})) {
+    if (command->get_name() == argv[1]) return absl::OkStatus();
+    known += (known.empty() ? "" : ", ") + command->get_name();
+  }
+  return absl::InvalidArgumentError(
+      absl::StrFormat("there is no subcommand \"%s\"; there are: %s", argv[1], known));
 }
 
 // Errors go to stderr: 2 for a command line that makes no sense, 1 for work that failed.
@@ -97,12 +151,16 @@ int Main(int argc, char** argv) {
   TextOptions tokenize, detokenize;
   ScoreOptions score;
   GenerateOptions generate;
-  LaunchOptions launch;
+  LaunchOptions launch{.command = CommandLine(argc, argv)};
+  ServeOptions serve;
   AddTokenize(app, tokenize);
   AddDetokenize(app, detokenize);
   AddScore(app, score);
   AddGenerate(app, generate);
   AddLaunch(app, launch);
+  AddServe(app, serve);
+  const absl::Status known = CheckSubcommand(app, argc, argv);
+  if (!known.ok()) return UsageError("palimpsest", known);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
@@ -110,6 +168,10 @@ int Main(int argc, char** argv) {
   }
   const std::string chosen = app.get_subcommands().front()->get_name();
   if (chosen == "launch") return RunLaunch(launch);
+  if (chosen == "serve") {
+    const absl::Status sound = CheckServe(serve);
+    return sound.ok() ? RunServe(serve) : UsageError("palimpsest serve", sound);
+  }
   if (chosen == "tokenize") {
     return Finish(chosen, CheckTokenize(tokenize),
                   [&] { return RunTokenize(tokenize, std::cin, std::cout); });

@@ -20,8 +20,8 @@ constexpr absl::Duration kScoreDeadline = absl::Minutes(30);
 
 class RemoteBackend final : public Backend {
  public:
-  explicit RemoteBackend(std::shared_ptr<grpc::Channel> channel)
-      : stub_(v1::InferenceService::NewStub(std::move(channel))) {}
+  RemoteBackend(std::shared_ptr<grpc::Channel> channel, std::optional<int64_t> min_version)
+      : stub_(v1::InferenceService::NewStub(std::move(channel))), min_version_(min_version) {}
 
   absl::StatusOr<std::vector<int32_t>> Encode(const std::string& text,
                                               bool add_special_tokens) override {
@@ -65,17 +65,19 @@ class RemoteBackend final : public Backend {
     return response.text();
   }
 
-  absl::StatusOr<std::vector<float>> Score(const ScoreAsk& ask) override {
+  absl::StatusOr<Scored> Score(const ScoreAsk& ask) override {
     RETURN_IF_ERROR(ShakeHands());
     v1::ScoreRequest request;
     request.mutable_ids()->Add(ask.ids.begin(), ask.ids.end());
     for (const context::Event& event : ask.events) *request.add_events() = wire::ToProto(event);
     request.set_temperature(ask.temperature);
+    if (min_version_) request.set_min_policy_version(*min_version_);
     v1::ScoreResponse response;
     const auto context = MakeContext(config_);
     SetTimeout(*context, kScoreDeadline);
     RETURN_IF_ERROR(FromGrpc(stub_->Score(context.get(), request, &response)));
-    return std::vector<float>(response.logprobs().begin(), response.logprobs().end());
+    return Scored{.logprobs = {response.logprobs().begin(), response.logprobs().end()},
+                  .version = PolicyVersion(response.policy_version())};
   }
 
   absl::StatusOr<rl::Rollout> Generate(const GenerateAsk& ask) override {
@@ -86,6 +88,7 @@ class RemoteBackend final : public Backend {
     request.mutable_prompt_ids()->mutable_ids()->Add(ask.prompt.begin(), ask.prompt.end());
     *request.mutable_sampling() = wire::ToProto(ask.sampling);
     *request.mutable_context() = wire::ToProto(ask.context);
+    if (min_version_) request.set_min_policy_version(*min_version_);
     const auto context = MakeContext(config_);
     SetTimeout(*context, kGenerateDeadline);
     const auto stream = stub_->Generate(context.get(), request);
@@ -103,6 +106,11 @@ class RemoteBackend final : public Backend {
     return result;
   }
 
+  absl::StatusOr<int32_t> MaxPosition() override {
+    RETURN_IF_ERROR(ShakeHands());
+    return max_position_;
+  }
+
  private:
   // The revision of the contracts is compared before anything else is asked.
   absl::Status ShakeHands() {
@@ -116,20 +124,25 @@ class RemoteBackend final : public Backend {
           absl::StrFormat("the server speaks revision=%d, this command %d",
                           response.server().revision(), int{v1::CONTRACT_REVISION_CURRENT}));
     }
+    if (!response.has_model()) return absl::UnavailableError("the server has no weights yet");
+    max_position_ = response.model().max_position();
     known_ = true;
     return absl::OkStatus();
   }
 
   const ChannelConfig config_;
   const std::unique_ptr<v1::InferenceService::Stub> stub_;
+  const std::optional<int64_t> min_version_;
   bool known_ = false;
+  int32_t max_position_ = 0;  // once it is known
 };
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Backend>> MakeRemoteBackend(const std::string& server) {
+absl::StatusOr<std::unique_ptr<Backend>> MakeRemoteBackend(const std::string& server,
+                                                           std::optional<int64_t> min_version) {
   ASSIGN_OR_RETURN(const auto channel, MakeChannel(server, ChannelConfig{}));
-  return std::make_unique<RemoteBackend>(channel);
+  return std::make_unique<RemoteBackend>(channel, min_version);
 }
 
 }  // namespace palimpsest::tools

@@ -4,7 +4,6 @@
 #include "common/base/status.h"
 
 namespace palimpsest {
-namespace {
 
 absl::StatusOr<HostPort> ReadPlace(std::string_view section, std::string_view key,
                                    std::string_view text, bool insecure) {
@@ -16,8 +15,6 @@ absl::StatusOr<HostPort> ReadPlace(std::string_view section, std::string_view ke
       "set %s.insecure: true on a network you trust",
       field, text, section));
 }
-
-}  // namespace
 
 void BindListen(Binder& b, ListenSection& c) {
   b.Field("listen", c.listen, "host:port of gRPC; port 0 takes a free one");

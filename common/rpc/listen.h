@@ -18,6 +18,11 @@ struct ListenSection {
 // Binds the keys into the daemon's own section: `env.listen`, `env.insecure`, ...
 void BindListen(Binder& b, ListenSection& c);
 
+// One place of a daemon's section. INVALID_ARGUMENT names `section` and `key`; beyond loopback only
+// with `insecure`.
+absl::StatusOr<HostPort> ReadPlace(std::string_view section, std::string_view key,
+                                   std::string_view text, bool insecure);
+
 // The two servers of a daemon.
 struct Listening {
   RpcServerConfig rpc;

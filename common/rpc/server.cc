@@ -1,5 +1,6 @@
 #include "common/rpc/server.h"
 
+#include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/health_check_service_interface.h>
 #include <unistd.h>
@@ -16,14 +17,6 @@ namespace {
 
 int Millis(absl::Duration d) { return static_cast<int>(absl::ToInt64Milliseconds(d)); }
 
-std::string AdvertisedHost(const RpcServerConfig& config) {
-  if (!config.advertise.empty()) return config.advertise;
-  if (config.host != "0.0.0.0" && config.host != "::") return config.host;
-  std::array<char, 256> name{};
-  gethostname(name.data(), name.size() - 1);
-  return name.data();
-}
-
 void SetArguments(const RpcServerConfig& config, grpc::ServerBuilder& builder) {
   builder.SetMaxReceiveMessageSize(static_cast<int>(config.max_message));
   builder.SetMaxSendMessageSize(static_cast<int>(config.max_message));
@@ -38,14 +31,25 @@ void SetArguments(const RpcServerConfig& config, grpc::ServerBuilder& builder) {
 
 }  // namespace
 
+std::string AdvertisedHost(const RpcServerConfig& config) {
+  if (!config.advertise.empty()) return config.advertise;
+  if (config.host != "0.0.0.0" && config.host != "::") return config.host;
+  std::array<char, 256> name{};
+  gethostname(name.data(), name.size() - 1);
+  return name.data();
+}
+
 absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(
     const RpcServerConfig& config, const std::vector<grpc::Service*>& services, Metrics& metrics,
     Clock& clock) {
   RETURN_IF_ERROR(Validate(config));
   if (services.empty()) return absl::InvalidArgumentError("a server needs a service");
-  // A process-wide switch of gRPC that every later builder reads.
-  static std::once_flag health;
-  std::call_once(health, [] { grpc::EnableDefaultHealthCheckService(true); });
+  // Process-wide switches of gRPC that every later builder reads.
+  static std::once_flag switches;
+  std::call_once(switches, [] {
+    grpc::EnableDefaultHealthCheckService(true);
+    grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+  });
 
   grpc::ServerBuilder builder;
   SetArguments(config, builder);

@@ -17,7 +17,11 @@ class Service;
 
 namespace palimpsest {
 
-// One gRPC server with gRPC's health service, keepalive, size limits and call metrics. Any thread.
+// What others connect to: `advertise`, or `host`, or for a wildcard the name of this machine.
+std::string AdvertisedHost(const RpcServerConfig& config);
+
+// One gRPC server with gRPC's health service, reflection, keepalive, size limits and call metrics.
+// Any thread.
 class RpcServer {
  public:
   // Serves at once. `services`, `metrics` and `clock` must outlive the server. A port that is taken

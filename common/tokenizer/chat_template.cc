@@ -18,9 +18,7 @@ constexpr const char* kConfig = "tokenizer_config.json";
 constexpr const char* kJinja = "chat_template.jinja";
 constexpr size_t kMaxFile = size_t{16} << 20;  // bytes
 
-absl::Status Refusal(const std::string& folder, const std::string& what) {
-  return absl::FailedPreconditionError(absl::StrFormat("%s: %s", folder, what));
-}
+absl::Status Refusal(const std::string& what) { return absl::FailedPreconditionError(what); }
 
 // nullopt: there is no such file.
 absl::StatusOr<std::optional<std::string>> ReadFile(const std::string& folder, const char* name) {
@@ -30,8 +28,7 @@ absl::StatusOr<std::optional<std::string>> ReadFile(const std::string& folder, c
   file.read(text.data(), static_cast<std::streamsize>(text.size()));
   text.resize(static_cast<size_t>(file.gcount()));
   if (file.bad() || text.size() > kMaxFile) {
-    return Refusal(folder,
-                   absl::StrFormat("%s cannot be read, or has over %d bytes", name, kMaxFile));
+    return Refusal(absl::StrFormat("%s cannot be read, or has over %d bytes", name, kMaxFile));
   }
   return text;
 }
@@ -47,13 +44,13 @@ std::string BosToken(const Json& config) {
 }
 
 // The template among the members of tokenizer_config.json.
-absl::StatusOr<std::string> ConfigTemplate(const std::string& folder, const Json& config) {
+absl::StatusOr<std::string> ConfigTemplate(const Json& config) {
   const auto found = config.find("chat_template");
   if (found == config.end() || found->is_null()) {
-    return Refusal(folder,
-                   absl::StrFormat("has no chat template: no %s, and no chat_template in %s;"
-                                   " the prompt can be sent as text or ids instead",
-                                   kJinja, kConfig));
+    return Refusal(
+        absl::StrFormat("has no chat template: no %s, and no chat_template in %s;"
+                        " the prompt can be sent as text or ids instead",
+                        kJinja, kConfig));
   }
   if (found->is_string()) return found->get<std::string>();
   if (found->is_array()) {
@@ -64,17 +61,17 @@ absl::StatusOr<std::string> ConfigTemplate(const std::string& folder, const Json
       }
     }
   }
-  return Refusal(folder,
-                 absl::StrFormat("%s: chat_template is neither a text nor a list that has a "
-                                 "template named \"default\"",
-                                 kConfig));
+  return Refusal(
+      absl::StrFormat("%s: chat_template is neither a text nor a list that has a template named "
+                      "\"default\"",
+                      kConfig));
 }
 
 absl::StatusOr<Json> ReadConfig(const std::string& folder) {
   ASSIGN_OR_RETURN(const std::optional<std::string> text, ReadFile(folder, kConfig));
   if (!text) return Json::object();
   Json config = Json::parse(*text, nullptr, /*allow_exceptions=*/false);
-  if (!config.is_object()) return Refusal(folder, absl::StrFormat("%s is no JSON object", kConfig));
+  if (!config.is_object()) return Refusal(absl::StrFormat("%s is no JSON object", kConfig));
   return config;
 }
 
@@ -82,12 +79,12 @@ absl::StatusOr<ChatTemplate> OwnTemplate(const std::string& folder, const Json& 
   ASSIGN_OR_RETURN(const std::optional<std::string> jinja, ReadFile(folder, kJinja));
   std::string text = jinja.value_or("");
   if (!jinja) {
-    ASSIGN_OR_RETURN(text, ConfigTemplate(folder, config));
+    ASSIGN_OR_RETURN(text, ConfigTemplate(config));
   }
   absl::StatusOr<ChatTemplate> own = ChatTemplate::FromText(text, BosToken(config));
   if (own.ok()) return own;
-  return Refusal(folder, absl::StrFormat("%s: %s", jinja ? kJinja : kConfig,
-                                         std::string(own.status().message())));
+  return Refusal(
+      absl::StrFormat("%s: %s", jinja ? kJinja : kConfig, std::string(own.status().message())));
 }
 
 }  // namespace
@@ -121,10 +118,16 @@ absl::StatusOr<std::vector<int32_t>> ChatTemplate::Encode(const Chat& chat,
   return tokenizer.Encode(text);
 }
 
-FolderChat FolderChat::Read(const std::string& folder) {
+FolderChat FolderChat::Read(const std::string& folder, const std::string& called) {
+  const auto about = [&](const absl::Status& refusal) {
+    return Refusal(absl::StrFormat("%s: %s", called.empty() ? folder : called,
+                                   std::string(refusal.message())));
+  };
   const absl::StatusOr<Json> config = ReadConfig(folder);
-  if (!config.ok()) return FolderChat(config.status(), "");
-  return FolderChat(OwnTemplate(folder, *config), BosToken(*config));
+  if (!config.ok()) return FolderChat(about(config.status()), "");
+  absl::StatusOr<ChatTemplate> own = OwnTemplate(folder, *config);
+  if (!own.ok()) own = about(own.status());
+  return FolderChat(std::move(own), BosToken(*config));
 }
 
 }  // namespace palimpsest

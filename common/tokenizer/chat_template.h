@@ -60,7 +60,8 @@ class ChatTemplate {
 // (a text, or a list of named ones: the one named "default").
 class FolderChat {
  public:
-  static FolderChat Read(const std::string& folder);
+  // Refusals begin with `called`; empty: with the folder.
+  static FolderChat Read(const std::string& folder, const std::string& called = "");
 
   // FAILED_PRECONDITION names the file and what was found in it.
   const absl::StatusOr<ChatTemplate>& own() const { return own_; }

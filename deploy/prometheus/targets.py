@@ -19,6 +19,7 @@ import time
 
 ADDRESS = re.compile(r"(?P<host>\S+):\d+\npid \d+\n")
 DAEMON = re.compile(r"(?P<role>[a-z_]+)-(?P<rank>\d+)")
+OTHER_DOORS = {"http"}  # of a daemon that has an address file already
 LOOPBACK = re.compile(r"127\.|localhost$|\[::1\]$")
 
 
@@ -28,8 +29,8 @@ def read_targets(run_folder, run, ports):
     folder = pathlib.Path(run_folder, "addresses")
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         name = DAEMON.fullmatch(path.name)
-        if not name:
-            continue  # a file on its way to its name
+        if not name or name["role"] in OTHER_DOORS:
+            continue  # not named: a file on its way to its name
         try:
             address = ADDRESS.fullmatch(path.read_text())
         except FileNotFoundError:

@@ -1,5 +1,8 @@
 #include <unistd.h>
 
+#include <set>
+#include <string>
+
 #include "common/base/clock.h"
 #include "common/base/status.h"
 #include "common/rpc/address.h"
@@ -8,8 +11,10 @@
 #include "common/telemetry/log.h"
 #include "common/telemetry/metrics.h"
 #include "common/telemetry/metrics_server.h"
+#include "services/env/engine/worker_pool.h"
 #include "services/env/server/daemon_config.h"
 #include "services/env/server/environment_service.h"
+#include "services/env/server/worker_tasks.h"
 
 namespace palimpsest::env {
 namespace {
@@ -18,11 +23,19 @@ constexpr char kName[] = "palimpsest-env";
 
 absl::Status Run(const EnvDaemonConfig& config, StopSignal& stop) {
   SetLogConfig({.role = "env", .run = config.run.name});
-  ASSIGN_OR_RETURN(EnvironmentMap environments, BuiltInEnvironments(config.env.tasks));
+  ASSIGN_OR_RETURN(EnvironmentMap environments, OfStart(BuiltInEnvironments(config.env.tasks)));
   Metrics metrics("env", Version(), SystemClock());
   Gauge ready = metrics.AddGauge({"ready", "1 while calls are answered."}).With({});
-  EnvironmentServer service(std::move(environments), {config.run.name, config.env.rank}, metrics,
-                            SystemClock());
+  std::set<std::string> built_in;
+  for (const auto& [name, unused] : environments) built_in.insert(name);
+  const WorkerStarter start = [counters = WorkerMetrics(metrics)](const WorkerConfig& worker,
+                                                                  const WorkerCall& greeting) {
+    return WorkerPool::Start(worker, greeting, counters, SystemClock());
+  };
+  ASSIGN_OR_RETURN(const auto workers,
+                   WorkerTasks::Start(config.env.workers, built_in, start, metrics));
+  EnvironmentServer service(std::move(environments), *workers, {config.run.name, config.env.rank},
+                            metrics, SystemClock());
   ASSIGN_OR_RETURN(const Listening at, ReadListen("env", config.env.serve));
   ASSIGN_OR_RETURN(const auto server, RpcServer::Start(at.rpc, {&service}, metrics, SystemClock()));
   ASSIGN_OR_RETURN(
@@ -36,6 +49,7 @@ absl::Status Run(const EnvDaemonConfig& config, StopSignal& stop) {
       {{"address", server->address()}, {"metrics_port", http->port()}});
   stop.Wait();
   ready.Set(0);
+  workers->Stop();  // a call may work for minutes; it is pure, and asked for again
   server->Shutdown();
   Log(Severity::kInfo, "env stopped");
   return RemoveAddress(config.run.folder, "env", config.env.rank, getpid());

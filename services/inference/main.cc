@@ -1,5 +1,6 @@
 #include "common/rpc/daemon.h"
 #include "services/inference/engine/engine_factory.h"
+#include "services/inference/http/http_door.h"
 #include "services/inference/server/daemon.h"
 
 namespace palimpsest::inference {
@@ -19,7 +20,7 @@ absl::StatusOr<std::unique_ptr<Engine>> Make(const std::string& folder, PolicyVe
 }
 
 absl::Status Run(const InferenceDaemonConfig& config, StopSignal& stop) {
-  return RunDaemon(config, Make, stop);
+  return RunDaemon(config, Make, stop, OpenHttpDoor);
 }
 
 }  // namespace

@@ -87,6 +87,7 @@ void Bind(Binder& b, PeersConfig& c) {
 void Bind(Binder& b, OrchestratorSection& c) {
   BindListen(b, c.serve);
   b.Field("drain_grace", c.drain_grace, "for running rollouts at a stop");
+  b.Field("command", c.command, "what was typed to start the run, for its report; empty: our own");
   b.Field("tasks", c.plan.tasks, "names of the environment's tasks; prompts take turns");
   b.Field("stop_strings", c.plan.stop_strings, "end a response; none: the model's stop id does");
   b.Field("contexts", c.contexts, "policies by name; 'none' is always there");

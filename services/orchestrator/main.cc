@@ -62,7 +62,7 @@ void Accompany(orchestrator::Run& run, StopSignal& stop, absl::Duration grace, b
   if (terminal) panel.Draw(run.Now());
 }
 
-// `command` is what started us, for the report.
+// `command` is what was typed to start the run, for the report.
 absl::Status RunDaemon(const std::string& command, const OrchestratorDaemonConfig& config,
                        StopSignal& stop) {
   const bool terminal = isatty(STDERR_FILENO) != 0;
@@ -72,17 +72,17 @@ absl::Status RunDaemon(const std::string& command, const OrchestratorDaemonConfi
   std::error_code error;
   std::filesystem::create_directories(config.run.folder, error);
   if (error) return absl::InternalError(config.run.folder + ": " + error.message());
-  ASSIGN_OR_RETURN(RunPlan plan, PlanOf(config.orchestrator));
+  ASSIGN_OR_RETURN(RunPlan plan, OfStart(PlanOf(config.orchestrator)));
   Metrics metrics("orchestrator", Version(), SystemClock());
   const PeerConfig peers = HowToReachPeers(config);
   GrpcEnvClient env(plan.peers.env, peers);
   GrpcInferenceClient inference(plan.peers.inference, peers);
   GrpcTrainerClient trainer(peers);
   const WireRolloutCodec codec;
-  ASSIGN_OR_RETURN(
-      const auto run,
-      orchestrator::Run::Open(plan, {config.run.name, config.run.folder, config.run.seed, command},
-                              {env, inference, trainer, codec}, metrics, SystemClock()));
+  ASSIGN_OR_RETURN(const auto run,
+                   OfStart(orchestrator::Run::Open(
+                       plan, {config.run.name, config.run.folder, config.run.seed, command},
+                       {env, inference, trainer, codec}, metrics, SystemClock())));
   OrchestratorServer service(
       *run, AboutUs(config),
       [&] {
@@ -122,6 +122,7 @@ int main(int argc, char** argv) {
   return DaemonMain<orchestrator::OrchestratorDaemonConfig>(
       argc, argv, orchestrator::kName, {"model", "inference", "trainer", "env", "placement"},
       [&](const orchestrator::OrchestratorDaemonConfig& config, StopSignal& stop) {
-        return orchestrator::RunDaemon(command, config, stop);
+        const std::string& typed = config.orchestrator.command;
+        return orchestrator::RunDaemon(typed.empty() ? command : typed, config, stop);
       });
 }

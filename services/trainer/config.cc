@@ -1,5 +1,7 @@
 #include "services/trainer/config.h"
 
+#include <filesystem>
+
 #include "absl/strings/str_format.h"
 
 // Binds stand in the namespace of their struct.
@@ -14,6 +16,28 @@ void Bind(Binder& b, PolicyLossOptions& c) {
 }  // namespace palimpsest::rl
 
 namespace palimpsest::trainer {
+namespace {
+
+// Not whether it can be read; that costs time and is for the start.
+bool HasCheckpoint(const RunSection& run) {
+  std::error_code ignored;
+  for (const auto& entry : std::filesystem::directory_iterator(run.CheckpointFolder(), ignored)) {
+    if (entry.path().filename().string().starts_with("step-")) return true;
+  }
+  return false;
+}
+
+// A run that has a checkpoint goes on without the folder that it began with.
+absl::Status CheckModelFolder(const DaemonConfig& c) {
+  std::error_code ignored;
+  const std::string& folder = c.model.folder;
+  if (folder.empty() || std::filesystem::is_directory(folder, ignored) || HasCheckpoint(c.run)) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(absl::StrFormat("model.folder=%s is no folder", folder));
+}
+
+}  // namespace
 
 void Bind(Binder& b, AdamOptions& c) {
   b.Field("beta1", c.beta1, "of the mean of the gradients");
@@ -73,7 +97,8 @@ absl::Status Validate(const DaemonConfig& c) {
         absl::StrFormat("trainer.max_queued=%d is not >= 1", t.max_queued));
   }
   RETURN_IF_ERROR(ReadListen("trainer", t.serve).status());
-  return Validate(EngineOptionsOf(c));
+  RETURN_IF_ERROR(Validate(EngineOptionsOf(c)));
+  return CheckModelFolder(c);
 }
 
 EngineOptions EngineOptionsOf(const DaemonConfig& c) {

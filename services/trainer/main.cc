@@ -37,7 +37,7 @@ absl::Status Run(const DaemonConfig& config, StopSignal& stop) {
   Metrics metrics(kRole, Version(), clock);
   Telemetry telemetry(metrics);
   ASSIGN_OR_RETURN(const std::unique_ptr<TrainerEngine> engine,
-                   TrainerEngine::Open(EngineOptionsOf(config), clock));
+                   OfStart(TrainerEngine::Open(EngineOptionsOf(config), clock)));
   // At step 0 this is version 1; after a rollback, the weights that readers must go back to.
   ASSIGN_OR_RETURN(const PublishedVersion first, engine->Publish());
   Log(Severity::kInfo, "weights stand in the store",

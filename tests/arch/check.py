@@ -33,6 +33,9 @@ for s in SERVICES:
     EDGES[engine] = ENGINE_MAY | {core}
     EDGES[server] = ROOMS_OF_COMMON | {core, "protos"}
     EDGES[f"services/{s}"] = ROOMS_OF_COMMON | {core, engine, server, "protos"}
+# Another way into the replica; only services/inference itself knows that there is one.
+EDGES["services/inference/http"] = ROOMS_OF_COMMON | {"services/inference/core", "services/inference/server", "protos"}
+EDGES["services/inference"].add("services/inference/http")
 # The command runs the engine in process: `palimpsest generate --model DIR`.
 EDGES["tools"] = ROOMS_OF_COMMON | {"protos", "services/inference/core", "services/inference/engine"}
 

@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <csignal>
 #include <cstring>
+#include <filesystem>
 #include <utility>
 
 #include "absl/strings/str_format.h"
@@ -46,6 +47,13 @@ Ending EndingOf(int status) {
 std::string Ending::Text() const {
   if (signal == 0) return absl::StrFormat("exit code %d", code);
   return absl::StrFormat("killed by signal %d (%s)", signal, strsignal(signal));
+}
+
+absl::StatusOr<std::string> ProgramBeside(const std::string& name) {
+  std::error_code error;
+  const std::filesystem::path self = std::filesystem::read_symlink("/proc/self/exe", error);
+  if (error) return absl::InternalError("/proc/self/exe: " + error.message());
+  return (self.parent_path() / name).string();
 }
 
 absl::StatusOr<ChildProcess> ChildProcess::Start(const std::vector<std::string>& argv,

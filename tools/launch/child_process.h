@@ -18,6 +18,9 @@ struct Ending {
   std::string Text() const;  // "exit code 1", "killed by signal 9 (Killed)"
 };
 
+// Path of another program of this build: it stands in the folder of this one.
+absl::StatusOr<std::string> ProgramBeside(const std::string& name);
+
 // A program in its own process group; a SIGINT from the terminal does not reach it. It gets SIGTERM
 // when the thread that started it ends, however that ends. Owner: that thread.
 class ChildProcess {

@@ -2,10 +2,8 @@
 
 #include <cstdlib>
 #include <filesystem>
-#include <fstream>
 #include <iostream>
 #include <memory>
-#include <nlohmann/json.hpp>
 #include <optional>
 #include <utility>
 
@@ -13,7 +11,7 @@
 #include "common/config/flags.h"
 #include "common/config/run_sections.h"
 #include "common/rpc/daemon.h"
-#include "tools/launch/child_process.h"
+#include "tools/launch/outcome.h"
 #include "tools/launch/placement.h"
 #include "tools/launch/progress_watch.h"
 #include "tools/launch/run_folder.h"
@@ -40,7 +38,6 @@ namespace fs = std::filesystem;
 constexpr char kName[] = "palimpsest launch";
 constexpr std::string_view kLeader = "orchestrator";
 constexpr absl::Duration kUntilKilled = absl::Minutes(5);
-constexpr int kLogTail = 15;  // lines shown of a daemon that failed
 
 absl::StatusOr<LaunchConfig> ReadConfig(const LaunchOptions& options) {
   constexpr std::string_view kOthers[] = {"model", "inference", "trainer", "orchestrator", "env"};
@@ -77,56 +74,25 @@ std::vector<std::string> SetsOf(std::string_view role, int replica, const Placem
 absl::StatusOr<std::vector<DaemonSpec>> MakeSpecs(const LaunchOptions& options,
                                                   const LaunchConfig& config,
                                                   const std::vector<std::string>* nodes) {
-  std::error_code error;
-  const fs::path self = fs::read_symlink("/proc/self/exe", error);
-  if (error) return absl::InternalError("/proc/self/exe: " + error.message());
   std::vector<DaemonSpec> specs;
   for (const std::string_view role : kRoles) {
     const RolePlacement& place = config.placement.Of(role);
     for (int i = 0; i < place.replicas; ++i) {
-      DaemonSpec spec{.name = absl::StrFormat("%s-%d", role, i), .leads = role == kLeader};
-      spec.role = std::string(role);
-      spec.node = place.nodes[static_cast<size_t>(i) % place.nodes.size()];
+      const int node = place.nodes[static_cast<size_t>(i) % place.nodes.size()];
+      std::vector<std::string> sets =
+          SetsOf(role, i, config.placement,
+                 nodes == nullptr ? nullptr : &(*nodes)[static_cast<size_t>(node)]);
+      sets.insert(sets.end(), options.sets.begin(), options.sets.end());
+      if (role == kLeader) sets.push_back(TextSet("orchestrator.command", options.command));
+      ASSIGN_OR_RETURN(DaemonSpec spec, MakeSpec(role, i, config.run.folder, options.config, sets));
+      spec.leads = role == kLeader;
+      spec.node = node;
       spec.cpus = place.cpus;
       spec.gpus = place.gpus;
-      spec.address_file = absl::StrFormat("%s/addresses/%s", config.run.folder, spec.name);
-      spec.argv = {(self.parent_path() / absl::StrFormat("palimpsest-%s", role)).string(),
-                   "--config", options.config};
-      const std::string* const node =
-          nodes == nullptr ? nullptr : &(*nodes)[static_cast<size_t>(spec.node)];
-      std::vector<std::string> sets = SetsOf(role, i, config.placement, node);
-      sets.insert(sets.end(), options.sets.begin(), options.sets.end());
-      for (const std::string& set : sets) spec.argv.insert(spec.argv.end(), {"--set", set});
       specs.push_back(std::move(spec));
     }
   }
   return specs;
-}
-
-// Each daemon reads the file before any of them starts; it tells itself on stderr what is wrong.
-absl::Status CheckConfigs(const std::vector<DaemonSpec>& specs) {
-  for (const DaemonSpec& spec : specs) {
-    std::vector<std::string> argv = spec.argv;
-    argv.push_back("--check-config");
-    ASSIGN_OR_RETURN(ChildProcess check, ChildProcess::Start(argv, ""));
-    const Ending ended = check.Wait();
-    if (!ended.ok()) {
-      return absl::InvalidArgumentError(
-          absl::StrFormat("%s refuses the configuration (%s)", spec.name, ended.Text()));
-    }
-  }
-  return absl::OkStatus();
-}
-
-void ShowLogTails(const std::vector<DaemonSpec>& specs, const std::string& failure) {
-  for (const DaemonSpec& spec : specs) {
-    if (failure.rfind(spec.name + " ", 0) != 0) continue;
-    std::ifstream log(spec.log_file);
-    std::vector<std::string> lines;
-    for (std::string line; std::getline(log, line);) lines.push_back(line);
-    const size_t first = lines.size() > kLogTail ? lines.size() - kLogTail : 0;
-    for (size_t i = first; i < lines.size(); ++i) std::cerr << "  | " << lines[i] << '\n';
-  }
 }
 
 // One run as launch sees it, from the configuration to the outcome.
@@ -145,9 +111,10 @@ class Launch {
   const Place& place() const {
     return slurm_ != nullptr ? *slurm_ : static_cast<const Place&>(local_);
   }
-  absl::Status Begin();
   void Requeue();
-  void PrintOutcome(const RunEnding& ending) const;
+  void PrintOutcome(const RunEnding& ending) const {
+    std::cout << OutcomeJson(config_.run, attempt_.number, ending, slurm_.get()) << std::endl;
+  }
 
   std::optional<StopSignal> stop_{std::in_place};  // from the first: a warning may come any time
   const LaunchOptions& options_;
@@ -166,18 +133,11 @@ absl::Status Launch::Prepare() {
     RETURN_IF_ERROR(ValidateNodes(config_.placement, slurm_->nodes().size()));
   }
   ASSIGN_OR_RETURN(specs_, MakeSpecs(options_, config_, slurm_ ? &slurm_->nodes() : nullptr));
-  RETURN_IF_ERROR(CheckConfigs(specs_));
-  return IsOver() ? absl::OkStatus() : Begin();
-}
-
-absl::Status Launch::Begin() {
-  const std::string& folder = config_.run.folder;
-  RETURN_IF_ERROR(LockRun(folder));
-  ASSIGN_OR_RETURN(attempt_, BeginAttempt(folder));
-  for (DaemonSpec& spec : specs_) {
-    spec.log_file = absl::StrFormat("%s/%s.log", attempt_.folder, spec.name);
-  }
-  ForgetAddresses(folder);
+  // All daemons read the file before any of them starts.
+  for (const DaemonSpec& spec : specs_) RETURN_IF_ERROR(CheckConfigOf(spec));
+  if (IsOver()) return absl::OkStatus();
+  ASSIGN_OR_RETURN(attempt_, BeginAttempt(config_.run.folder));
+  for (DaemonSpec& spec : specs_) spec.log_file = attempt_.LogOf(spec.name);
   return absl::OkStatus();
 }
 
@@ -198,12 +158,9 @@ int Launch::Go() {
     ending = Supervise(specs_, {.stop_grace = config_.placement.stop_grace}, place(), *stop_,
                        SystemClock(), [this](const std::string& line) { screen_.Say(line); });
   }
-  if (!ending.failure.empty()) {
-    screen_.Say(ending.failure);
-    ShowLogTails(specs_, ending.failure);
-  }
+  if (!ending.failure.empty()) screen_.Say(FailureText(ending));
   PrintOutcome(ending);
-  if (slurm_ != nullptr && ending.exit_code == kExitAgain) Requeue();
+  if (slurm_ != nullptr && ending.exit_code == kExitLater) Requeue();
   return ending.exit_code;
 }
 
@@ -216,23 +173,6 @@ void Launch::Requeue() {
   }
   stop_.reset();
   SystemClock().SleepFor(kUntilKilled);
-}
-
-void Launch::PrintOutcome(const RunEnding& ending) const {
-  const std::string report = ReportOf(config_.run.folder);
-  nlohmann::json outcome = {{"run", config_.run.name},
-                            {"folder", config_.run.folder},
-                            {"exit_code", ending.exit_code},
-                            {"attempt", attempt_.number},
-                            {"restarts", ending.restarts}};
-  if (slurm_ != nullptr) {
-    outcome["job"] = {
-        {"id", slurm_->job()}, {"restart", slurm_->restarts()}, {"nodes", slurm_->nodes()}};
-  }
-  if (!ending.lost.empty()) outcome["lost"] = ending.lost;
-  if (!ending.failure.empty()) outcome["failure"] = ending.failure;
-  if (ending.exit_code == 0 && fs::exists(report)) outcome["report"] = report;
-  std::cout << outcome.dump() << std::endl;
 }
 
 }  // namespace

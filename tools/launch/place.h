@@ -4,21 +4,9 @@
 #include <string>
 #include <vector>
 
-namespace palimpsest::tools {
+#include "tools/launch/daemon_spec.h"
 
-// One daemon of a run.
-struct DaemonSpec {
-  std::string name;               // "trainer-0"
-  std::vector<std::string> argv;  // argv[0]: path of the program
-  std::string log_file;
-  bool leads = false;  // the run is over when this one ends well
-  std::string role;    // of its replicas, each is dispensable while another one is left
-  // Removed when the daemon is lost for good, so that nobody waits for it. Empty: none.
-  std::string address_file;
-  int node = 0;  // index into the nodes of the place
-  int cpus = 0;  // its own; 0: shares them
-  int gpus = 0;
-};
+namespace palimpsest::tools {
 
 // Where the daemons of a run live. A daemon is held by a local process, its command, which ends as
 // the daemon ends.

@@ -46,6 +46,16 @@ std::string Reward(const v1::Progress& p) {
   return p.has_reward() ? absl::StrFormat("%.3f", p.reward()) : "-";
 }
 
+std::string Version(const v1::Progress& p) {
+  return p.policy_version() < 0 ? "-" : absl::StrFormat("%d", p.policy_version());
+}
+
+// "rl 10/40"; a phase that counts no steps stands alone.
+std::string Where(const v1::Progress& p) {
+  if (p.total_steps() <= 0) return PhaseName(p.phase());
+  return absl::StrFormat("%s %d/%d", PhaseName(p.phase()), p.step(), p.total_steps());
+}
+
 std::string MismatchKl(const v1::Progress& p) {
   return p.has_mismatch_kl() ? absl::StrFormat("%.1e", p.mismatch_kl()) : "-";
 }
@@ -79,22 +89,20 @@ std::string Heldout(const v1::Progress& p) {
 
 std::string ProgressLine(const v1::Progress& p) {
   return absl::StrFormat(
-      "%s %d/%d  reward %s  %.0f tokens/s  %.1f events  staleness %d  mismatch %s  version %d  "
-      "left %s",
-      PhaseName(p.phase()), p.step(), p.total_steps(), Reward(p), p.tokens_per_second(),
-      p.events_per_rollout(), p.staleness_max(), MismatchKl(p), p.policy_version(), Left(p));
+      "%s  reward %s  %.0f tokens/s  %.1f events  staleness %d  mismatch %s  version %s  left %s",
+      Where(p), Reward(p), p.tokens_per_second(), p.events_per_rollout(), p.staleness_max(),
+      MismatchKl(p), Version(p), Left(p));
 }
 
 std::vector<std::string> ProgressPanel(const v1::Progress& p, int columns) {
   std::vector<std::string> lines;
-  lines.push_back(absl::StrFormat("%s   %s   step %d of %d   elapsed %s   left %s", p.run(),
-                                  PhaseName(p.phase()), p.step(), p.total_steps(),
+  lines.push_back(absl::StrFormat("%s   %s   elapsed %s   left %s", p.run(), Where(p),
                                   ClockTime(p.elapsed_seconds()), Left(p)));
   lines.push_back("[" + Bar(p, std::clamp(columns - 2, 0, 76)) + "]");
   lines.push_back(absl::StrFormat(
       "reward %s   %.0f tokens/s   %.1f events per rollout   staleness %d   mismatch KL %s",
       Reward(p), p.tokens_per_second(), p.events_per_rollout(), p.staleness_max(), MismatchKl(p)));
-  lines.push_back(absl::StrFormat("version %d   held out%s", p.policy_version(), Heldout(p)));
+  lines.push_back(absl::StrFormat("version %s   held out%s", Version(p), Heldout(p)));
   lines.push_back(Peers(p));
   if (!p.failure().empty()) lines.push_back("failure: " + p.failure());
   for (std::string& line : lines) line = line.substr(0, std::max(columns, 0));

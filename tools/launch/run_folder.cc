@@ -36,23 +36,18 @@ int HighestAttempt(const std::string& logs) {
   return highest;
 }
 
-}  // namespace
-
-absl::Status LockRun(const std::string& run_folder) {
-  std::error_code error;
-  fs::create_directories(run_folder + "/logs", error);
-  if (error) return absl::UnavailableError(run_folder + "/logs: " + error.message());
+// Held until this process ends.
+absl::Status Lock(const std::string& run_folder) {
   const std::string path = run_folder + "/launch.lock";
   const int fd = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
   if (fd < 0) return absl::ErrnoToStatus(errno, path);
   if (flock(fd, LOCK_EX | LOCK_NB) == 0) return absl::OkStatus();
   close(fd);
   return absl::FailedPreconditionError(
-      absl::StrFormat("run.folder=%s: another launch of this run is at work", run_folder));
+      absl::StrFormat("run.folder=%s: another launch or serve is at work there", run_folder));
 }
 
-absl::StatusOr<Attempt> BeginAttempt(const std::string& run_folder) {
-  const std::string logs = run_folder + "/logs";
+absl::StatusOr<Attempt> NextAttempt(const std::string& logs) {
   const int number = HighestAttempt(logs) + 1;
   const std::string name = absl::StrFormat("%s%03d", kAttempt, number);
   Attempt attempt{.number = number, .folder = logs + "/" + name};
@@ -71,6 +66,23 @@ void ForgetAddresses(const std::string& run_folder) {
     std::error_code gone;
     fs::remove(entry->path(), gone);
   }
+}
+
+}  // namespace
+
+std::string Attempt::LogOf(std::string_view daemon) const {
+  return absl::StrFormat("%s/%s.log", folder, daemon);
+}
+
+absl::StatusOr<Attempt> BeginAttempt(const std::string& run_folder) {
+  const std::string logs = run_folder + "/logs";
+  std::error_code error;
+  fs::create_directories(logs, error);
+  if (error) return absl::UnavailableError(logs + ": " + error.message());
+  RETURN_IF_ERROR(Lock(run_folder));
+  ASSIGN_OR_RETURN(Attempt attempt, NextAttempt(logs));
+  ForgetAddresses(run_folder);
+  return attempt;
 }
 
 std::string ReportOf(const std::string& run_folder) { return run_folder + "/report/report.json"; }

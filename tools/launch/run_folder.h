@@ -1,26 +1,26 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 
 #include "common/base/status.h"
 
-// What launch itself keeps in the folder of a run, which may lie on a shared file system.
+// What launch and serve themselves keep in the folder of a run, which may lie on a shared file
+// system.
 namespace palimpsest::tools {
 
-// One launch per run: two would fight over its addresses. Held until this process ends.
-// FAILED_PRECONDITION when another one holds it.
-absl::Status LockRun(const std::string& run_folder);
-
-// Makes <run>/logs/attempt-<n>, one higher than any there is, and points <run>/logs/latest to it.
+// One life of a run's daemons, with logs of its own.
 struct Attempt {
-  int number = 0;
-  std::string folder;
+  int number = 0;      // counted from 1 over the life of the run
+  std::string folder;  // <run>/logs/attempt-<number>
+  std::string LogOf(std::string_view daemon) const;
 };
-absl::StatusOr<Attempt> BeginAttempt(const std::string& run_folder);
 
-// Removes the addresses of an earlier life: all daemons of this run are ours. Their folder stays,
-// because another node may remember it.
-void ForgetAddresses(const std::string& run_folder);
+// Takes the run for this process until that ends: two would fight over its addresses.
+// FAILED_PRECONDITION when another one holds it. Then makes the folder of the attempt, its number
+// one above any there is, and points <run>/logs/latest to it. Addresses of an earlier life, which
+// would only mislead, are removed; their folder stays, because another node may remember it.
+absl::StatusOr<Attempt> BeginAttempt(const std::string& run_folder);
 
 // The report that ends a run; it is written last.
 std::string ReportOf(const std::string& run_folder);

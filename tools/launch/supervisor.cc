@@ -9,6 +9,7 @@
 #include "absl/strings/str_format.h"
 #include "common/rpc/daemon.h"
 #include "tools/launch/child_process.h"
+#include "tools/launch/daemon_log.h"
 
 namespace palimpsest::tools {
 namespace {
@@ -30,7 +31,7 @@ class Supervisor {
       if (stop.WaitFor(kPoll)) {
         say_(absl::StrFormat("stopped by signal %d", stop.signal()));
         const bool warned = stop.signal() == SIGUSR1;
-        ending_ = RunEnding{.exit_code = warned ? kExitAgain : 128 + stop.signal()};
+        ending_ = RunEnding{.exit_code = warned ? kExitLater : 128 + stop.signal()};
       }
       for (Daemon& daemon : daemons_) {
         if (!ending_) Look(daemon);
@@ -74,11 +75,13 @@ class Supervisor {
     daemon.process.reset();
     // First of all: srun may end with 0 when the node of its task fails.
     if (!place_.Stands(daemon.spec)) {
-      Lose(daemon, ended->Text() + ", its node is lost", kExitAgain);
+      Lose(daemon, ended->Text() + ", its node is lost", kExitLater);
     } else if (daemon.spec.leads && ended->ok()) {
       ending_ = RunEnding{};
     } else if (ended->code == kExitUsage) {
       Fail(daemon, kExitUsage, ended->Text() + ", it refuses its configuration");
+    } else if (ended->code == kExitFailsAgain) {
+      Lose(daemon, ended->Text() + ", another start would end the same way", kExitFailsAgain);
     } else if (daemon.restarts >= limits_.per_daemon) {
       Lose(daemon, absl::StrFormat("%s, after %d restarts", ended->Text(), daemon.restarts),
            daemon.spec.leads && ended->signal == 0 ? ended->code : kExitFailed);
@@ -88,6 +91,12 @@ class Supervisor {
       daemon.start_at = clock_.Now() + wait;
       say_(absl::StrFormat("%s ended: %s; restart %d of %d in %s", daemon.spec.name, ended->Text(),
                            daemon.restarts, limits_.per_daemon, absl::FormatDuration(wait)));
+    }
+    // What a signal killed (128 + n, as srun tells it) has said nothing: the end of its log is
+    // older.
+    const bool spoke = ended->signal == 0 && ended->code < 128;
+    if (ending_ && !ending_->failure.empty() && spoke) {
+      ending_->cause = LastWords(daemon.spec.log_file);
     }
   }
 
@@ -105,7 +114,8 @@ class Supervisor {
   void Fail(const Daemon& daemon, int exit_code, const std::string& how) {
     ending_ = RunEnding{.exit_code = exit_code,
                         .failure = absl::StrFormat("%s failed: %s (log: %s)", daemon.spec.name, how,
-                                                   daemon.spec.log_file)};
+                                                   daemon.spec.log_file),
+                        .log_file = daemon.spec.log_file};
   }
 
   // The leading daemon first: it says goodbye to the others while they still answer.

@@ -18,21 +18,24 @@ struct RestartLimits {
 };
 
 // Exit code of a run that was stopped before its end, to go on where it was.
-inline constexpr int kExitAgain = 75;
+inline constexpr int kExitLater = 75;
 
 // What became of a run.
 struct RunEnding {
-  int exit_code = 0;              // as RunLaunch says
-  std::string failure;            // whose it was and how it ended; empty when all went well
-  int restarts = 0;               // of all daemons
+  int exit_code = 0;     // as RunLaunch says
+  std::string failure;   // whose it was and how it ended; empty when all went well
+  std::string cause;     // what that daemon said of it; empty when it could not, or did not
+  std::string log_file;  // of that daemon
+  int restarts = 0;      // of all daemons
   std::vector<std::string> lost;  // replicas that the run did without
 };
 
-// Keeps the daemons alive in `place` until the leading one ends with code 0, one dies more often
-// than the limits allow or is lost with its machine, one refuses its configuration (exit code 2),
-// or `stop` is raised; then stops them all, the leading one first. A replica is lost without harm
-// while another one of its role is left. `say` gets one line for each thing that happens. Polls ten
-// times a second on the calling thread.
+// Keeps the daemons alive in `place` until the leading one ends with code 0, one cannot be kept
+// alive (it dies more often than the limits allow, says that another start would fail as well by
+// exit code 3, or is lost with its machine), one refuses its configuration (exit code 2), or `stop`
+// is raised; then stops them all, the leading one first. A replica that cannot be kept alive is
+// done without while another one of its role is left. `say` gets one line for each thing that
+// happens. Polls ten times a second on the calling thread.
 RunEnding Supervise(const std::vector<DaemonSpec>& daemons, const RestartLimits& limits,
                     const Place& place, const StopSignal& stop, Clock& clock,
                     const std::function<void(const std::string&)>& say);

@@ -1,5 +1,7 @@
 #include "services/env/server/daemon_config.h"
 
+#include <set>
+
 #include "absl/strings/str_format.h"
 #include "common/base/status.h"
 
@@ -28,6 +30,7 @@ void Bind(Binder& b, EnvSection& c) {
   b.Field("rank", c.rank, "which of the run's environment daemons this is");
   b.Section("registers", c.tasks.registers, "the task registers");
   b.Section("countdown", c.tasks.countdown, "the task countdown");
+  b.Field("workers", c.workers, "tasks in Python, each worker with processes of its own");
 }
 
 void Bind(Binder& b, EnvDaemonConfig& c) {
@@ -42,8 +45,17 @@ absl::Status Validate(const EnvDaemonConfig& c) {
   }
   RETURN_IF_ERROR(ReadListen("env", c.env.serve).status());
   const absl::Status tasks = BuiltInEnvironments(c.env.tasks).status();
-  if (tasks.ok()) return tasks;
-  return absl::InvalidArgumentError("env." + std::string(tasks.message()));
+  if (!tasks.ok()) return absl::InvalidArgumentError("env." + std::string(tasks.message()));
+  std::set<std::string> names;
+  for (size_t i = 0; i < c.env.workers.size(); ++i) {
+    const std::string field = absl::StrFormat("env.workers[%d]", i);
+    RETURN_IF_ERROR(Validate(c.env.workers[i], field));
+    if (!names.insert(c.env.workers[i].name).second) {
+      return absl::InvalidArgumentError(
+          absl::StrFormat("%s.name=%s occurs twice", field, c.env.workers[i].name));
+    }
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace palimpsest::env

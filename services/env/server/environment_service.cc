@@ -39,11 +39,41 @@ bool Demonstrates(const Environment& environment) {
   return episode.ok() && environment.Demonstrate(*episode, Noise{}).ok();
 }
 
+// What every worker may rely on; `task` is theirs.
+absl::Status CheckEpisode(const v1::Task& task, const v1::Episode& episode) {
+  RETURN_IF_ERROR(SplitFromProto(episode.split(), "episode.split").status());
+  RETURN_IF_ERROR(CheckDraw(task.name(), Split::kTrain, episode.index()));
+  const size_t most = task.multi_turn() ? kMaxState : 0;
+  if (episode.state().size() <= most) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrFormat("episode.state has %d bytes; the task \"%s\" keeps at most %d",
+                      episode.state().size(), task.name(), most));
+}
+
+absl::Status SingleTurn(const std::string& task) {
+  return absl::FailedPreconditionError(
+      absl::StrFormat("episode.task=\"%s\" is single-turn: it is scored, not stepped", task));
+}
+
+v1::Episode NamedBy(const v1::ResetRequest& request) {
+  v1::Episode episode;
+  episode.set_task(request.task());
+  episode.set_split(request.split());
+  episode.set_seed(request.seed());
+  episode.set_index(request.index());
+  return episode;
+}
+
+absl::Time DeadlineOf(const grpc::ServerContext& context) {
+  return absl::FromChrono(context.deadline());
+}
+
 }  // namespace
 
-EnvironmentServer::EnvironmentServer(EnvironmentMap environments, const ServerIdentity& identity,
-                                     Metrics& metrics, Clock& clock)
+EnvironmentServer::EnvironmentServer(EnvironmentMap environments, WorkerTasks& workers,
+                                     const ServerIdentity& identity, Metrics& metrics, Clock& clock)
     : environments_(std::move(environments)),
+      workers_(workers),
       scored_(metrics.AddCounter({"env_scores_total", "Responses that were judged.", {"task"}})) {
   const int64_t started = absl::ToUnixMillis(clock.Now());
   info_.set_revision(v1::CONTRACT_REVISION_CURRENT);
@@ -78,21 +108,22 @@ grpc::Status EnvironmentServer::ListTasks(grpc::ServerContext*, const v1::ListTa
     const absl::StatusOr<Episode> sample = environment->Make(Split::kTrain, 0, 0);
     if (sample.ok()) task.set_max_response(sample->max_response_bytes);
   }
+  for (const v1::Task& task : workers_.tasks()) *response->add_tasks() = task;
   return grpc::Status::OK;
 }
 
-grpc::Status EnvironmentServer::Reset(grpc::ServerContext*, const v1::ResetRequest* request,
+grpc::Status EnvironmentServer::Reset(grpc::ServerContext* context, const v1::ResetRequest* request,
                                       v1::ResetResponse* response) {
-  return ToGrpc(DoReset(*request, *response));
+  return ToGrpc(DoReset(*request, DeadlineOf(*context), *response));
 }
 
-absl::Status EnvironmentServer::DoReset(const v1::ResetRequest& request,
+absl::Status EnvironmentServer::DoReset(const v1::ResetRequest& request, absl::Time deadline,
                                         v1::ResetResponse& response) const {
-  v1::Episode named;
-  named.set_task(request.task());
-  named.set_split(request.split());
-  named.set_seed(request.seed());
-  named.set_index(request.index());
+  const v1::Episode named = NamedBy(request);
+  if (const v1::Task* task = workers_.Find(request.task())) {
+    RETURN_IF_ERROR(CheckEpisode(*task, named));
+    return workers_.Reset(request, deadline, response);
+  }
   ASSIGN_OR_RETURN(const Problem problem, Find(named));
   *response.mutable_episode() = named;
   response.set_text(problem.episode.prompt);
@@ -102,21 +133,32 @@ absl::Status EnvironmentServer::DoReset(const v1::ResetRequest& request,
   return absl::OkStatus();
 }
 
-grpc::Status EnvironmentServer::Step(grpc::ServerContext*, const v1::StepRequest* request,
-                                     v1::StepResponse*) {
-  const absl::StatusOr<Problem> problem = Find(request->episode());
-  if (!problem.ok()) return ToGrpc(problem.status());
-  return ToGrpc(absl::FailedPreconditionError(absl::StrFormat(
-      "episode.task=\"%s\" is single-turn: it is scored, not stepped", request->episode().task())));
+grpc::Status EnvironmentServer::Step(grpc::ServerContext* context, const v1::StepRequest* request,
+                                     v1::StepResponse* response) {
+  return ToGrpc(DoStep(*request, DeadlineOf(*context), *response));
 }
 
-grpc::Status EnvironmentServer::Score(grpc::ServerContext*,
+absl::Status EnvironmentServer::DoStep(const v1::StepRequest& request, absl::Time deadline,
+                                       v1::StepResponse& response) const {
+  const v1::Episode& episode = request.episode();
+  RETURN_IF_ERROR(CheckResponseText(request.response_text()));
+  if (const v1::Task* task = workers_.Find(episode.task())) {
+    RETURN_IF_ERROR(CheckEpisode(*task, episode));
+    if (!task->multi_turn()) return SingleTurn(episode.task());
+    return workers_.Step(request, deadline, response);
+  }
+  RETURN_IF_ERROR(Find(episode).status());
+  return SingleTurn(episode.task());
+}
+
+grpc::Status EnvironmentServer::Score(grpc::ServerContext* context,
                                       const v1::EnvironmentServiceScoreRequest* request,
                                       v1::EnvironmentServiceScoreResponse* response) {
-  return ToGrpc(DoScore(*request, *response));
+  return ToGrpc(DoScore(*request, DeadlineOf(*context), *response));
 }
 
 absl::Status EnvironmentServer::DoScore(const v1::EnvironmentServiceScoreRequest& request,
+                                        absl::Time deadline,
                                         v1::EnvironmentServiceScoreResponse& response) {
   if (request.outcome() != v1::OUTCOME_OK && request.outcome() != v1::OUTCOME_TRUNCATED) {
     return absl::InvalidArgumentError(
@@ -124,6 +166,17 @@ absl::Status EnvironmentServer::DoScore(const v1::EnvironmentServiceScoreRequest
                         static_cast<int>(request.outcome())));
   }
   RETURN_IF_ERROR(CheckResponseText(request.response_text()));
+  if (const v1::Task* task = workers_.Find(request.episode().task())) {
+    RETURN_IF_ERROR(CheckEpisode(*task, request.episode()));
+    if (task->multi_turn() && !request.response_text().empty()) {
+      return absl::InvalidArgumentError(
+          absl::StrFormat("response_text has %d bytes; the turns of \"%s\" are stepped",
+                          request.response_text().size(), task->name()));
+    }
+    RETURN_IF_ERROR(workers_.Score(request, deadline, response));
+    if (response.has_reward()) scored_.With({task->name()}).Add();
+    return absl::OkStatus();
+  }
   ASSIGN_OR_RETURN(const Problem problem, Find(request.episode()));
   ASSIGN_OR_RETURN(const env::Score score,
                    problem.environment->Grade(problem.episode, request.response_text()));
@@ -139,18 +192,23 @@ absl::Status EnvironmentServer::DoScore(const v1::EnvironmentServiceScoreRequest
   return absl::OkStatus();
 }
 
-grpc::Status EnvironmentServer::Demonstrate(grpc::ServerContext*,
+grpc::Status EnvironmentServer::Demonstrate(grpc::ServerContext* context,
                                             const v1::DemonstrateRequest* request,
                                             v1::DemonstrateResponse* response) {
-  return ToGrpc(DoDemonstrate(*request, *response));
+  return ToGrpc(DoDemonstrate(*request, DeadlineOf(*context), *response));
 }
 
 absl::Status EnvironmentServer::DoDemonstrate(const v1::DemonstrateRequest& request,
+                                              absl::Time deadline,
                                               v1::DemonstrateResponse& response) const {
   const double noise = request.answer_noise();
   if (!(noise >= 0 && noise <= 1)) {
     return absl::InvalidArgumentError(
         absl::StrFormat("answer_noise=%g is outside of [0, 1]", noise));
+  }
+  if (const v1::Task* task = workers_.Find(request.episode().task())) {
+    RETURN_IF_ERROR(CheckEpisode(*task, request.episode()));
+    return workers_.Demonstrate(request, deadline, response);
   }
   ASSIGN_OR_RETURN(const Problem problem, Find(request.episode()));
   ASSIGN_OR_RETURN(*response.mutable_response_text(),
@@ -159,8 +217,13 @@ absl::Status EnvironmentServer::DoDemonstrate(const v1::DemonstrateRequest& requ
 }
 
 absl::StatusOr<EnvironmentServer::Problem> EnvironmentServer::Find(const v1::Episode& proto) const {
-  ASSIGN_OR_RETURN(const Environment* const environment,
-                   FindEnvironment(environments_, proto.task()));
+  const absl::StatusOr<const Environment*> found = FindEnvironment(environments_, proto.task());
+  if (!found.ok()) {
+    std::string known(found.status().message());
+    for (const v1::Task& task : workers_.tasks()) known += ", " + task.name();
+    return absl::NotFoundError(known);
+  }
+  const Environment* const environment = *found;
   ASSIGN_OR_RETURN(const Split split, SplitFromProto(proto.split(), "episode.split"));
   if (!proto.state().empty()) {
     return absl::InvalidArgumentError(

@@ -7,6 +7,7 @@
 #include "common/telemetry/metrics.h"
 #include "palimpsest/v1/environment.grpc.pb.h"
 #include "services/env/core/registry.h"
+#include "services/env/server/worker_tasks.h"
 
 namespace palimpsest::env {
 
@@ -16,14 +17,15 @@ struct ServerIdentity {
   int rank = 0;
 };
 
-// EnvironmentService over the built-in tasks. Keeps nothing between calls: any thread, any number
-// of callers. A request that names no task, or a broken episode, is a status that names the field;
-// a wrong response is a reward with a reason. Neither turns into the other.
+// EnvironmentService over the built-in tasks and those of the workers, routed by name. Keeps
+// nothing between calls: any thread, any number of callers. A request that names no task, or a
+// broken episode, is a status that names the field; a wrong response is a reward with a reason.
+// Neither turns into the other.
 class EnvironmentServer final : public v1::EnvironmentService::Service {
  public:
-  // `metrics` outlives the server.
-  EnvironmentServer(EnvironmentMap environments, const ServerIdentity& identity, Metrics& metrics,
-                    Clock& clock);
+  // `workers` and `metrics` outlive the server. No task of a worker is named as a built-in one.
+  EnvironmentServer(EnvironmentMap environments, WorkerTasks& workers,
+                    const ServerIdentity& identity, Metrics& metrics, Clock& clock);
 
   grpc::Status GetServerInfo(grpc::ServerContext* context,
                              const v1::EnvironmentServiceGetServerInfoRequest* request,
@@ -46,13 +48,17 @@ class EnvironmentServer final : public v1::EnvironmentService::Service {
     Episode episode;
   };
   absl::StatusOr<Problem> Find(const v1::Episode& proto) const;
-  absl::Status DoReset(const v1::ResetRequest& request, v1::ResetResponse& response) const;
-  absl::Status DoScore(const v1::EnvironmentServiceScoreRequest& request,
+  absl::Status DoReset(const v1::ResetRequest& request, absl::Time deadline,
+                       v1::ResetResponse& response) const;
+  absl::Status DoStep(const v1::StepRequest& request, absl::Time deadline,
+                      v1::StepResponse& response) const;
+  absl::Status DoScore(const v1::EnvironmentServiceScoreRequest& request, absl::Time deadline,
                        v1::EnvironmentServiceScoreResponse& response);
-  absl::Status DoDemonstrate(const v1::DemonstrateRequest& request,
+  absl::Status DoDemonstrate(const v1::DemonstrateRequest& request, absl::Time deadline,
                              v1::DemonstrateResponse& response) const;
 
   const EnvironmentMap environments_;
+  WorkerTasks& workers_;
   v1::ServerInfo info_;
   MetricFamily<Counter> scored_;
 };

@@ -29,7 +29,9 @@ int32_t LongestOf(const GenerationRequest& request, int32_t max_position) {
 
 int32_t RecordedPositions(const GenerationRequest& request, int32_t max_position) {
   if (!Records(request.context)) return 0;
-  return std::min(request.context.reference_tokens, LongestOf(request, max_position));
+  // What a session records has to do for its later steps, too.
+  const int32_t longest = request.step ? max_position : LongestOf(request, max_position);
+  return std::min(request.context.reference_tokens, longest);
 }
 
 int64_t SlotsNeeded(const GenerationRequest& request, int32_t max_position) {
@@ -37,6 +39,10 @@ int64_t SlotsNeeded(const GenerationRequest& request, int32_t max_position) {
   if (const auto* kv = std::get_if<context::KvBudget>(&request.context.trigger))
     return std::min<int64_t>(full, kv->budget);
   return full;
+}
+
+int64_t TokensAsked(const GenerationRequest& request, int32_t max_position) {
+  return std::ssize(request.prompt) + int64_t{request.n} * MaxTokens(request, max_position);
 }
 
 CacheCost CostOf(const ModelInfo& m) {
@@ -60,6 +66,7 @@ int64_t RebuildBytes(const GenerationRequest& request, int32_t tokens, const Mod
 }
 
 int64_t BytesNeeded(const GenerationRequest& request, const ModelInfo& model) {
+  if (request.step) return RebuildBytes(request, INT32_MAX, model);
   const auto prompt = static_cast<int32_t>(request.prompt.size());
   return RebuildBytes(request, prompt, model) + RebuildBytes(request, INT32_MAX, model);
 }
@@ -108,17 +115,20 @@ absl::Status CheckRequest(const GenerationRequest& r, const ModelInfo& model, co
           "budget_messages needs a tokenizer, the model's folder has none");
     RETURN_IF_ERROR(rl::Validate(*r.budget_messages));
   }
-  RETURN_IF_ERROR(context::Validate(r.context, static_cast<int32_t>(r.prompt.size())));
-  if (std::holds_alternative<context::Turns>(r.context.trigger) ||
-      std::holds_alternative<context::Manual>(r.context.trigger)) {
+  const int32_t prompt = r.step ? r.step->prompt_tokens : static_cast<int32_t>(r.prompt.size());
+  RETURN_IF_ERROR(context::Validate(r.context, prompt));
+  const bool of_sessions = std::holds_alternative<context::Turns>(r.context.trigger) ||
+                           std::holds_alternative<context::Manual>(r.context.trigger);
+  if (of_sessions && !r.step) {
     return absl::InvalidArgumentError(
         "context: turns and manual events belong to sessions, not to Generate");
   }
   const int64_t bytes = BytesNeeded(r, model);
   if (bytes > limits.kv_pool_bytes) {
-    return absl::ResourceExhaustedError(absl::StrFormat(
-        "a prompt and a sample of it need up to %d bytes of KV cache, the pool has %d", bytes,
-        limits.kv_pool_bytes));
+    return absl::ResourceExhaustedError(
+        absl::StrFormat("%s up to %d bytes of KV cache, the pool has %d",
+                        r.step ? "the session needs" : "a prompt and a sample of it need", bytes,
+                        limits.kv_pool_bytes));
   }
   return absl::OkStatus();
 }

@@ -15,6 +15,9 @@ int64_t SlotsNeeded(const GenerationRequest& request, int32_t max_position);
 // sequence can have, whatever the request says.
 int32_t RecordedPositions(const GenerationRequest& request, int32_t max_position);
 
+// Tokens that the request may process, for fair shares: its prompt and all that it may sample.
+int64_t TokensAsked(const GenerationRequest& request, int32_t max_position);
+
 // Bytes of a page of the cache, and of one recorded position's queries (all heads) and keys.
 struct CacheCost {
   int64_t page_bytes = 0;
@@ -31,7 +34,7 @@ int64_t QueryBytes(const GenerationRequest& request, const ModelInfo& model);
 int64_t RebuildBytes(const GenerationRequest& request, int32_t tokens, const ModelInfo& model);
 
 // The most bytes that one sample and its prompt's own copy, which stays until every sample has been
-// started from it, can hold.
+// started from it, can hold. A session has one copy of all.
 int64_t BytesNeeded(const GenerationRequest& request, const ModelInfo& model);
 
 // INVALID_ARGUMENT naming field and value; RESOURCE_EXHAUSTED when one sample can never fit the

@@ -13,6 +13,7 @@
 #include "common/context/policy.h"
 #include "common/rl/rollout.h"
 #include "common/rl/sampling.h"
+#include "services/inference/core/sessions.h"
 
 // What the server asks of an engine, in values. The engine lives in services/inference/engine; the
 // server, the command line and tests see this interface only.
@@ -29,6 +30,7 @@ struct GenerationRequest {
   std::optional<rl::BudgetMessages> budget_messages;
   int32_t priority = 0;  // higher goes first
   absl::Time deadline = absl::InfiniteFuture();
+  std::optional<SessionStep> step;  // absent: a sequence of its own
 };
 
 // The likeliest tokens of a position, likeliest first, ties to the lower id.
@@ -54,6 +56,10 @@ struct Finished {
   rl::Rollout rollout;
   std::string text;  // of the sampled tokens, cut at a stop string; empty without a tokenizer
   std::optional<std::string> stop_string;
+  // [P - 1] when sampling.prompt_logprobs is asked: nats of the prompt's tokens after the first,
+  // and the alternatives when more than 0 were asked. Not of a session's steps.
+  std::vector<float> prompt_logprobs;
+  std::vector<Alternatives> prompt_top;
 };
 
 struct Failure {
@@ -99,6 +105,9 @@ struct Limits {
   int32_t max_samples = 256;          // n of one request
   int64_t kv_pool_bytes = 256 << 20;  // slots and recorded queries, over all layers
   int32_t prefill_tokens = 512;       // prompt rows of one step, over all sequences
+  bool prefix_cache = true;           // pages of prompts are kept for others that begin alike
+  int32_t max_sessions = 256;         // open ones; beyond it RESOURCE_EXHAUSTED; 0 = none here
+  absl::Duration session_ttl = absl::Minutes(10);  // of a session that does not say
 #ifdef NDEBUG
   bool check_pages = false;  // after each step: a page without an owner fails what is running
 #else
@@ -109,6 +118,7 @@ struct Limits {
 struct Load {
   int32_t running = 0, queued = 0;
   int32_t preempted = 0;  // samples that gave their memory back and wait to go on
+  int32_t sessions = 0;   // open
   int64_t kv_bytes_free = 0;
   int64_t live_slots = 0, total_slots = 0;
 };
@@ -127,7 +137,9 @@ class Engine {
 
   // Refuses before acceptance: INVALID_ARGUMENT naming field and value; RESOURCE_EXHAUSTED when the
   // queue is full or the sequence could never fit the pool (what was needed, what is there);
-  // UNAVAILABLE while draining or without weights.
+  // UNAVAILABLE while draining or without weights. A step of a session also: NOT_FOUND saying what
+  // became of it; ABORTED while another step runs; FAILED_PRECONDITION: expected_tokens differ, or
+  // nothing new after a stop.
   virtual absl::Status Submit(GenerationRequest request, std::shared_ptr<GenerationSink> sink) = 0;
   // Ends the samples of a request within one step: each gets OnFailure(CANCELLED) with its partial
   // rollout. Unknown: no-op.
@@ -149,6 +161,8 @@ class Engine {
   // No new requests; returns when the running ones are done, or cancels them at the deadline.
   virtual void Drain(absl::Duration grace) = 0;
 
+  virtual Sessions* sessions() = 0;  // null: none here
+
   virtual PolicyVersion version() const = 0;
   virtual const ModelInfo& model() const = 0;
   virtual const Limits& limits() const = 0;
@@ -162,6 +176,7 @@ struct EngineObserver {
   std::function<void(int prompt, int sampled)> tokens = [](int, int) {};
   std::function<void(context::Method, double seconds)> compaction = [](context::Method, double) {};
   std::function<void()> preempted = [] {};
+  std::function<void(int tokens)> prefix_hit = [](int) {};  // of a prompt, found in the cache
   std::function<void(double seconds, int rows)> step = [](double, int) {};
 };
 

@@ -145,17 +145,32 @@ int32_t Greedy(std::span<const float> logits) {
   return static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
 }
 
+std::vector<float> AtTemperature(std::span<const float> raw, double temperature) {
+  std::vector<float> logits(raw.begin(), raw.end());
+  if (temperature <= 0 || temperature == 1) return logits;
+  const auto inverse = static_cast<float>(1 / temperature);
+  for (float& x : logits) x *= inverse;
+  return logits;
+}
+
 }  // namespace
+
+Draw WeighToken(std::span<const float> raw, int32_t token, double temperature, int32_t top) {
+  const std::vector<float> logits = AtTemperature(raw, temperature);
+  Weights weights;
+  Weigh(logits, weights);
+  const double normaliser = weights.most + std::log(weights.total);
+  return {.token = token,
+          .logprob = static_cast<float>(logits[token] - normaliser),
+          .top = Likeliest(logits, normaliser, top)};
+}
 
 Draw SampleToken(std::span<const float> raw, const rl::SamplingParams& p,
                  const std::map<int32_t, int>& counts, const std::map<int32_t, int>& seen_in_prompt,
                  double u) {
   const bool greedy = p.temperature <= 0;
   const float inverse = greedy ? 1 : static_cast<float>(1 / p.temperature);
-  std::vector<float> recorded(raw.begin(), raw.end());
-  if (inverse != 1) {
-    for (float& x : recorded) x *= inverse;
-  }
+  const std::vector<float> recorded = AtTemperature(raw, p.temperature);
   Weights weights;
   Weigh(recorded, weights);
   const double normaliser = weights.most + std::log(weights.total);

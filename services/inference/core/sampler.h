@@ -26,4 +26,7 @@ Draw SampleToken(std::span<const float> logits, const rl::SamplingParams& params
                  const std::map<int32_t, int>& counts, const std::map<int32_t, int>& seen_in_prompt,
                  double u);
 
+// Of a token that is given: its log-probability at `temperature` as above, and the likeliest `top`.
+Draw WeighToken(std::span<const float> logits, int32_t token, double temperature, int32_t top);
+
 }  // namespace palimpsest::inference

@@ -3,12 +3,15 @@
 #include <deque>
 #include <exception>
 #include <filesystem>
+#include <functional>
 #include <optional>
+#include <random>
 #include <thread>
 
 #include "absl/strings/str_format.h"
 #include "absl/synchronization/mutex.h"
 #include "services/inference/core/admission.h"
+#include "services/inference/core/fair_order.h"
 #include "services/inference/engine/engine_factory.h"
 #include "services/inference/engine/running_batch_torch.h"
 #include "services/inference/engine/score.h"
@@ -20,9 +23,15 @@ model::Kernels KernelsOf(const EngineOptions& options) {
   return options.batch_invariant ? model::Kernels::kFixed : model::Kernels::kFast;
 }
 
+// For the ids of sessions: a name, no draw.
+uint64_t Nonce() {
+  std::random_device entropy;
+  return uint64_t{entropy()} << 32 | entropy();
+}
+
 // One thread decodes; callers hand over requests, flips and orders under `mu_` and wait for what
-// they asked for.
-class DecodeEngine final : public Engine {
+// they asked for. Sessions belong to that thread: whoever asks for one gives it an order.
+class DecodeEngine final : public Engine, public Sessions {
  public:
   DecodeEngine(EngineOptions options, ModelInfo model, std::unique_ptr<const Tokenizer> tokenizer,
                std::shared_ptr<const model::Decoder> decoder)
@@ -30,6 +39,7 @@ class DecodeEngine final : public Engine {
         model_(std::move(model)),
         tokenizer_(std::move(tokenizer)),
         clock_(options_.clock ? *options_.clock : SystemClock()),
+        sessions_(model_, options_.limits, clock_, Nonce()),
         decoder_(std::move(decoder)),
         version_(options_.version),
         thread_([this] { Loop(); }) {}
@@ -43,27 +53,47 @@ class DecodeEngine final : public Engine {
   }
 
   absl::Status Submit(GenerationRequest request, std::shared_ptr<GenerationSink> sink) override {
-    RETURN_IF_ERROR(CheckRequest(request, model_, options_.limits, tokenizer_ != nullptr));
     if (tokenizer_) RETURN_IF_ERROR(StopStrings::Create(request.sampling.stop_strings).status());
+    if (request.step) return SubmitStep(std::move(request), std::move(sink));
+    RETURN_IF_ERROR(CheckRequest(request, model_, options_.limits, tokenizer_ != nullptr));
     absl::MutexLock lock(&mu_);
-    if (draining_) return absl::UnavailableError("the server is draining");
-    if (queued_ + request.n > options_.limits.max_queued) {
-      return absl::ResourceExhaustedError(
-          absl::StrFormat("%d samples asked for, room for %d of %d in the queue", request.n,
-                          options_.limits.max_queued - queued_, options_.limits.max_queued));
-    }
-    queued_ += request.n;
-    auto state = std::make_shared<RequestState>();
-    state->arrived = clock_.Now();
-    state->request = std::move(request);
-    state->sink = std::move(sink);
-    // Higher priority first, then the earlier.
-    auto place = waiting_.end();
-    while (place != waiting_.begin() &&
-           (*std::prev(place))->request.priority < state->request.priority)
-      --place;
-    waiting_.insert(place, std::move(state));
+    RETURN_IF_ERROR(CheckQueue(request.n));
+    Enqueue(std::move(request), std::move(sink));
     return absl::OkStatus();
+  }
+
+  Sessions* sessions() override { return options_.limits.max_sessions > 0 ? this : nullptr; }
+
+  absl::StatusOr<SessionInfo> Create(SessionSpec spec) override {
+    return Ordered<absl::StatusOr<SessionInfo>>(
+        [&](RunningBatch&) { return sessions_.Create(std::move(spec)); });
+  }
+
+  absl::StatusOr<std::vector<SessionInfo>> Fork(const std::string& request_id,
+                                                const std::string& id,
+                                                const std::vector<uint64_t>& seeds) override {
+    return Ordered<absl::StatusOr<std::vector<SessionInfo>>>([&](RunningBatch& batch) {
+      auto forks = sessions_.Fork(request_id, id, seeds);
+      batch.KeepBound();
+      return forks;
+    });
+  }
+
+  std::vector<SessionInfo> List(const std::string& client) override {
+    return *Ordered<absl::StatusOr<std::vector<SessionInfo>>>([&](RunningBatch&) {
+      return absl::StatusOr<std::vector<SessionInfo>>(sessions_.List(client));
+    });
+  }
+
+  bool Delete(const std::string& id) override {
+    return Ordered<absl::StatusOr<bool>>([&](RunningBatch&) {
+             mu_.AssertHeld();
+             CancelWhere(
+                 [&](const RequestState& s) { return s.request.step && s.request.step->id == id; },
+                 absl::CancelledError("the session was deleted"));
+             return absl::StatusOr<bool>(sessions_.Delete(id));
+           })
+        .value_or(false);
   }
 
   void Cancel(const std::string& request_id) override {
@@ -152,6 +182,60 @@ class DecodeEngine final : public Engine {
   }
 
  private:
+  // Done by the engine's thread between two steps, under `mu_`.
+  using Order = std::function<void(RunningBatch&)>;
+
+  template <class Result, class Do>
+  Result Ordered(const Do& what) {
+    Result result = absl::UnavailableError("the engine is stopping");
+    bool done = false;
+    absl::MutexLock lock(&mu_);
+    if (ended_) return result;
+    orders_.push_back([&](RunningBatch& batch) {
+      result = what(batch);
+      done = true;
+    });
+    mu_.Await(absl::Condition(&done));
+    return result;
+  }
+
+  absl::Status SubmitStep(GenerationRequest request, std::shared_ptr<GenerationSink> sink) {
+    return Ordered<absl::Status>([&](RunningBatch&) -> absl::Status {
+      mu_.AssertHeld();
+      RETURN_IF_ERROR(CheckQueue(1));
+      RETURN_IF_ERROR(sessions_.Begin(request, tokenizer_ != nullptr));
+      Enqueue(std::move(request), std::move(sink));
+      return absl::OkStatus();
+    });
+  }
+
+  absl::Status CheckQueue(int32_t samples) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    if (draining_) return absl::UnavailableError("the server is draining");
+    const int32_t most = options_.limits.max_queued;
+    if (queued_ + samples <= most) return absl::OkStatus();
+    return absl::ResourceExhaustedError(absl::StrFormat(
+        "%d samples asked for, room for %d of %d in the queue", samples, most - queued_, most));
+  }
+
+  void Enqueue(GenerationRequest request, std::shared_ptr<GenerationSink> sink)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    queued_ += request.n;
+    auto state = std::make_shared<RequestState>();
+    state->arrived = clock_.Now();
+    state->request = std::move(request);
+    state->sink = std::move(sink);
+    const GenerationRequest& r = state->request;
+    state->tag = fair_.Tag(r.client, TokensAsked(r, model_.max_position));
+    // Higher priority first, then by fair shares, then the earlier.
+    const auto before = [&](const RequestState& other) {
+      return other.request.priority != r.priority ? other.request.priority > r.priority
+                                                  : other.tag <= state->tag;
+    };
+    auto place = waiting_.end();
+    while (place != waiting_.begin() && !before(**std::prev(place))) --place;
+    waiting_.insert(place, std::move(state));
+  }
+
   template <class Which>
   int CancelWhere(const Which& which, const absl::Status& status)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
@@ -171,7 +255,7 @@ class DecodeEngine final : public Engine {
     const auto cancelled = [](const auto& s) { return bool{s->cancelled}; };
     const bool cancels = std::any_of(waiting_.begin(), waiting_.end(), cancelled) ||
                          std::any_of(active_.begin(), active_.end(), cancelled);
-    return stop_ || next_ != nullptr || cancels ||
+    return stop_ || next_ != nullptr || cancels || !orders_.empty() ||
            (!paused_ && !(waiting_.empty() && active_.empty()));
   }
 
@@ -185,8 +269,13 @@ class DecodeEngine final : public Engine {
       bool paused;
       {
         absl::MutexLock lock(&mu_);
-        mu_.Await(absl::Condition(this, &DecodeEngine::HasWork));
+        // Idle sessions end in their time although nobody calls.
+        const absl::Duration nap =
+            sessions_.size() > 0 ? absl::Seconds(1) : absl::InfiniteDuration();
+        mu_.AwaitWithTimeout(absl::Condition(this, &DecodeEngine::HasWork), nap);
         if (stop_) break;
+        sessions_.DeleteIdle();
+        CarryOut(*batch);
         Flip(*batch);
         AdmitWaiting(*batch);
         decoder = decoder_;
@@ -203,7 +292,8 @@ class DecodeEngine final : public Engine {
   }
 
   void StartBatch(std::optional<RunningBatch>& batch) {
-    batch.emplace(model_, options_.limits, tokenizer_.get(), options_.observer, clock_);
+    sessions_.LoseAll();  // the pool goes with the batch, logs do not
+    batch.emplace(model_, options_.limits, tokenizer_.get(), options_.observer, clock_, sessions_);
   }
 
   // The tensor library throws (out of memory, a bug of ours): what was running is told so and ends,
@@ -227,9 +317,13 @@ class DecodeEngine final : public Engine {
     }
   }
 
+  void CarryOut(RunningBatch& batch) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    for (; !orders_.empty(); orders_.pop_front()) orders_.front()(batch);
+  }
+
   void Flip(RunningBatch& batch) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
     if (next_ == nullptr || (next_mode_ == WeightsMode::kFinish && !batch.empty())) return;
-    if (next_mode_ == WeightsMode::kRecompute) batch.Recompute();
+    batch.NewWeights(next_mode_);
     decoder_ = std::move(next_);
     next_ = nullptr;
     version_ = next_version_;
@@ -250,13 +344,15 @@ class DecodeEngine final : public Engine {
                             .partial = {}});
       }
       queued_ -= s->request.n;
+      if (s->request.step) sessions_.Release(s->request.step->id);
       return true;
     });
     if (paused_ || (next_ != nullptr && next_mode_ == WeightsMode::kFinish)) return;
-    while (!waiting_.empty() && batch.CanAdmit(waiting_.front()->request)) {
+    while (!waiting_.empty() && batch.MakeRoomFor(waiting_.front()->request)) {
       queued_ -= waiting_.front()->request.n;
+      fair_.Served(waiting_.front()->tag);
       active_.push_back(waiting_.front());
-      batch.Admit(std::move(waiting_.front()));
+      batch.Admit(std::move(waiting_.front()), version_);
       waiting_.pop_front();
     }
   }
@@ -268,6 +364,9 @@ class DecodeEngine final : public Engine {
                 absl::UnavailableError("the engine is stopping"));
     AdmitWaiting(batch);
     batch.Sweep();
+    CarryOut(batch);
+    sessions_.LoseAll();
+    ended_ = true;
   }
 
   const EngineOptions options_;
@@ -278,7 +377,10 @@ class DecodeEngine final : public Engine {
   mutable absl::Mutex mu_;
   std::deque<std::shared_ptr<RequestState>> waiting_ ABSL_GUARDED_BY(mu_);
   std::deque<std::shared_ptr<RequestState>> active_
-      ABSL_GUARDED_BY(mu_);  // in the batch; a lone reference is done
+      ABSL_GUARDED_BY(mu_);              // in the batch; a lone reference is done
+  SessionTable sessions_;                // of the engine's thread
+  FairOrder fair_ ABSL_GUARDED_BY(mu_);  // between clients of one priority
+  std::deque<Order> orders_ ABSL_GUARDED_BY(mu_);
   std::shared_ptr<const model::Decoder> decoder_, next_;
   PolicyVersion version_, next_version_;
   WeightsMode next_mode_ = WeightsMode::kKeep;
@@ -287,6 +389,7 @@ class DecodeEngine final : public Engine {
   bool paused_ ABSL_GUARDED_BY(mu_) = false;
   bool draining_ ABSL_GUARDED_BY(mu_) = false;
   bool stop_ ABSL_GUARDED_BY(mu_) = false;
+  bool ended_ ABSL_GUARDED_BY(mu_) = false;  // no order is carried out any more
   std::thread thread_;
 };
 

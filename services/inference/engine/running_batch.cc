@@ -20,34 +20,40 @@ at::ScalarType DTypeOf(const ModelInfo& model) {
 }  // namespace
 
 RunningBatch::RunningBatch(const ModelInfo& model, const Limits& limits, const Tokenizer* tokenizer,
-                           const EngineObserver& observer, Clock& clock)
+                           const EngineObserver& observer, Clock& clock, SessionTable& sessions)
     : model_(model),
       limits_(limits),
       tokenizer_(tokenizer),
       observer_(observer),
       clock_(clock),
+      sessions_(sessions),
       cost_(CostOf(model)),
       dtype_(DTypeOf(model)),
       pool_(model.layers, model.kv_heads, model.head_dim, dtype_,
-            limits.kv_pool_bytes / cost_.page_bytes) {}
+            limits.kv_pool_bytes / cost_.page_bytes),
+      prefixes_(pool_.pages()) {}
 
 std::unique_ptr<Sequence> RunningBatch::NewSequence(std::shared_ptr<RequestState> owner,
                                                     int32_t sample) {
   const GenerationRequest& r = owner->request;
   auto s = std::make_unique<Sequence>();
   s->sample = sample;
+  s->prompt_tokens = s->response_begin = static_cast<int32_t>(r.prompt.size());
   s->tokens = r.prompt;
   s->origins.assign(r.prompt.size(), rl::Origin::kPrompt);
   s->logprobs.assign(r.prompt.size(), 0.0f);
   s->started = owner->arrived;
   s->last_token = owner->arrived;
-  if (tokenizer_) {
-    s->decoder.emplace(tokenizer_, true);
-    // The strings were checked at admission.
-    s->stops = *StopStrings::Create(r.sampling.stop_strings);
-  }
   s->owner = std::move(owner);
+  StartText(*s);
   return s;
+}
+
+void RunningBatch::StartText(Sequence& s) const {
+  if (!tokenizer_) return;
+  s.decoder.emplace(tokenizer_, true);
+  // The strings were checked at admission.
+  s.stops = *StopStrings::Create(s.owner->request.sampling.stop_strings);
 }
 
 void RunningBatch::Step(const model::Decoder& decoder, PolicyVersion version) {
@@ -70,16 +76,41 @@ void RunningBatch::Step(const model::Decoder& decoder, PolicyVersion version) {
 
 // What falls due before the pending token: an event of the log that a rebuilt cache has yet to see,
 // or else what the policy decides. False when the policy has no room left.
-bool RunningBatch::Consider(Sequence& s, std::vector<DueEvent>& due) const {
+bool RunningBatch::Consider(Sequence& s, std::vector<DueEvent>& due) {
   if (!s.cache || s.in_event || s.pending() == 0) return true;
   if (const context::Event* forced = s.NextInLog()) {
     if (forced->at == s.processed()) due.push_back({.sequence = &s, .forced = forced});
+    return true;
+  }
+  if (s.compacts_only()) {
+    if (s.runnable() == 0) ConsiderAsked(s, due);
     return true;
   }
   const context::Decision decision = context::Decide(s.owner->request.context, s.PolicyView());
   if (const auto* draft = std::get_if<context::EventDraft>(&decision))
     due.push_back({.sequence = &s, .draft = *draft});
   return !std::holds_alternative<context::OutOfRoom>(decision);
+}
+
+// The event that a session's step asks for; its window is only now known to fit or not.
+void RunningBatch::ConsiderAsked(Sequence& s, std::vector<DueEvent>& due) {
+  if (s.compacted) return;
+  const GenerationRequest& r = s.owner->request;
+  const bool again = !s.events.empty() && s.events.back().at == s.processed() &&
+                     s.events.back().window == *r.step->compact;
+  if (again) {  // asked for twice: the same event
+    s.owner->sink->OnEvent(s.sample, s.events.back());
+    s.stopped = StopCause::kLength;
+    return End(s);
+  }
+  const auto draft = context::DraftManual(r.context, s.PolicyView(), *r.step->compact);
+  if (draft.ok()) {
+    s.compacted = true;
+    due.push_back({.sequence = &s, .draft = *draft});
+  } else {
+    s.stopped = StopCause::kLength;
+    Fail(s, draft.status(), false, rl::Outcome::kCancelled);
+  }
 }
 
 std::vector<DueEvent> RunningBatch::FindDueEvents() {
@@ -106,7 +137,9 @@ std::vector<DueEvent> RunningBatch::FindDueEvents() {
 // as padding to the largest moves them.
 size_t RunningBatch::JobSize(const std::vector<DueEvent>& due, model::Kernels kernels) const {
   if (kernels == model::Kernels::kFixed) return 1;
-  const auto has_rows = [](const Sequence& s) { return s.cache && !s.in_event && s.pending() > 0; };
+  const auto has_rows = [](const Sequence& s) {
+    return s.cache && !s.in_event && s.runnable() > 0;
+  };
   size_t decoding = 0;  // those in `due` among them
   for (const auto& s : running_) decoding += has_rows(*s);
   for (const Group& g : groups_) decoding += has_rows(*g.prompt);
@@ -167,6 +200,11 @@ void RunningBatch::CloseJob(EventJob& job) {
     observer_.compaction(due.draft.method, s.events.back().seconds);
     if (s.sample < 0) continue;
     s.owner->sink->OnEvent(s.sample, s.events.back());
+    if (s.compacts_only()) {
+      s.stopped = StopCause::kLength;
+      End(s);
+      continue;
+    }
     const auto& messages = s.owner->request.budget_messages;
     if (messages && messages->at_events && s.origins.back() == rl::Origin::kSampled)
       Inject(s, version_);
@@ -177,9 +215,9 @@ std::vector<StepItem> RunningBatch::PlanStep() {
   std::vector<StepItem> items;
   int32_t prefill = limits_.prefill_tokens;
   const auto plan = [&](Sequence& s) {
-    if (!s.cache || s.in_event || s.pending() == 0) return;
-    const int32_t count = s.pending() == 1 ? 1 : ChunkBeforeNextEvent(s, prefill);
-    if (s.pending() > 1) prefill -= count;
+    if (!s.cache || s.in_event || s.runnable() == 0) return;
+    const int32_t count = s.runnable() == 1 ? 1 : ChunkBeforeNextEvent(s, prefill);
+    if (s.runnable() > 1) prefill -= count;
     if (count > 0) items.push_back({.sequence = &s, .count = count});
   };
   for (auto& s : running_) plan(*s);
@@ -207,6 +245,7 @@ void RunningBatch::Draw(const StepOutput& output, const std::vector<StepItem>& i
       if (g.prompt.get() != &s) continue;
       g.logits.assign(logits.begin(), logits.end());
       g.logits_version = version;
+      KeepPrefix(s);
       observer_.tokens(static_cast<int>(s.tokens.size()), 0);
     }
   }
@@ -217,11 +256,13 @@ void RunningBatch::StartSamples() {
     const GenerationRequest& r = g->owner->request;
     while (!g->logits.empty() && g->started < r.n &&
            static_cast<int64_t>(running_.size()) < limits_.max_running &&
-           (running_.empty() || Unpromised() >= QueryBytes(r, model_) + Headroom())) {
+           (running_.empty() || RoomFor(QueryBytes(r, model_) + Headroom()))) {
       auto s = NewSequence(g->owner, r.first_sample + g->started++);
       s->cache = g->prompt->cache->Fork();
       s->events = g->prompt->events;
       s->events_in_cache = s->events.size();
+      s->prompt_logprobs = g->prompt->prompt_logprobs;
+      s->prompt_top = g->prompt->prompt_top;
       for (const context::Event& e : s->events) s->owner->sink->OnEvent(s->sample, e);
       running_.push_back(std::move(s));
       Accept(*running_.back(), g->logits, g->logits_version);

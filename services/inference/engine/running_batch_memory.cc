@@ -17,9 +17,10 @@ bool Older(const std::unique_ptr<Sequence>& a, const std::unique_ptr<Sequence>& 
 
 int64_t RunningBatch::FreeBytes() const {
   const PagePool& pages = pool_.pages();
-  int64_t used = (pages.pages() - pages.free_pages()) * cost_.page_bytes;
+  int64_t used = (pages.pages() - pages.free_pages() - pages.idle_pages()) * cost_.page_bytes;
   for (const Group& g : groups_) used += g.prompt->cache ? g.prompt->cache->queries().bytes() : 0;
   for (const auto& s : running_) used += s->cache->queries().bytes();
+  used += sessions_.query_bytes();
   return limits_.kv_pool_bytes - used;
 }
 
@@ -40,20 +41,84 @@ int64_t RunningBatch::Headroom() const {
   return static_cast<int64_t>(running_.size() + 1) * cost_.page_bytes;
 }
 
-bool RunningBatch::CanAdmit(const GenerationRequest& r) const {
-  return static_cast<int64_t>(running_.size() + groups_.size()) < limits_.max_running &&
-         preempted_.empty() &&
-         Unpromised() >=
-             RebuildBytes(r, static_cast<int32_t>(r.prompt.size()), model_) + Headroom();
+// Resting sessions let go of their KV, the idlest first, until `bytes` are there or none has any.
+bool RunningBatch::RoomFor(int64_t bytes, const std::string& not_of) {
+  while (Unpromised() < bytes) {
+    if (!sessions_.LoseIdlest(not_of)) return false;
+  }
+  return true;
 }
 
-void RunningBatch::Admit(std::shared_ptr<RequestState> owner) {
+bool RunningBatch::MakeRoomFor(const GenerationRequest& r) {
+  if (static_cast<int64_t>(running_.size() + groups_.size()) >= limits_.max_running ||
+      !preempted_.empty()) {
+    return false;
+  }
+  const auto tokens = static_cast<int32_t>(r.prompt.size());
+  if (!r.step) return RoomFor(RebuildBytes(r, tokens, model_) + Headroom());
+  if (const SequenceCache* cache = sessions_.CacheOf(r.step->id)) {
+    const int64_t pages = cache->PagesToReserve(tokens - cache->state().processed());
+    if (RoomFor(pages * cost_.page_bytes + Headroom(), r.step->id)) return true;
+  }
+  return RoomFor(RebuildBytes(r, tokens, model_) + Headroom());
+}
+
+void RunningBatch::KeepBound() {
+  while (FreeBytes() < 0 && sessions_.LoseIdlest()) {
+  }
+}
+
+void RunningBatch::Admit(std::shared_ptr<RequestState> owner, PolicyVersion version) {
   if (owner->request.sampling.repetition_penalty != 1) {
     for (int32_t id : owner->request.prompt) ++owner->prompt_counts[id];
   }
   owner->order = admitted_++;
+  if (owner->request.step) return AdmitStep(std::move(owner), version);
   groups_.push_back({.owner = owner, .prompt = NewSequence(owner, -1)});
   groups_.back().prompt->cache = NewCache(owner->request);
+  AdoptPrefix(*groups_.back().prompt);
+}
+
+// Pages that an earlier prompt left, as far as they cannot change an event: none falls due among
+// them, and none will listen to their queries, which nobody recorded.
+void RunningBatch::AdoptPrefix(Sequence& s) {
+  const GenerationRequest& r = s.owner->request;
+  if (!limits_.prefix_cache || r.sampling.prompt_logprobs) return;
+  const int32_t before_last = s.pending() - 1;  // whose logits are to be made
+  const int32_t most = std::min(context::RecordQueriesFrom(r.context, s.PolicyView()),
+                                ChunkBeforeNextEvent(s, before_last));
+  const std::vector<int32_t> pages = prefixes_.Find(s.tokens, std::max(0, most) / kPageSlots);
+  s.cache->Adopt(pages);
+  if (!pages.empty()) observer_.prefix_hit(static_cast<int>(pages.size()) * kPageSlots);
+}
+
+// Full pages of uncompacted tokens, made by the live weights alone.
+void RunningBatch::KeepPrefix(const Sequence& s) {
+  if (!limits_.prefix_cache || !s.cache || s.in_event || !s.events.empty() ||
+      !s.cache->MadeBy(flips_)) {
+    return;
+  }
+  prefixes_.Insert(s.tokens, s.cache->table().first(s.processed() / kPageSlots));
+}
+
+// A session goes on: no prompt of its own to be shared, so it runs at once.
+void RunningBatch::AdmitStep(std::shared_ptr<RequestState> owner, PolicyVersion version) {
+  std::unique_ptr<Sequence> s = sessions_.Take(owner, version);
+  if (!s) {
+    owner->sink->OnFailure({.sample = 0,
+                            .status = absl::CancelledError("the session was deleted"),
+                            .retryable = false,
+                            .outcome = rl::Outcome::kCancelled,
+                            .partial = {}});
+    return;
+  }
+  if (!s->cache) {
+    s->cache = NewCache(owner->request);
+    if (s->events.empty()) AdoptPrefix(*s);
+  }
+  observer_.tokens(s->response_begin - s->step_begin, 0);
+  StartText(*s);
+  running_.push_back(std::move(s));
 }
 
 std::unique_ptr<SequenceCache> RunningBatch::NewCache(const GenerationRequest& r) {
@@ -63,7 +128,7 @@ std::unique_ptr<SequenceCache> RunningBatch::NewCache(const GenerationRequest& r
                                                  model_.head_dim, dtype_, recorded, keys)
                                     : QueryStore();
   return std::make_unique<SequenceCache>(pool_, context::Shape{model_.layers, model_.kv_heads},
-                                         std::move(queries));
+                                         std::move(queries), flips_);
 }
 
 void RunningBatch::LoseCache(Sequence& s) {
@@ -101,8 +166,12 @@ bool RunningBatch::PreemptYoungest(const Sequence* than) {
 // Until `bytes()` are there. Whoever gives way is no longer asked for.
 void RunningBatch::MakeRoom(const std::function<int64_t()>& bytes) {
   while (bytes() > FreeBytes()) {
+    if (sessions_.LoseIdlest()) continue;
     TORCH_CHECK(PreemptYoungest(nullptr), "the KV pool has ", FreeBytes(),
                 " bytes free, one sequence needs ", bytes(), " more: admission was wrong");
+  }
+  const int64_t pages = (bytes() + cost_.page_bytes - 1) / cost_.page_bytes;
+  while (pool_.pages().free_pages() < pages && prefixes_.LoseOldest()) {
   }
 }
 
@@ -119,7 +188,7 @@ void RunningBatch::Resume() {
     Sequence& next = is_group ? *group->prompt : **sample;
     const GenerationRequest& r = next.owner->request;
     const int64_t bytes = RebuildBytes(r, static_cast<int32_t>(next.tokens.size()), model_);
-    while (Unpromised() < bytes + Headroom() && PreemptYoungest(&next)) {
+    while (!RoomFor(bytes + Headroom()) && PreemptYoungest(&next)) {
     }
     if (Unpromised() < bytes + (running_.empty() ? 0 : Headroom())) return;
     next.cache = NewCache(r);
@@ -130,6 +199,13 @@ void RunningBatch::Resume() {
     running_.push_back(std::move(*found));
     preempted_.erase(found);
   }
+}
+
+void RunningBatch::NewWeights(WeightsMode mode) {
+  ++flips_;
+  prefixes_.Clear();
+  if (mode == WeightsMode::kRecompute) Recompute();
+  if (mode != WeightsMode::kKeep) sessions_.LoseAll();
 }
 
 void RunningBatch::Recompute() {
@@ -151,6 +227,7 @@ void RunningBatch::CheckPages() const {
     if (g.prompt->cache) tables.push_back(g.prompt->cache->table());
   }
   for (const auto& s : running_) tables.push_back(s->cache->table());
+  sessions_.AddTables(tables);
   const absl::Status status = pool_.pages().Check(tables);
   TORCH_CHECK(status.ok(), std::string(status.message()));
 }
@@ -158,6 +235,7 @@ void RunningBatch::CheckPages() const {
 Load RunningBatch::load() const {
   Load load{.running = static_cast<int32_t>(running_.size() + groups_.size()),
             .preempted = static_cast<int32_t>(preempted_.size()),
+            .sessions = sessions_.size(),
             .kv_bytes_free = FreeBytes()};
   for (const auto& s : running_) {
     load.live_slots += s->cache->state().live_count();

@@ -7,9 +7,11 @@
 #include <vector>
 
 #include "services/inference/core/admission.h"
+#include "services/inference/core/prefix_tree.h"
 #include "services/inference/core/recent_median.h"
 #include "services/inference/engine/event_job.h"
 #include "services/inference/engine/sequence_torch.h"
+#include "services/inference/engine/session_table_torch.h"
 #include "services/inference/engine/step_runner.h"
 
 namespace palimpsest::inference {
@@ -18,21 +20,25 @@ namespace palimpsest::inference {
 // open, for half of a median step when others have something to decode; process one chunk of every
 // other sequence in one forward pass; draw the next tokens. Owned and used by the engine thread; no
 // locks, no waiting. Invariant: pages in use and recorded queries never exceed the pool's bytes.
-// When a step needs more than is free, the youngest sequence gives its memory back and later comes
-// back by replaying its log, so the oldest always goes on.
+// When a step needs more than is free, sessions that rest give their memory back first, then the
+// youngest sequence, which later comes back by replaying its log: so the oldest always goes on.
 class RunningBatch {
  public:
+  // What `sessions` hold rests in this batch's pool; it outlives the batch.
   RunningBatch(const ModelInfo& model, const Limits& limits, const Tokenizer* tokenizer,
-               const EngineObserver& observer, Clock& clock);
+               const EngineObserver& observer, Clock& clock, SessionTable& sessions);
 
   bool empty() const { return groups_.empty() && running_.empty() && preempted_.empty(); }
-  // Is there room for its prompt now, with nobody waiting to come back?
-  bool CanAdmit(const GenerationRequest& request) const;
-  void Admit(std::shared_ptr<RequestState> owner);
+  // Is there room for its prompt now, with nobody waiting to come back? Resting sessions make some.
+  bool MakeRoomFor(const GenerationRequest& request);
+  void Admit(std::shared_ptr<RequestState> owner, PolicyVersion version);
+  // After a fork, which copies recorded queries: resting sessions lose KV until the bound holds.
+  void KeepBound();
 
   void Step(const model::Decoder& decoder, PolicyVersion version);
-  // Every cache is built again from its log by the coming steps: after new weights.
-  void Recompute();
+  // The coming steps run under new weights. kRecompute: every cache is built again from its log.
+  // Resting sessions keep their KV under kKeep only.
+  void NewWeights(WeightsMode mode);
   // Ends what was cancelled or is past its deadline, with its partial rollouts.
   void Sweep();
 
@@ -50,7 +56,8 @@ class RunningBatch {
 
   void CheckPages() const;
   std::vector<DueEvent> FindDueEvents();
-  bool Consider(Sequence& s, std::vector<DueEvent>& due) const;
+  bool Consider(Sequence& s, std::vector<DueEvent>& due);
+  void ConsiderAsked(Sequence& s, std::vector<DueEvent>& due);
   size_t JobSize(const std::vector<DueEvent>& due, model::Kernels kernels) const;
   void OpenJobs(model::Kernels kernels);
   void WorkOnJobs(bool others_decode);
@@ -64,10 +71,16 @@ class RunningBatch {
   // What is left free when something is admitted: a page for each that runs, and for the new one.
   int64_t Headroom() const;
   void MakeRoom(const std::function<int64_t()>& bytes);
+  bool RoomFor(int64_t bytes, const std::string& not_of = "");
+  void Recompute();
+  void AdoptPrefix(Sequence& s);
+  void KeepPrefix(const Sequence& s);
   void LoseCache(Sequence& s);
   bool PreemptYoungest(const Sequence* than);
   void Resume();
   std::unique_ptr<SequenceCache> NewCache(const GenerationRequest& request);
+  void AdmitStep(std::shared_ptr<RequestState> owner, PolicyVersion version);
+  void StartText(Sequence& s) const;
   std::unique_ptr<Sequence> NewSequence(std::shared_ptr<RequestState> owner, int32_t sample);
   void Accept(Sequence& s, std::span<const float> logits, PolicyVersion version);
   void AcceptText(Sequence& s, TokenChunk& chunk);
@@ -76,15 +89,19 @@ class RunningBatch {
   void Fail(Sequence& s, const absl::Status& status, bool retryable, rl::Outcome outcome);
   void FailGroup(Group& group, const absl::Status& status, bool retryable, rl::Outcome outcome);
   void DropStopped();
+  void DropStopped(std::vector<std::unique_ptr<Sequence>>& list);
 
   const ModelInfo& model_;
   const Limits& limits_;
   const Tokenizer* tokenizer_;  // may be null
   const EngineObserver& observer_;
   Clock& clock_;
+  SessionTable& sessions_;
   const CacheCost cost_;
   const at::ScalarType dtype_;
   KvPool pool_;
+  PrefixTree prefixes_;  // of the live weights
+  int64_t flips_ = 0;    // new weights so far
   PolicyVersion version_;
   std::list<Group> groups_;
   std::vector<std::unique_ptr<Sequence>> running_;    // each has a cache

@@ -94,9 +94,7 @@ void RunningBatch::AcceptText(Sequence& s, TokenChunk& chunk) {
   chunk.text = s.stops->Push(s.decoder->Push(chunk.ids.front()));
   s.text += chunk.text;
   if (s.stops->stopped() && !s.stop_string) {
-    const std::vector<int32_t> sampled(
-        s.tokens.begin() + static_cast<std::ptrdiff_t>(s.owner->request.prompt.size()),
-        s.tokens.end());
+    const std::vector<int32_t> sampled(s.tokens.begin() + s.response_begin, s.tokens.end());
     const auto whole = tokenizer_->Decode(sampled, true);
     if (whole.ok()) s.stop_string = FirstStop(*whole, s.owner->request.sampling.stop_strings);
   }
@@ -129,10 +127,13 @@ void RunningBatch::Inject(Sequence& s, PolicyVersion version) {
 void RunningBatch::End(Sequence& s) {
   const auto reason =
       s.stopped == StopCause::kStop ? rl::FinishReason::kStop : rl::FinishReason::kLength;
+  KeepPrefix(s);
   s.owner->sink->OnFinished({.sample = s.sample,
                              .rollout = s.ToRollout(reason, clock_.Now()),
                              .text = s.text,
-                             .stop_string = s.stop_string});
+                             .stop_string = s.stop_string,
+                             .prompt_logprobs = s.prompt_logprobs,
+                             .prompt_top = s.prompt_top});
 }
 
 void RunningBatch::Fail(Sequence& s, const absl::Status& status, bool retryable,
@@ -165,17 +166,25 @@ void RunningBatch::FailGroup(Group& g, const absl::Status& status, bool retryabl
   }
 }
 
+// Who stops in the middle of an event leaves a cache of which some layers are rewritten.
 void RunningBatch::DropStopped() {
   const auto stopped = [](Sequence& s) {
-    if (s.stopped != StopCause::kNone) s.in_event = false;
+    if (s.stopped != StopCause::kNone && s.in_event) s.LoseCache();
     return s.stopped != StopCause::kNone;
   };
   for (auto& s : running_) stopped(*s);
   for (Group& g : groups_) stopped(*g.prompt);
   for (EventJob& job : jobs_) job.DropLost();
-  std::erase_if(running_, [&](const auto& s) { return stopped(*s); });
-  std::erase_if(preempted_, [&](const auto& s) { return stopped(*s); });
+  DropStopped(running_);
+  DropStopped(preempted_);
   std::erase_if(groups_, [&](const Group& g) { return stopped(*g.prompt); });
+}
+
+void RunningBatch::DropStopped(std::vector<std::unique_ptr<Sequence>>& list) {
+  for (auto& s : list) {
+    if (s->stopped != StopCause::kNone && s->owner->request.step) sessions_.Rest(std::move(s));
+  }
+  std::erase_if(list, [](const auto& s) { return !s || s->stopped != StopCause::kNone; });
 }
 
 void RunningBatch::Sweep() {

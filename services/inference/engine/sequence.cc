@@ -9,12 +9,18 @@ SequenceCache::~SequenceCache() {
 }
 
 std::unique_ptr<SequenceCache> SequenceCache::Fork() const {
-  auto copy = std::make_unique<SequenceCache>(pool_, state_.shape(), queries_.Clone());
+  auto copy = std::make_unique<SequenceCache>(pool_, state_.shape(), queries_.Clone(), flips_);
   copy->state_ = state_;
   copy->table_ = table_;
   copy->lengths_ = lengths_;
   for (int32_t page : table_) pool_.pages().Share(page);
   return copy;
+}
+
+void SequenceCache::Adopt(std::span<const int32_t> pages) {
+  table_.assign(pages.begin(), pages.end());
+  for (int32_t page : table_) pool_.pages().Share(page);
+  Append(static_cast<int32_t>(pages.size()) * kPageSlots);
 }
 
 attention::HeadSlots SequenceCache::Slots(int layer, int head) const {
@@ -115,12 +121,39 @@ absl::Status SequenceCache::Finish(const context::Event& event) {
   return absl::OkStatus();
 }
 
+std::unique_ptr<Sequence> Sequence::Fork() const {
+  auto s = std::make_unique<Sequence>();
+  s->sample = sample;
+  s->cache = cache ? cache->Fork() : nullptr;
+  s->events_in_cache = events_in_cache;
+  s->kv_epoch = kv_epoch;
+  s->prompt_tokens = prompt_tokens;
+  s->turn_begins = turn_begins;
+  s->tokens = tokens;
+  s->origins = origins;
+  s->logprobs = logprobs;
+  s->events = events;
+  s->spans = spans;
+  s->mixed_sampling = mixed_sampling;
+  return s;
+}
+
+void Sequence::BeginStep() {
+  step_begin = static_cast<int32_t>(tokens.size());
+  counts.clear();
+  sampled = since_message = 0;
+  text.clear();
+  stop_string.reset();
+  stopped = StopCause::kNone;
+  compacted = false;
+}
+
 rl::Rollout Sequence::ToRollout(rl::FinishReason reason, absl::Time now) const {
   const GenerationRequest& r = owner->request;
   const bool greedy = r.sampling.temperature <= 0;
   return {.id = r.request_id + "/" + std::to_string(sample),
           .tokens = tokens,
-          .prompt_tokens = static_cast<int32_t>(r.prompt.size()),
+          .prompt_tokens = prompt_tokens,
           .origins = origins,
           .logprobs = logprobs,
           .events = events,
@@ -130,7 +163,7 @@ rl::Rollout Sequence::ToRollout(rl::FinishReason reason, absl::Time now) const {
           .sample = sample,
           .temperature = greedy ? 1.0 : r.sampling.temperature,
           .greedy = greedy,
-          .truncated_sampling = rl::ChangesDistribution(r.sampling),
+          .truncated_sampling = mixed_sampling || rl::ChangesDistribution(r.sampling),
           .seconds = absl::ToDoubleSeconds(now - started)};
 }
 
@@ -144,7 +177,7 @@ void Sequence::AddSpan(PolicyVersion version, int32_t count) {
 }
 
 int32_t ChunkBeforeNextEvent(const Sequence& s, int32_t most) {
-  const int32_t pending = std::min(s.pending(), most);
+  const int32_t pending = std::min(s.runnable(), most);
   if (const context::Event* next = s.NextInLog())
     return std::min(pending, next->at - s.processed());
   if (pending <= 1 || std::holds_alternative<context::NoTrigger>(s.owner->request.context.trigger))
@@ -152,10 +185,8 @@ int32_t ChunkBeforeNextEvent(const Sequence& s, int32_t most) {
   context::ContextState ahead = s.cache->state();
   for (int32_t chunk = 1; chunk < pending; ++chunk) {
     ahead.Append();
-    const context::PolicyInput view{
-        .state = ahead, .prompt_tokens = static_cast<int32_t>(s.owner->request.prompt.size())};
-    if (!std::holds_alternative<context::Nothing>(context::Decide(s.owner->request.context, view)))
-      return chunk;
+    const context::Decision next = context::Decide(s.owner->request.context, s.PolicyView(ahead));
+    if (!std::holds_alternative<context::Nothing>(next)) return chunk;
   }
   return pending;
 }

@@ -25,11 +25,13 @@ namespace palimpsest::inference {
 // them. Forks share pages; a page that is written to is copied first unless it is ours alone.
 class SequenceCache {
  public:
-  SequenceCache(KvPool& pool, context::Shape shape, QueryStore queries)
+  // `flips`: how many weights the replica has had before those that will fill it.
+  SequenceCache(KvPool& pool, context::Shape shape, QueryStore queries, int64_t flips)
       : pool_(pool),
         state_(shape),
         lengths_(static_cast<size_t>(shape.layers) * shape.kv_heads, 0),
-        queries_(std::move(queries)) {}
+        queries_(std::move(queries)),
+        flips_(flips) {}
   ~SequenceCache();
   SequenceCache(const SequenceCache&) = delete;
   SequenceCache& operator=(const SequenceCache&) = delete;
@@ -40,6 +42,10 @@ class SequenceCache {
   const QueryStore& queries() const { return queries_; }
   std::span<const int32_t> table() const { return table_; }
   int32_t length(int layer, int head) const { return lengths_[Index(layer, head)]; }
+  // Was all of it made by the weights that came after `flips` others?
+  bool MadeBy(int64_t flips) const { return flips_ == flips; }
+  // Pages that hold the first tokens and nothing else. Before anything was processed.
+  void Adopt(std::span<const int32_t> pages);
   // Positions of a head's slots and where in the pool they stand.
   attention::HeadSlots Slots(int layer, int head) const;
 
@@ -82,6 +88,7 @@ class SequenceCache {
   std::vector<int32_t> table_;
   std::vector<int32_t> lengths_;  // [L * Hk]
   QueryStore queries_;
+  int64_t flips_;
 };
 
 // The samples of one request: the prompt is processed once and then forked.
@@ -89,6 +96,7 @@ struct RequestState {
   GenerationRequest request;
   std::shared_ptr<GenerationSink> sink;
   absl::Time arrived;
+  double tag = 0;                        // in the queue, by fair shares
   int64_t order = 0;                     // of admission
   absl::Status cancel_status;            // set before `cancelled`
   std::atomic<bool> cancelled = false;   // by any thread
@@ -105,11 +113,17 @@ struct Sequence {
   size_t events_in_cache = 0;            // how many of `events` the cache has seen
   bool in_event = false;                 // its pages are being rewritten: it stands still
   int32_t kv_epoch = 0;                  // how often the cache has been lost
+  int32_t prompt_tokens = 0;             // P
+  // Where this request began to add tokens, and where it began to sample.
+  int32_t step_begin = 0, response_begin = 0;
+  std::vector<int32_t> turn_begins;  // of a session's steps; empty otherwise
   std::vector<int32_t> tokens;
   std::vector<rl::Origin> origins;
   std::vector<float> logprobs;
   std::vector<context::Event> events;
   std::vector<rl::Span> spans;
+  std::vector<float> prompt_logprobs;  // of a prompt that is asked for them, and of its samples
+  std::vector<Alternatives> prompt_top;
   std::map<int32_t, int> counts;  // sampled ids
   int32_t sampled = 0;
   int32_t since_message = 0;  // sampled tokens since the last budget message
@@ -119,9 +133,14 @@ struct Sequence {
   std::string text;
   std::optional<std::string> stop_string;
   StopCause stopped = StopCause::kNone;
+  // Earlier steps of the session drew otherwise than this one, or not from the whole distribution.
+  bool mixed_sampling = false;
+  bool compacted = false;  // the event of a step that makes one is under way
 
   int32_t processed() const { return cache->state().processed(); }
   int32_t pending() const { return static_cast<int32_t>(tokens.size()) - processed(); }
+  // Of these, what a forward pass may take: an event that was asked for comes before the last.
+  int32_t runnable() const { return pending() - (compacts_only() ? 1 : 0); }
   // The next event of the log that the cache has yet to see; null when it has seen all.
   const context::Event* NextInLog() const {
     return events_in_cache < events.size() ? &events[events_in_cache] : nullptr;
@@ -130,14 +149,23 @@ struct Sequence {
   std::pair<int64_t, int32_t> Age() const { return {owner->order, sample}; }
   void LoseCache() {
     cache.reset();
-    in_event = false;
+    in_event = compacted = false;
     events_in_cache = 0;
     ++kv_epoch;
   }
-  context::PolicyInput PolicyView() const {
-    return {.state = cache->state(),
-            .prompt_tokens = static_cast<int32_t>(owner->request.prompt.size())};
+  context::PolicyInput PolicyView(const context::ContextState& state) const {
+    return {.state = state,
+            .prompt_tokens = prompt_tokens,
+            .turn_begins = turn_begins,
+            .step_begins = !turn_begins.empty() && state.processed() == step_begin};
   }
+  context::PolicyInput PolicyView() const { return PolicyView(cache->state()); }
+  // A session's step that makes an event and no token.
+  bool compacts_only() const { return owner->request.step && owner->request.step->compact; }
+  // The same log, for another session; pages are shared.
+  std::unique_ptr<Sequence> Fork() const;
+  // Nothing of the step before is left but the log and the cache.
+  void BeginStep();
   rl::Rollout ToRollout(rl::FinishReason reason, absl::Time now) const;
   void AddSpan(PolicyVersion version, int32_t count);
 };

@@ -7,6 +7,7 @@
 #include <numeric>
 
 #include "common/attention/execute_torch.h"
+#include "services/inference/core/sampler.h"
 #include "services/inference/engine/paged_attention_torch.h"
 #include "services/inference/engine/sequence_torch.h"
 
@@ -101,6 +102,31 @@ class StepAttention final : public model::AttentionContext {
   bool all_single_;  // rows of chunks too: their sums do not depend on where a chunk ends
 };
 
+constexpr int64_t kWeighRows = 64;  // of prompts, whose logits stand in memory at once
+
+// `hidden` [count, D]: of the item's rows, which are in the cache already. Row j speaks of the
+// token after it.
+void WeighPrompt(const model::Decoder& decoder, const at::Tensor& hidden, Sequence& s) {
+  const rl::SamplingParams& p = s.owner->request.sampling;
+  const int64_t first = s.processed() - hidden.size(0) + 1;
+  const int64_t end = std::min<int64_t>(hidden.size(0), s.prompt_tokens - first);
+  s.prompt_logprobs.resize(s.prompt_tokens - 1);
+  if (*p.prompt_logprobs > 0) s.prompt_top.resize(s.prompt_tokens - 1);
+  for (int64_t begin = 0; begin < end; begin += kWeighRows) {
+    const int64_t rows = std::min(kWeighRows, end - begin);
+    const at::Tensor logits =
+        decoder.Logits(hidden.narrow(0, begin, rows)).to(at::kFloat).contiguous();
+    const auto vocab = static_cast<size_t>(logits.size(1));
+    for (int64_t j = 0; j < rows; ++j) {
+      const int64_t at = first + begin + j;  // position of the token
+      Draw draw = WeighToken({logits.const_data_ptr<float>() + j * vocab, vocab}, s.tokens[at],
+                             p.temperature, *p.prompt_logprobs);
+      s.prompt_logprobs[at - 1] = draw.logprob;
+      if (!s.prompt_top.empty()) s.prompt_top[at - 1] = std::move(draw.top);
+    }
+  }
+}
+
 }  // namespace
 
 StepOutput RunStep(const model::Decoder& decoder, KvPool& pool,
@@ -125,7 +151,14 @@ StepOutput RunStep(const model::Decoder& decoder, KvPool& pool,
                           decoder.kernels() == model::Kernels::kFixed);
   const at::Tensor hidden =
       decoder.Hidden(at::tensor(ids, at::kLong), at::tensor(positions, at::kLong), attention);
-  for (const StepItem& item : items) item.sequence->cache->Append(item.count);
+  int64_t begin = 0;
+  for (const StepItem& item : items) {
+    Sequence& s = *item.sequence;
+    s.cache->Append(item.count);
+    if (s.sample < 0 && s.owner->request.sampling.prompt_logprobs)
+      WeighPrompt(decoder, hidden.narrow(0, begin, item.count), s);
+    begin += item.count;
+  }
   if (last_rows.empty()) return out;
   const at::Tensor logits = decoder.Logits(hidden.index_select(0, at::tensor(last_rows, at::kLong)))
                                 .to(at::kFloat)

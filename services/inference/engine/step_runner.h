@@ -15,9 +15,10 @@ struct StepItem {
   int32_t count = 0;  // of its pending tokens, from the first
 };
 
-// One forward pass over the rows of all items: writes their K/V, records reference queries, and
-// returns the logits of the last row of those items that have no pending token left, in their
-// order: fp32 [items_with_logits, V], row-major.
+// One forward pass over the rows of all items: writes their K/V, records reference queries, weighs
+// the prompt tokens of those that want it (Sequence::prompt_logprobs), and returns the logits of
+// the last row of those items that have no pending token left, in their order: fp32
+// [items_with_logits, V], row-major.
 struct StepOutput {
   std::vector<int> with_logits;  // indices into items
   std::vector<float> logits;     // [with_logits, V]

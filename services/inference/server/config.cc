@@ -20,9 +20,18 @@ absl::Status AtLeast(const char* field, absl::Duration value, absl::Duration lea
 
 }  // namespace
 
+void Bind(Binder& b, HttpSection& c) {
+  b.Field("listen", c.listen, "host:port; port 0 takes a free one, empty: there is no such door");
+  b.Field("model", c.model, "the name that clients ask for; empty: that of the run");
+  b.Field("connections", c.connections, "at once, a thread each; beyond it 429");
+  b.Bytes("max_body", c.max_body, "of a request; beyond it 413");
+  b.Field("deadline", c.deadline, "of one request; then 504");
+}
+
 void Bind(Binder& b, InferenceConfig& c) {
   b.Field("rank", c.rank, "among the replicas of the run");
   BindListen(b, c.serve);
+  b.Section("http", c.http, "the OpenAI-compatible door");
   b.Field("dtype", c.dtype, "float32 or bfloat16");
   b.Field("threads", c.threads, "of the math");
   b.Field("batch_invariant", c.batch_invariant,
@@ -32,6 +41,10 @@ void Bind(Binder& b, InferenceConfig& c) {
   b.Field("max_samples", c.limits.max_samples, "n of one request");
   b.Bytes("kv_pool_bytes", c.limits.kv_pool_bytes, "slots and recorded queries, over all layers");
   b.Field("prefill_tokens", c.limits.prefill_tokens, "prompt rows of one step");
+  b.Field("prefix_cache", c.limits.prefix_cache,
+          "keep pages of prompts for others that begin alike");
+  b.Field("max_sessions", c.limits.max_sessions, "open ones; 0 = this server has none");
+  b.Field("session_ttl", c.limits.session_ttl, "idle time after which a session is deleted");
   b.Field("max_scores", c.max_scores, "Score calls at once; beyond it RESOURCE_EXHAUSTED");
   b.Field("reader_queue", c.reader_queue, "streamed messages that a slow reader may be behind");
   b.Field("remember", c.remember, "finished generations, for a repeated request_id");
@@ -48,9 +61,19 @@ void Bind(Binder& b, InferenceConfig& c) {
   b.Field("drain_grace", c.drain_grace, "for running sequences at SIGTERM");
 }
 
+absl::Status Validate(const HttpSection& c, bool insecure) {
+  if (!c.listen.empty()) {
+    RETURN_IF_ERROR(ReadPlace("inference", "http.listen", c.listen, insecure).status());
+  }
+  RETURN_IF_ERROR(AtLeast("http.connections", c.connections, 1));
+  RETURN_IF_ERROR(AtLeast("http.max_body", c.max_body, 1));
+  return AtLeast("http.deadline", c.deadline, absl::Seconds(1));
+}
+
 absl::Status Validate(const InferenceConfig& c) {
   RETURN_IF_ERROR(AtLeast("rank", c.rank, 0));
   RETURN_IF_ERROR(ReadListen("inference", c.serve).status());
+  RETURN_IF_ERROR(Validate(c.http, c.serve.rpc.insecure));
   if (c.dtype != "float32" && c.dtype != "bfloat16") {
     return absl::InvalidArgumentError(
         absl::StrFormat("inference.dtype=%s is neither float32 nor bfloat16", c.dtype));
@@ -61,6 +84,8 @@ absl::Status Validate(const InferenceConfig& c) {
   RETURN_IF_ERROR(AtLeast("max_samples", c.limits.max_samples, 1));
   RETURN_IF_ERROR(AtLeast("kv_pool_bytes", c.limits.kv_pool_bytes, 1));
   RETURN_IF_ERROR(AtLeast("prefill_tokens", c.limits.prefill_tokens, 1));
+  RETURN_IF_ERROR(AtLeast("max_sessions", c.limits.max_sessions, 0));
+  RETURN_IF_ERROR(AtLeast("session_ttl", c.limits.session_ttl, absl::Seconds(1)));
   RETURN_IF_ERROR(AtLeast("max_scores", c.max_scores, 1));
   RETURN_IF_ERROR(AtLeast("reader_queue", c.reader_queue, 1));
   RETURN_IF_ERROR(AtLeast("remember", c.remember, absl::ZeroDuration()));

@@ -11,10 +11,21 @@
 
 namespace palimpsest::inference {
 
+// `inference.http:`, the OpenAI-compatible door.
+struct HttpSection {
+  std::string listen;     // host:port, port 0 takes a free one; empty: no door
+  std::string model;      // the name that clients ask for; empty: that of the run
+  int connections = 256;  // at once, a thread each
+  int64_t max_body = 8 << 20;
+  absl::Duration deadline = absl::Minutes(10);  // of one request
+};
+void Bind(Binder& b, HttpSection& c);
+
 // `inference:` of the YAML.
 struct InferenceConfig {
-  int rank = 0;                   // among the replicas of a run
-  ListenSection serve;            // its keys stand beside the others
+  int rank = 0;         // among the replicas of a run
+  ListenSection serve;  // its keys stand beside the others
+  HttpSection http;
   std::string dtype = "float32";  // float32 or bfloat16
   int threads = 2;                // of the math
   bool batch_invariant = false;   // the same bits whatever else runs; costs time

@@ -16,6 +16,7 @@ namespace palimpsest::inference {
 namespace {
 
 constexpr char kRole[] = "inference";
+constexpr char kHttpRole[] = "http";                     // of the other address file
 constexpr absl::Duration kLoadEvery = absl::Seconds(1);  // gauges
 
 v1::ServerInfo InfoOf(const InferenceDaemonConfig& config) {
@@ -67,9 +68,11 @@ absl::Status ReadyOf(const Serving& serving) {
 // are called by one thread.
 class Replica {
  public:
-  Replica(const InferenceDaemonConfig& config, const EngineMaker& make_engine, StopSignal& stop)
+  Replica(const InferenceDaemonConfig& config, const EngineMaker& make_engine,
+          const DoorMaker& make_door, StopSignal& stop)
       : config_(config),
         make_engine_(make_engine),
+        make_door_(make_door),
         stop_(stop),
         given_up_(stop),
         metrics_(kRole, Version(), clock_),
@@ -83,12 +86,14 @@ class Replica {
  private:
   InferenceServer::Options ServiceOptions();
   WeightsFollower::Options FollowerOptions();
+  absl::Status OpenDoor();
   void Ready();
   // Nothing calls or is called any more afterwards. Harmless when repeated.
   void End(absl::Duration grace);
 
   const InferenceDaemonConfig& config_;
   const EngineMaker& make_engine_;
+  const DoorMaker& make_door_;
   StopSignal& stop_;
   Clock& clock_ = SystemClock();
   GivenUp given_up_;
@@ -99,6 +104,7 @@ class Replica {
   std::unique_ptr<MetricsServer> metrics_server_;
   std::unique_ptr<WeightsFollower> follower_;
   std::unique_ptr<RpcServer> server_;
+  std::unique_ptr<Door> door_;
   absl::Notification listened_;  // server_ will not change any more: it listens, or could not
 };
 
@@ -139,6 +145,15 @@ void Replica::Ready() {
   if (server_ != nullptr) server_->SetServing("", true);
 }
 
+absl::Status Replica::OpenDoor() {
+  if (!make_door_) return absl::OkStatus();
+  ASSIGN_OR_RETURN(door_, make_door_(config_, {service_, serving_, telemetry_, clock_}));
+  if (door_ == nullptr) return absl::OkStatus();
+  Log(Severity::kInfo, "the HTTP door is open", {{"address", door_->address()}});
+  return WriteAddress(config_.run.folder, kHttpRole, config_.inference.rank,
+                      {door_->address(), getpid()});
+}
+
 // The follower stands before the server, whose calls need it.
 absl::Status Replica::Start() {
   ASSIGN_OR_RETURN(const Listening at, ReadListen(kRole, config_.inference.serve));
@@ -155,6 +170,7 @@ absl::Status Replica::Start() {
   RETURN_IF_ERROR(server.status());
   Log(Severity::kInfo, "listening",
       {{"address", server_->address()}, {"metrics_port", metrics_server_->port()}});
+  RETURN_IF_ERROR(OpenDoor());
   return WriteAddress(config_.run.folder, kRole, config_.inference.rank,
                       {server_->address(), getpid()});
 }
@@ -166,8 +182,9 @@ absl::Status Replica::Serve() {
   Log(Severity::kInfo, "draining",
       {{"grace", absl::FormatDuration(config_.inference.drain_grace)}});
   End(config_.inference.drain_grace);
+  RETURN_IF_ERROR(RemoveAddress(config_.run.folder, kHttpRole, config_.inference.rank, getpid()));
   RETURN_IF_ERROR(RemoveAddress(config_.run.folder, kRole, config_.inference.rank, getpid()));
-  return given_up_.status();
+  return OfStart(given_up_.status());
 }
 
 void Replica::End(absl::Duration grace) {
@@ -175,6 +192,7 @@ void Replica::End(absl::Duration grace) {
   serving_.StartDraining();
   if (server_ != nullptr) server_->SetServing("", false);
   if (const auto engine = serving_.engine()) engine->Drain(grace);
+  door_.reset();
   if (server_ != nullptr) server_->Shutdown();
   follower_.reset();
 }
@@ -182,10 +200,10 @@ void Replica::End(absl::Duration grace) {
 }  // namespace
 
 absl::Status RunDaemon(const InferenceDaemonConfig& config, const EngineMaker& make_engine,
-                       StopSignal& stop) {
+                       StopSignal& stop, const DoorMaker& make_door) {
   SetLogConfig({.role = kRole, .run = config.run.name});
-  Replica replica(config, make_engine, stop);
-  RETURN_IF_ERROR(replica.Start());
+  Replica replica(config, make_engine, make_door, stop);
+  RETURN_IF_ERROR(OfStart(replica.Start()));
   return replica.Serve();
 }
 

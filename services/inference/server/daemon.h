@@ -4,6 +4,7 @@
 #include <memory>
 #include <string>
 
+#include "common/base/clock.h"
 #include "common/rpc/stop_signal.h"
 #include "services/inference/server/config.h"
 
@@ -14,9 +15,28 @@ using EngineMaker = std::function<absl::StatusOr<std::unique_ptr<Engine>>(
     const std::string& folder, PolicyVersion version, const InferenceConfig& config,
     EngineObserver observer)>;
 
+// Another way in beside gRPC. Its end finishes what is being answered.
+class Door {
+ public:
+  virtual ~Door() = default;
+  virtual std::string address() const = 0;  // host:port for others
+};
+class InferenceServer;
+class Serving;
+class Telemetry;
+struct DoorParts {  // they outlive the door
+  InferenceServer& server;
+  const Serving& serving;
+  Telemetry& telemetry;
+  Clock& clock;
+};
+// Null: the config has none.
+using DoorMaker = std::function<absl::StatusOr<std::unique_ptr<Door>>(
+    const InferenceDaemonConfig& config, const DoorParts& parts)>;
+
 // One inference replica from start to end: listens and writes its address at once, serves when the
 // first weights are loaded, drains when `stop` is raised. OK after a stop, the reason otherwise.
 absl::Status RunDaemon(const InferenceDaemonConfig& config, const EngineMaker& make_engine,
-                       StopSignal& stop);
+                       StopSignal& stop, const DoorMaker& make_door = nullptr);
 
 }  // namespace palimpsest::inference

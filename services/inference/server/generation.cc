@@ -9,6 +9,11 @@
 namespace palimpsest::inference {
 namespace {
 
+void Fill(const Alternatives& top, v1::Alternatives& proto) {
+  proto.mutable_ids()->Assign(top.ids.begin(), top.ids.end());
+  proto.mutable_logprobs()->Assign(top.logprobs.begin(), top.logprobs.end());
+}
+
 v1::GenerateResponse ToProto(const TokenChunk& chunk) {
   v1::GenerateResponse update;
   v1::TokenChunk& tokens = *update.mutable_tokens();
@@ -20,11 +25,7 @@ v1::GenerateResponse ToProto(const TokenChunk& chunk) {
   tokens.set_text(chunk.text);
   tokens.set_policy_version(chunk.version.value());
   tokens.set_kv_epoch(chunk.kv_epoch);
-  for (const Alternatives& top : chunk.top) {
-    v1::Alternatives& proto = *tokens.add_top_logprobs();
-    proto.mutable_ids()->Assign(top.ids.begin(), top.ids.end());
-    proto.mutable_logprobs()->Assign(top.logprobs.begin(), top.logprobs.end());
-  }
+  for (const Alternatives& top : chunk.top) Fill(top, *tokens.add_top_logprobs());
   return update;
 }
 
@@ -48,8 +49,21 @@ int32_t SampleCount(const v1::GenerateRequest& request) {
   return request.n() == 0 ? 1 : request.n();
 }
 
-Generation::Generation(v1::GenerateRequest request, Hooks hooks)
-    : request_(std::move(request)), hooks_(std::move(hooks)) {}
+Generation::Generation(const v1::GenerateRequest& request, Hooks hooks)
+    : request_(std::make_unique<v1::GenerateRequest>(request)),
+      id_(request.request_id()),
+      count_(SampleCount(request)),
+      first_sample_(request.first_sample()),
+      stream_tokens_(request.stream_tokens()),
+      hooks_(std::move(hooks)) {}
+
+Generation::Generation(const v1::StepSessionRequest& request, Hooks hooks)
+    : request_(std::make_unique<v1::StepSessionRequest>(request)),
+      id_(request.request_id()),
+      count_(1),
+      first_sample_(0),
+      stream_tokens_(request.stream_tokens()),
+      hooks_(std::move(hooks)) {}
 
 absl::Status Generation::Attach(std::shared_ptr<GenerationReader> reader) {
   const absl::MutexLock lock(&mu_);
@@ -91,8 +105,11 @@ void Generation::Accept(const std::vector<int32_t>& prompt, PolicyVersion versio
   {
     const absl::MutexLock lock(&mu_);
     accepted_ = std::move(update);
-    if (samples_.empty()) samples_.resize(SampleCount(request_));
+    if (samples_.empty()) samples_.resize(count_);
     for (const auto& reader : readers_) CatchUp(*reader);
+    for (Sample& sample : samples_) {
+      if (sample.end != nullptr) sample.stream = {};
+    }
     ended = complete();
     if (ended) EndAll(absl::OkStatus());
     abandoned = BecameAbandoned();
@@ -108,11 +125,11 @@ void Generation::Refuse(const absl::Status& status) {
 }
 
 void Generation::OnTokens(TokenChunk chunk) {
-  if (request_.stream_tokens()) Stream(ToProto(chunk), chunk.sample);
+  if (stream_tokens_) Stream(ToProto(chunk), chunk.sample);
 }
 
 void Generation::OnEvent(int32_t sample, const context::Event& event) {
-  if (!request_.stream_tokens()) return;
+  if (!stream_tokens_) return;
   v1::GenerateResponse update;
   update.mutable_compaction()->set_sample(sample);
   *update.mutable_compaction()->mutable_event() = wire::ToProto(event);
@@ -126,6 +143,9 @@ void Generation::OnFinished(Finished finished) {
   *proto.mutable_rollout() = wire::ToProto(finished.rollout);
   proto.set_text(finished.text);
   if (finished.stop_string) proto.set_stop_string(*finished.stop_string);
+  proto.mutable_prompt_logprobs()->Assign(finished.prompt_logprobs.begin(),
+                                          finished.prompt_logprobs.end());
+  for (const Alternatives& top : finished.prompt_top) Fill(top, *proto.add_prompt_top_logprobs());
   EndSample(std::move(update), finished.sample, false, rl::Outcome::kOk);
 }
 
@@ -148,7 +168,7 @@ bool Generation::replayable() const {
 
 int64_t Generation::bytes() const {
   const absl::MutexLock lock(&mu_);
-  size_t sum = request_.ByteSizeLong();
+  size_t sum = request_->ByteSizeLong();
   if (accepted_ != nullptr) sum += accepted_->ByteSizeLong();
   for (const Sample& sample : samples_) {
     if (sample.end != nullptr) sum += sample.end->ByteSizeLong();
@@ -159,8 +179,8 @@ int64_t Generation::bytes() const {
 
 // The engine may speak before Accept: it runs as soon as Submit has taken the request.
 Generation::Sample& Generation::SampleAt(int32_t sample) {
-  if (samples_.empty()) samples_.resize(SampleCount(request_));
-  return samples_.at(sample - request_.first_sample());
+  if (samples_.empty()) samples_.resize(count_);
+  return samples_.at(sample - first_sample_);
 }
 
 void Generation::Keep(v1::GenerateResponse update, int32_t sample) {
@@ -218,8 +238,8 @@ void Generation::EndSample(v1::GenerateResponse update, int32_t sample, bool ret
   {
     const absl::MutexLock lock(&mu_);
     Sample& slot = SampleAt(sample);
-    slot.stream.clear();
-    slot.stream.shrink_to_fit();
+    // Until Accept nobody has heard it.
+    if (accepted_ != nullptr) slot.stream = {};
     slot.end = end;
     ++ended_;
     retryable_ |= retryable;

@@ -15,11 +15,16 @@ namespace palimpsest::inference {
 
 using Update = std::shared_ptr<const v1::GenerateResponse>;
 
+class Generation;
+
 // One client that listens to a generation. Called under the generation's lock: neither blocks nor
 // calls back.
 class GenerationReader {
  public:
   virtual ~GenerationReader() = default;
+  // What it hears, to leave it by Detach: not called under the lock, and before what is submitted
+  // anew says anything.
+  virtual void Listen(std::shared_ptr<Generation> generation) = 0;
   // `bounded`: counts against the reader's bound. False: the reader is gone, nothing more for it.
   virtual bool Send(Update update, bool bounded) = 0;
   virtual void End(const absl::Status& status) = 0;  // after what was sent
@@ -37,10 +42,11 @@ class Generation final : public GenerationSink {
   };
   static constexpr int kMaxReaders = 16;
 
-  Generation(v1::GenerateRequest request, Hooks hooks);
+  Generation(const v1::GenerateRequest& request, Hooks hooks);
+  Generation(const v1::StepSessionRequest& request, Hooks hooks);  // one sample, number 0
 
-  const v1::GenerateRequest& request() const { return request_; }
-  const std::string& id() const { return request_.request_id(); }
+  const google::protobuf::Message& request() const { return *request_; }
+  const std::string& id() const { return id_; }
 
   // UNAVAILABLE: abandoned, its cancellation is under way. RESOURCE_EXHAUSTED: kMaxReaders.
   absl::Status Attach(std::shared_ptr<GenerationReader> reader);
@@ -61,7 +67,7 @@ class Generation final : public GenerationSink {
 
  private:
   struct Sample {
-    std::vector<v1::GenerateResponse> stream;  // of a running one; chunks are merged
+    std::vector<v1::GenerateResponse> stream;  // of a running or unheard one; chunks are merged
     Update end;
   };
 
@@ -76,7 +82,10 @@ class Generation final : public GenerationSink {
   void Stream(v1::GenerateResponse update, int32_t sample);
   void EndSample(v1::GenerateResponse update, int32_t sample, bool retryable, rl::Outcome outcome);
 
-  const v1::GenerateRequest request_;
+  const std::unique_ptr<const google::protobuf::Message> request_;
+  const std::string id_;
+  const int32_t count_, first_sample_;
+  const bool stream_tokens_;
   const Hooks hooks_;
 
   mutable absl::Mutex mu_;

@@ -11,7 +11,9 @@ constexpr absl::Duration kTick = absl::Seconds(1);
 constexpr size_t kMaxDifference = 200;  // bytes of it in a message
 
 // "modified: n: 2 -> 3"; empty: equal.
-std::string FirstDifference(const v1::GenerateRequest& was, const v1::GenerateRequest& is) {
+std::string FirstDifference(const google::protobuf::Message& was,
+                            const google::protobuf::Message& is) {
+  if (was.GetDescriptor() != is.GetDescriptor()) return "another call";
   std::string report;
   google::protobuf::util::MessageDifferencer differencer;
   differencer.ReportDifferencesToString(&report);
@@ -33,6 +35,14 @@ Generations::~Generations() {
 }
 
 absl::StatusOr<Generations::Joined> Generations::Join(const v1::GenerateRequest& request) {
+  return JoinOrMake(request);
+}
+absl::StatusOr<Generations::Joined> Generations::Join(const v1::StepSessionRequest& request) {
+  return JoinOrMake(request);
+}
+
+template <class Request>
+absl::StatusOr<Generations::Joined> Generations::JoinOrMake(const Request& request) {
   const absl::MutexLock lock(&mu_);
   Expire();
   if (const auto it = by_id_.find(request.request_id()); it != by_id_.end()) {

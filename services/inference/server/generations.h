@@ -34,6 +34,7 @@ class Generations {
 
   // ALREADY_EXISTS names the first field in which the request differs from the one of this id.
   absl::StatusOr<Joined> Join(const v1::GenerateRequest& request);
+  absl::StatusOr<Joined> Join(const v1::StepSessionRequest& request);
   // A refused one: the next request of this id is a new one.
   void Forget(const Generation& generation);
 
@@ -48,6 +49,8 @@ class Generations {
     int64_t bytes;
   };
 
+  template <class Request>
+  absl::StatusOr<Joined> JoinOrMake(const Request& request);
   void Ended(const Generation& generation);
   void Abandoned(const Generation& generation);
   void Erase(const Generation& generation) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);

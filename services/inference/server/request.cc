@@ -22,16 +22,6 @@ absl::Status NoTokenizer(std::string_view field) {
       absl::StrFormat("%s: the model has no tokenizer, only ids are understood", field));
 }
 
-template <class Ids>
-absl::Status CheckIds(std::string_view path, const Ids& ids, int32_t vocab) {
-  for (int i = 0; i < static_cast<int>(ids.size()); ++i) {
-    if (ids[i] >= 0 && ids[i] < vocab) continue;
-    return wire::Refused(wire::Item(path, i),
-                         absl::StrFormat("%d is outside of the vocabulary [0, %d)", ids[i], vocab));
-  }
-  return absl::OkStatus();
-}
-
 absl::StatusOr<std::vector<int32_t>> Prompt(const v1::GenerateRequest& proto, int32_t vocab,
                                             const Tokenizer* tokenizer, const FolderChat* chat) {
   std::vector<int32_t> prompt;
@@ -74,15 +64,6 @@ Chat FromProto(const v1::ChatPrompt& proto) {
   return chat;
 }
 
-absl::StatusOr<rl::SamplingParams> Sampling(const v1::SamplingParams& proto,
-                                            const Tokenizer* tokenizer) {
-  if (proto.has_prompt_logprobs()) return NotServed("sampling.prompt_logprobs");
-  if (proto.stop_strings_size() > 0 && tokenizer == nullptr) {
-    return NoTokenizer("sampling.stop_strings");
-  }
-  return wire::FromProto(proto, "sampling");
-}
-
 // Turns and manual events belong to sessions: one request is one step.
 absl::StatusOr<context::ContextPolicy> Context(const v1::ContextPolicy& proto, int32_t prompt) {
   if (proto.has_turns()) return NotServed("context.turns");
@@ -102,11 +83,7 @@ absl::Status CheckCounts(const v1::GenerateRequest& proto, const Limits& limits)
     return wire::Refused("first_sample", absl::StrFormat("%d is outside of [0, 2^31 - 1 - %d]",
                                                          proto.first_sample(), limits.max_samples));
   }
-  if (proto.client().size() > kMaxName) {
-    return wire::Refused("client",
-                         absl::StrFormat("%d bytes, at most %d", proto.client().size(), kMaxName));
-  }
-  return absl::OkStatus();
+  return CheckClient(proto.client());
 }
 
 }  // namespace
@@ -115,6 +92,34 @@ absl::Status CheckRequestId(const std::string& id) {
   if (!id.empty() && id.size() <= kMaxName) return absl::OkStatus();
   return wire::Refused("request_id",
                        absl::StrFormat("%d bytes, must be 1 to %d", id.size(), kMaxName));
+}
+
+absl::Status CheckClient(const std::string& client) {
+  if (client.size() <= kMaxName) return absl::OkStatus();
+  return wire::Refused("client", absl::StrFormat("%d bytes, at most %d", client.size(), kMaxName));
+}
+
+absl::Status CheckIds(std::string_view path, std::span<const int32_t> ids, int32_t vocab) {
+  for (size_t i = 0; i < ids.size(); ++i) {
+    if (ids[i] >= 0 && ids[i] < vocab) continue;
+    return wire::Refused(wire::Item(path, static_cast<int>(i)),
+                         absl::StrFormat("%d is outside of the vocabulary [0, %d)", ids[i], vocab));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<rl::SamplingParams> ParseSampling(const v1::SamplingParams& proto,
+                                                 const Tokenizer* tokenizer) {
+  if (proto.stop_strings_size() > 0 && tokenizer == nullptr) {
+    return NoTokenizer("sampling.stop_strings");
+  }
+  return wire::FromProto(proto, "sampling");
+}
+
+absl::StatusOr<rl::BudgetMessages> ParseBudgetMessages(const v1::BudgetMessages& proto,
+                                                       const Tokenizer* tokenizer) {
+  if (tokenizer == nullptr) return NoTokenizer("budget_messages");
+  return wire::FromProto(proto);
 }
 
 absl::Status CheckMinVersion(const std::optional<int64_t>& asked, PolicyVersion live) {
@@ -153,14 +158,14 @@ absl::StatusOr<GenerationRequest> ParseGenerate(const v1::GenerateRequest& proto
                             .priority = proto.priority(),
                             .deadline = deadline};
   ASSIGN_OR_RETURN(request.prompt, Prompt(proto, engine.model().vocab, tokenizer, chat));
-  ASSIGN_OR_RETURN(request.sampling, Sampling(proto.sampling(), tokenizer));
+  ASSIGN_OR_RETURN(request.sampling, ParseSampling(proto.sampling(), tokenizer));
   if (proto.has_context()) {
     ASSIGN_OR_RETURN(request.context,
                      Context(proto.context(), static_cast<int32_t>(request.prompt.size())));
   }
   if (proto.has_budget_messages()) {
-    if (tokenizer == nullptr) return NoTokenizer("budget_messages");
-    ASSIGN_OR_RETURN(request.budget_messages, wire::FromProto(proto.budget_messages()));
+    ASSIGN_OR_RETURN(request.budget_messages,
+                     ParseBudgetMessages(proto.budget_messages(), tokenizer));
   }
   return request;
 }

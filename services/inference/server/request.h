@@ -2,6 +2,8 @@
 
 #include <grpcpp/server_context.h>
 
+#include <span>
+
 #include "common/tokenizer/chat_template.h"
 #include "common/tokenizer/tokenizer.h"
 #include "palimpsest/v1/inference.pb.h"
@@ -13,6 +15,18 @@ namespace palimpsest::inference {
 
 // 1 to 128 bytes.
 absl::Status CheckRequestId(const std::string& id);
+
+// At most 128 bytes.
+absl::Status CheckClient(const std::string& client);
+
+// `path` names the field that they stand in.
+absl::Status CheckIds(std::string_view path, std::span<const int32_t> ids, int32_t vocab);
+
+// `tokenizer` null: whatever needs text is FAILED_PRECONDITION.
+absl::StatusOr<rl::SamplingParams> ParseSampling(const v1::SamplingParams& proto,
+                                                 const Tokenizer* tokenizer);
+absl::StatusOr<rl::BudgetMessages> ParseBudgetMessages(const v1::BudgetMessages& proto,
+                                                       const Tokenizer* tokenizer);
 
 // FAILED_PRECONDITION when the live weights are older than asked.
 absl::Status CheckMinVersion(const std::optional<int64_t>& asked, PolicyVersion live);

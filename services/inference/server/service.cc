@@ -46,6 +46,7 @@ v1::InferenceLimits ToProto(const Limits& limits) {
   proto.set_max_queued(limits.max_queued);
   proto.set_max_samples(limits.max_samples);
   proto.set_kv_pool_bytes(limits.kv_pool_bytes);
+  proto.set_max_sessions(limits.max_sessions);
   proto.set_max_top_logprobs(rl::kMaxAlternatives);
   return proto;
 }
@@ -54,13 +55,9 @@ v1::InferenceLoad ToProto(const Load& load) {
   v1::InferenceLoad proto;
   proto.set_running(load.running);
   proto.set_queued(load.queued);
+  proto.set_sessions(load.sessions);
   proto.set_kv_bytes_free(load.kv_bytes_free);
   return proto;
-}
-
-grpc::Status NoSessions(const char* call) {
-  return ToGrpc(absl::UnimplementedError(
-      absl::StrFormat("%s: this server has no sessions (limits.max_sessions=0)", call)));
 }
 
 absl::StatusOr<WeightsMode> ModeOf(v1::WeightsMode mode) {
@@ -127,37 +124,42 @@ grpc::ServerWriteReactor<v1::GenerateResponse>* InferenceServer::Generate(
 }
 
 absl::Status InferenceServer::Listen(const v1::GenerateRequest& request, absl::Time deadline,
-                                     const std::shared_ptr<StreamWriter>& writer) {
+                                     const std::shared_ptr<GenerationReader>& reader) {
   RETURN_IF_ERROR(CheckRequestId(request.request_id()));
   RETURN_IF_ERROR(serving_.Loaded().status());
-  ASSIGN_OR_RETURN(const Generations::Joined joined, generations_.Join(request));
-  RETURN_IF_ERROR(joined.generation->Attach(writer));
-  writer->Listen(joined.generation);
-  if (joined.created) Begin(*joined.generation, joined.generation, deadline);
+  const auto parse = [&](const Engine& engine) {
+    return ParseGenerate(request, engine, serving_.tokenizer().get(), serving_.chat().get(),
+                         deadline);
+  };
+  return ListenTo(generations_.Join(request), parse, reader);
+}
+
+absl::Status InferenceServer::ListenTo(const absl::StatusOr<Generations::Joined>& joined,
+                                       const Parse& parse,
+                                       const std::shared_ptr<GenerationReader>& reader) {
+  RETURN_IF_ERROR(joined.status());
+  RETURN_IF_ERROR(joined->generation->Attach(reader));
+  reader->Listen(joined->generation);
+  if (joined->created) Begin(joined->generation, parse);
   return absl::OkStatus();
 }
 
-void InferenceServer::Begin(Generation& generation, const std::shared_ptr<Generation>& sink,
-                            absl::Time deadline) {
+void InferenceServer::Begin(const std::shared_ptr<Generation>& generation, const Parse& parse) {
   PolicyVersion version;
   const auto submit = [&]() -> absl::StatusOr<std::vector<int32_t>> {
     ASSIGN_OR_RETURN(const std::shared_ptr<Engine> engine, serving_.Admit());
     version = engine->version();
-    const std::shared_ptr<const Tokenizer> tokenizer = serving_.tokenizer();
-    const std::shared_ptr<const FolderChat> chat = serving_.chat();
-    ASSIGN_OR_RETURN(
-        GenerationRequest parsed,
-        ParseGenerate(generation.request(), *engine, tokenizer.get(), chat.get(), deadline));
+    ASSIGN_OR_RETURN(GenerationRequest parsed, parse(*engine));
     std::vector<int32_t> prompt = parsed.prompt;
-    RETURN_IF_ERROR(engine->Submit(std::move(parsed), sink));
+    RETURN_IF_ERROR(engine->Submit(std::move(parsed), generation));
     return prompt;
   };
   const absl::StatusOr<std::vector<int32_t>> prompt = submit();
   if (prompt.ok()) {
-    generation.Accept(*prompt, version);
+    generation->Accept(*prompt, version);
   } else {
-    generations_.Forget(generation);
-    generation.Refuse(prompt.status());
+    generations_.Forget(*generation);
+    generation->Refuse(prompt.status());
   }
 }
 
@@ -303,31 +305,6 @@ grpc::Status InferenceServer::UpdateWeights(grpc::ServerContext* context,
   response->set_flip_seconds(result->flip_seconds);
   response->set_already_live(result->already_live);
   return grpc::Status::OK;
-}
-
-grpc::Status InferenceServer::CreateSession(grpc::ServerContext*, const v1::CreateSessionRequest*,
-                                            v1::CreateSessionResponse*) {
-  return NoSessions("CreateSession");
-}
-grpc::Status InferenceServer::StepSession(grpc::ServerContext*, const v1::StepSessionRequest*,
-                                          grpc::ServerWriter<v1::StepSessionResponse>*) {
-  return NoSessions("StepSession");
-}
-grpc::Status InferenceServer::CompactSession(grpc::ServerContext*, const v1::CompactSessionRequest*,
-                                             v1::CompactSessionResponse*) {
-  return NoSessions("CompactSession");
-}
-grpc::Status InferenceServer::ForkSession(grpc::ServerContext*, const v1::ForkSessionRequest*,
-                                          v1::ForkSessionResponse*) {
-  return NoSessions("ForkSession");
-}
-grpc::Status InferenceServer::ListSessions(grpc::ServerContext*, const v1::ListSessionsRequest*,
-                                           v1::ListSessionsResponse*) {
-  return NoSessions("ListSessions");
-}
-grpc::Status InferenceServer::DeleteSession(grpc::ServerContext*, const v1::DeleteSessionRequest*,
-                                            v1::DeleteSessionResponse*) {
-  return NoSessions("DeleteSession");
 }
 
 }  // namespace palimpsest::inference

@@ -13,10 +13,12 @@
 
 namespace palimpsest::inference {
 
-// InferenceService over an Engine. Generate is written by callbacks, so that thousands of streams
-// need no threads; the other calls are short, or bounded in number, and run on gRPC's threads.
+// InferenceService over an Engine. Generate and StepSession are written by callbacks, so that
+// thousands of streams need no threads; the other calls are short, or bounded in number, and run on
+// gRPC's threads. Sessions stand in session_calls.cc.
 class InferenceServer final
-    : public v1::InferenceService::WithCallbackMethod_Generate<v1::InferenceService::Service> {
+    : public v1::InferenceService::WithCallbackMethod_Generate<
+          v1::InferenceService::WithCallbackMethod_StepSession<v1::InferenceService::Service>> {
  public:
   using ApplyWeights = std::function<absl::StatusOr<UpdateResult>(
       const Announcement& announcement, WeightsMode mode, absl::Time deadline)>;
@@ -34,6 +36,11 @@ class InferenceServer final
   InferenceServer(Options options, Serving& serving, Telemetry& telemetry, Clock& clock);
 
   int running_generations() const { return generations_.running(); }
+
+  // Generate for a caller of this process: what a client of the call would be sent comes to
+  // `reader`. What is refused is told by the status or by its End.
+  absl::Status Listen(const v1::GenerateRequest& request, absl::Time deadline,
+                      const std::shared_ptr<GenerationReader>& reader);
 
   grpc::ServerWriteReactor<v1::GenerateResponse>* Generate(
       grpc::CallbackServerContext* context, const v1::GenerateRequest* request) override;
@@ -59,12 +66,12 @@ class InferenceServer final
   grpc::Status UpdateWeights(grpc::ServerContext* context, const v1::UpdateWeightsRequest* request,
                              v1::UpdateWeightsResponse* response) override;
 
-  // Sessions: UNIMPLEMENTED, naming the call.
+  // Sessions. UNIMPLEMENTED, naming the call, where the engine has none.
   grpc::Status CreateSession(grpc::ServerContext*, const v1::CreateSessionRequest*,
                              v1::CreateSessionResponse*) override;
-  grpc::Status StepSession(grpc::ServerContext*, const v1::StepSessionRequest*,
-                           grpc::ServerWriter<v1::StepSessionResponse>*) override;
-  grpc::Status CompactSession(grpc::ServerContext*, const v1::CompactSessionRequest*,
+  grpc::ServerWriteReactor<v1::GenerateResponse>* StepSession(
+      grpc::CallbackServerContext* context, const v1::StepSessionRequest* request) override;
+  grpc::Status CompactSession(grpc::ServerContext* context, const v1::CompactSessionRequest*,
                               v1::CompactSessionResponse*) override;
   grpc::Status ForkSession(grpc::ServerContext*, const v1::ForkSessionRequest*,
                            v1::ForkSessionResponse*) override;
@@ -74,10 +81,13 @@ class InferenceServer final
                              v1::DeleteSessionResponse*) override;
 
  private:
+  // Checks a request against the engine that would serve it.
+  using Parse = std::function<absl::StatusOr<GenerationRequest>(const Engine& engine)>;
+
   // Parses and submits what was joined newly; then it is accepted or refused.
-  void Begin(Generation& generation, const std::shared_ptr<Generation>& sink, absl::Time deadline);
-  absl::Status Listen(const v1::GenerateRequest& request, absl::Time deadline,
-                      const std::shared_ptr<class StreamWriter>& writer);
+  void Begin(const std::shared_ptr<Generation>& generation, const Parse& parse);
+  absl::Status ListenTo(const absl::StatusOr<Generations::Joined>& joined, const Parse& parse,
+                        const std::shared_ptr<GenerationReader>& reader);
   absl::StatusOr<ScoreResult> ScoreNow(const v1::ScoreRequest& request);
 
   const Options options_;

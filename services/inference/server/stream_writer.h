@@ -21,7 +21,7 @@ class StreamWriter final : public grpc::ServerWriteReactor<v1::GenerateResponse>
   static std::shared_ptr<StreamWriter> Create(int bound, std::function<void()> too_slow);
 
   // What it listens to: left when the call is cancelled. At most once, before End.
-  void Listen(std::shared_ptr<Generation> generation);
+  void Listen(std::shared_ptr<Generation> generation) override;
 
   bool Send(Update update, bool bounded) override;
   void End(const absl::Status& status) override;

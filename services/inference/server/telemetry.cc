@@ -39,12 +39,16 @@ Telemetry::Telemetry(Metrics& m)
       kv_free_(One(m, "kv_free_bytes", "of the pool of KV slots and recorded queries")),
       prompt_tokens_(m.AddCounter({"tokens_total", "by kind", {"kind"}}).With({"prompt"})),
       sampled_tokens_(m.AddCounter({"tokens_total", "by kind", {"kind"}}).With({"sampled"})),
+      prefix_tokens_(m.AddCounter({"prefix_hit_tokens_total",
+                                   "prompt tokens whose KV was found, not processed"})
+                         .With({})),
       slow_readers_(
           m.AddCounter({"slow_readers_total", "streams ended since nobody read them"}).With({})),
       preemptions_(m.AddCounter({"preemptions_total",
                                  "caches given back under pressure, to be rebuilt from the log"})
                        .With({})),
       preempted_(One(m, "sequences_preempted", "waiting to go on")),
+      sessions_(One(m, "sessions", "open")),
       first_token_(Seconds(m, "time_to_first_token_seconds", "from submission")),
       token_gap_(Seconds(m, "inter_token_gap_seconds", "between two tokens of a sequence")),
       step_(Seconds(m, "engine_step_seconds", "of one step of the batch")),
@@ -73,6 +77,7 @@ EngineObserver Telemetry::Observer() {
             compaction_seconds_.With(labels).Observe(seconds);
           },
       .preempted = [this] { preemptions_.Add(); },
+      .prefix_hit = [this](int tokens) { prefix_tokens_.Add(tokens); },
       .step = [this](double seconds, int) { step_.Observe(seconds); },
   };
 }
@@ -81,6 +86,7 @@ void Telemetry::ReportLoad(const Load& load) {
   in_flight_.Set(load.running);
   queue_depth_.Set(load.queued);
   preempted_.Set(load.preempted);
+  sessions_.Set(load.sessions);
   live_slots_.Set(static_cast<double>(load.live_slots));
   total_slots_.Set(static_cast<double>(load.total_slots));
   kv_free_.Set(static_cast<double>(load.kv_bytes_free));

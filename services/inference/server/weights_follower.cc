@@ -157,9 +157,7 @@ bool WeightsFollower::WaitedTooLong() {
   if (serving_.engine() != nullptr) return false;
   const absl::Duration waited = clock_.Now() - started_;
   if (waited > options_.first_version_wait) {
-    options_.gave_up(absl::DeadlineExceededError(
-        absl::StrFormat("no weights to serve in %s within first_version_wait=%s", options_.store,
-                        absl::FormatDuration(options_.first_version_wait))));
+    options_.gave_up(WhyNone());
     return true;
   }
   if (clock_.Now() - last_log_ >= kLogEvery) {
@@ -168,6 +166,15 @@ bool WeightsFollower::WaitedTooLong() {
         {{"store", options_.store}, {"seconds", absl::ToDoubleSeconds(waited)}});
   }
   return false;
+}
+
+absl::Status WeightsFollower::WhyNone() const {
+  const std::string none =
+      absl::StrFormat("no weights to serve in %s within first_version_wait=%s", options_.store,
+                      absl::FormatDuration(options_.first_version_wait));
+  if (failure_.ok()) return absl::DeadlineExceededError(none);
+  return absl::Status(failure_.code(), absl::StrFormat("%s; version %d: %s", none, failing_.value(),
+                                                       std::string(failure_.message())));
 }
 
 absl::Status WeightsFollower::RenewLeaseIfDue() {
@@ -197,6 +204,7 @@ void WeightsFollower::FollowNewest() {
     return;
   }
   failing_ = version;
+  failure_ = result.status();
   ++failures_;
   next_try_ = clock_.Now() + Backoff(options_.retry, failures_, Meaning(options_.reader));
 }
@@ -260,7 +268,7 @@ absl::StatusOr<UpdateResult> WeightsFollower::LoadFirst(const weights::VersionIn
                   [](const weights::ManifestFile& file) { return file.name == "tokenizer.json"; });
   if (has_tokenizer) {
     ASSIGN_OR_RETURN(tokenizer, Tokenizer::Load(info.folder));
-    chat = std::make_shared<const FolderChat>(FolderChat::Read(info.folder));
+    chat = std::make_shared<const FolderChat>(FolderChat::Read(info.folder, "the model"));
     if (const absl::Status& status = chat->own().status(); !status.ok()) {
       Log(Severity::kInfo, "chat prompts are refused", {{"status", status.ToString()}});
     }

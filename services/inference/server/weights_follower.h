@@ -73,6 +73,7 @@ class WeightsFollower {
   // On the follower's thread.
   bool Poll();  // false: gave up
   bool WaitedTooLong();
+  absl::Status WhyNone() const;  // the code of the last failure, when there was one
   absl::Status RenewLeaseIfDue();
   void FollowNewest();
   absl::StatusOr<UpdateResult> Take(const Announcement& announcement, WeightsMode mode);
@@ -90,6 +91,7 @@ class WeightsFollower {
   absl::Time last_log_ = absl::InfinitePast();
   absl::Time lease_renewed_ = absl::InfinitePast();
   PolicyVersion failing_;  // the newest version, when it could not be taken over
+  absl::Status failure_;   // the last one of it
   int failures_ = 0;       // of it
   absl::Time next_try_ = absl::InfinitePast();
 

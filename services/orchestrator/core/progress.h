@@ -64,6 +64,24 @@ struct Progress {
   std::string failure;
 };
 
+// Which states a watcher is told: one in `interval`, the newest, and at once those that begin or
+// end a stage, so that no stage is too short to be seen. One thread.
+class ProgressSieve {
+ public:
+  explicit ProgressSieve(absl::Duration interval) : interval_(interval) {}
+
+  // Is `now` to be told? `last`: nothing comes after it. Told states are remembered.
+  bool Passes(const Progress& now, bool last, absl::Time time);
+  // Until a state that was held back is due; infinite when there is none.
+  absl::Duration Wait(absl::Time time) const;
+
+ private:
+  const absl::Duration interval_;
+  std::optional<Progress> told_;
+  bool held_ = false;  // the newest state was not told
+  absl::Time due_ = absl::InfinitePast();
+};
+
 // A rollout as the ledger has it.
 struct RolloutRow {
   std::string id;

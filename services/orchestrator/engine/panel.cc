@@ -13,10 +13,15 @@ constexpr int kColumns = 100;
 constexpr int kBar = 30;
 
 std::string Bar(int64_t step, int64_t total) {
-  if (total <= 0) return std::string(kBar, ' ');
   const auto full = static_cast<int>(std::min<int64_t>(kBar, kBar * step / total));
   return std::string(static_cast<size_t>(full), '#') +
          std::string(static_cast<size_t>(kBar - full), '.');
+}
+
+// Phases that do not count steps show none.
+std::string Steps(const Progress& p) {
+  if (p.total_steps <= 0) return "";
+  return absl::StrFormat("[%s] step %d/%d", Bar(p.step, p.total_steps), p.step, p.total_steps);
 }
 
 std::string Clock(double seconds) {
@@ -34,14 +39,13 @@ std::string Maybe(const std::optional<double>& value, const char* format) {
 }  // namespace
 
 std::string PanelText(const Progress& p, int width) {
-  std::string text = absl::StrFormat("%s  %s  [%s] step %d/%d\n", p.run, p.stage,
-                                     Bar(p.step, p.total_steps), p.step, p.total_steps);
+  std::string text = absl::StrFormat("%s  %s  %s\n", p.run, p.stage, Steps(p));
   text += absl::StrFormat("reward %s   %.0f tokens/s   %.1f events/rollout   %.0f tokens/rollout\n",
                           Maybe(p.reward, "%.3f"), p.tokens_per_second, p.events_per_rollout,
                           p.mean_total_tokens);
-  text += absl::StrFormat("staleness %d   mismatch kl %s max %s   weights v%d\n", p.staleness_max,
+  text += absl::StrFormat("staleness %d   mismatch kl %s max %s   weights %s\n", p.staleness_max,
                           Maybe(p.mismatch_kl, "%.1e"), Maybe(p.mismatch_max_abs, "%.1e"),
-                          p.policy_version);
+                          p.policy_version < 0 ? "-" : absl::StrFormat("v%d", p.policy_version));
   for (const HeldoutMean& h : p.heldout) {
     text += absl::StrFormat("held-out at step %d: %.3f (greedy %.3f, %d prompts)\n", h.step,
                             h.reward, h.greedy, h.prompts);

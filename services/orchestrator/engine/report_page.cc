@@ -45,8 +45,8 @@ absl::StatusOr<std::string> Example(const Workplace& place, const std::string& t
   if (index >= numbers.sampled.size() || numbers.sampled[index].bytes.empty()) return std::string();
   const EvaluationRow& row = numbers.sampled[index];
   ASSIGN_OR_RETURN(const rl::Rollout rollout, place.peers.codec.Decode(row.bytes));
-  return absl::StrFormat("### %s: reward %.2f\n\n%s\n\n%s\n", title, row.reward, row.reason,
-                         Transcript(rollout, *place.tokenizer, 0, 0));
+  return absl::StrFormat("### %s: reward %.2f\n\n%s\n\n%s\n", title, row.reward,
+                         Printable(row.reason), Transcript(rollout, *place.tokenizer, 0, 0));
 }
 
 }  // namespace

@@ -164,9 +164,10 @@ absl::Status Run::Heldout(Training& training, const std::string& name, const std
 }
 
 absl::Status Run::Report() {
-  board_.Update([](Progress& p) {
+  board_.Update([&](Progress& p) {
     p.phase = Phase::kReport;
     p.stage = "report";
+    p.step = p.total_steps = plan_.rl.steps;
   });
   Beat();
   RETURN_IF_ERROR(WriteReport(place_));

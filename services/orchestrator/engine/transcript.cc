@@ -10,7 +10,7 @@ namespace {
 
 // Text inside of a table's code cell: one line, no bars, no back-ticks.
 std::string Cell(const std::string& text) {
-  return absl::StrReplaceAll(text, {{"\n", "⏎"}, {"|", "¦"}, {"`", "'"}});
+  return absl::StrReplaceAll(Printable(text), {{"\n", "⏎"}, {"|", "¦"}, {"`", "'"}});
 }
 
 std::string Decode(const Tokenizer& tokenizer, std::span<const int32_t> ids) {
@@ -32,6 +32,21 @@ std::string KeptCounts(const context::KeptPositions& kept) {
 
 }  // namespace
 
+std::string Printable(const std::string& text) {
+  std::string page;
+  for (size_t at = 0; at < text.size(); ++at) {
+    auto c = static_cast<unsigned char>(text[at]);
+    // U+0080 to U+009F are controls, too; in UTF-8 they are C2 and the byte itself.
+    const auto next = at + 1 < text.size() ? static_cast<unsigned char>(text[at + 1]) : 0;
+    const bool high = c == 0xC2 && next >= 0x80 && next < 0xA0;
+    if (high) c = next;
+    const bool control = high || c == 0x7F || (c < 0x20 && c != '\n' && c != '\t');
+    page += control ? absl::StrFormat("\\x%02x", c) : text.substr(at, 1);
+    at += high;
+  }
+  return page;
+}
+
 std::string MarkedWindow(const rl::Rollout& rollout, const context::Event& event,
                          const Tokenizer& tokenizer, int layer, int head) {
   const std::span<const int32_t> kept = event.kept.at(layer, head);
@@ -52,8 +67,8 @@ std::string Transcript(const rl::Rollout& rollout, const Tokenizer& tokenizer, i
   const auto prompt = static_cast<size_t>(rollout.prompt_tokens);
   std::string page =
       absl::StrFormat("Prompt (%d tokens) and response (%d):\n\n```\n%s\n%s\n```\n\n", prompt,
-                      tokens.size() - prompt, Decode(tokenizer, tokens.first(prompt)),
-                      Decode(tokenizer, tokens.subspan(prompt)));
+                      tokens.size() - prompt, Printable(Decode(tokenizer, tokens.first(prompt))),
+                      Printable(Decode(tokenizer, tokens.subspan(prompt))));
   if (rollout.events.empty()) return page + "Nothing was compacted.\n";
   page += absl::StrFormat(
       "Events; kept = slots per KV head; in the window's text, what layer %d, KV head %d kept, and "

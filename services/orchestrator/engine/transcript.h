@@ -7,6 +7,9 @@
 
 namespace palimpsest::orchestrator {
 
+// Control characters but line ends and tabs as \x07: with them a page would not be a text to tools.
+std::string Printable(const std::string& text);
+
 // A rollout as Markdown: its text, and a table of its events with the text of each window. There
 // the tokens that one KV head kept (`layer`, `head`) stand as they are, those that it lost are
 // dots: one dot a token.

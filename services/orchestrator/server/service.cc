@@ -79,19 +79,17 @@ grpc::Status OrchestratorServer::WatchProgress(
   if (!(interval >= 0 && interval <= kMaxGrace)) {
     return Invalid(absl::StrFormat("min_interval_seconds=%g must lie in [0, 3600]", interval));
   }
+  ProgressSieve sieve(absl::Seconds(interval));
   for (int64_t seen = -1;;) {
     const bool last = run_.Ended() || stopping_();
-    const Progress progress = run_.WaitForChange(seen, last ? absl::ZeroDuration() : kLook);
+    const absl::Duration wait = std::min(kLook, sieve.Wait(absl::Now()));
+    const Progress progress = run_.WaitForChange(seen, last ? absl::ZeroDuration() : wait);
     if (context->IsCancelled()) return grpc::Status::CANCELLED;
-    if (progress.sequence != seen) {
-      seen = progress.sequence;
+    seen = progress.sequence;
+    if (sieve.Passes(progress, last, absl::Now())) {
       v1::WatchProgressResponse response;
       *response.mutable_progress() = ProgressToProto(progress, peers_());
       if (!writer->Write(response)) return grpc::Status::CANCELLED;
-      const absl::Time next = absl::Now() + absl::Seconds(interval);
-      while (absl::Now() < next && !context->IsCancelled() && !run_.Ended() && !stopping_()) {
-        absl::SleepFor(std::min(kLook, next - absl::Now()));
-      }
     }
     if (last) return grpc::Status::OK;
   }

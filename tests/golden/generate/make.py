@@ -72,7 +72,7 @@ CASES = [
     budget("evict by chance", QWEN3, method="evict", chooser="random", seed=5),
     budget("evict everything", LLAMA, method="evict", chooser="recent", keep_ratio=0.0),
     budget("markovian", QWEN2, method="markovian"),
-    budget("up to the last position of the model", QWEN3, prompt=470, tokens=80, protect=2, budget=40, window=24),
+    budget("up to the last position of the model", QWEN3, prompt=470, tokens=42, protect=2, budget=40, window=24),
     segments("segments over a protected start", QWEN3, prompt=50, protect=4, every=9, window=11, keep_ratio=0.3,
              chooser="mean"),
     segments("segments keep one slot", QWEN2, prompt=20, every=5, window=20, keep_ratio=0.0, chooser="max",

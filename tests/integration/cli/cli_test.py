@@ -27,7 +27,8 @@ BUDGET = ["--context", "kv_budget", "--set", "context.budget=36", "--set", "cont
 
 
 def run(*args, stdin=""):
-    return subprocess.run([BINARY, *map(str, args)], input=stdin.encode(), capture_output=True, timeout=120)
+    stdin = stdin if isinstance(stdin, bytes) else stdin.encode()
+    return subprocess.run([BINARY, *map(str, args)], input=stdin, capture_output=True, timeout=120)
 
 
 class Case(unittest.TestCase):
@@ -88,10 +89,22 @@ class Tokens(Case):
         self.refused(2, "--add-special-tokens", "tokenize", "--chat", "--add-special-tokens", "--model", folder)
 
     def test_broken_input_names_its_line(self):
-        self.refused(1, "unknown", "detokenize", "--model", TOKENIZER, stdin='{"ids": [1], "x": 2}')
+        self.refused(1, '"ids"', "detokenize", "--model", TOKENIZER, stdin='{"id": [1]}')
         done = run("tokenize", "--model", TOKENIZER, "--jsonl", stdin='{"text": "a"}\nnope\n')
         self.assertEqual(done.returncode, 1)
         self.assertIn("stdin:2", done.stderr.decode())
+        self.refused(1, "parse error at line 2, column 5", "detokenize", "--model", TOKENIZER,
+                     stdin='{"ids":\n [1,, 2]}')
+
+    def test_bytes_that_are_no_text_are_refused_by_their_place(self):
+        self.refused(1, "not UTF-8 at byte 3 (0xff)", "tokenize", "--model", TOKENIZER, stdin=b"a\xc3\xa9\xff b")
+        self.refused(1, "not UTF-8 at byte 1 (0xe4)", "tokenize", "--model", TOKENIZER, stdin=b"a\xe4\xbd")
+        self.refused(1, "UTF-8", "tokenize", "--jsonl", "--model", TOKENIZER, stdin=b'{"text": "\xff"}\n')
+
+    def test_the_output_of_generate_is_read_as_its_new_tokens(self):
+        ids = self.ok("tokenize", "--model", TOKENIZER, stdin="Hello")["ids"]
+        out = {"prompt_ids": [1, 2], "ids": ids, "logprobs": [-1.0], "events": []}
+        self.assertEqual(self.ok("detokenize", "--model", TOKENIZER, stdin=json.dumps(out)), {"text": "Hello"})
 
 
 class Generation(Case):
@@ -115,7 +128,9 @@ class Generation(Case):
 
     def test_the_output_has_the_shape_of_the_contract(self):
         out = self.generate(*BUDGET)
-        self.assertEqual(set(out), {"ids", "logprobs", "origins", "finish_reason", "events"})
+        # A folder has no policy version.
+        self.assertEqual(set(out), {"prompt_ids", "ids", "logprobs", "origins", "finish_reason", "events"})
+        self.assertEqual(out["prompt_ids"], PROMPT)
         self.assertEqual(len(out["ids"]), 80)
         self.assertEqual(len(out["logprobs"]), 80)
         self.assertEqual(out["origins"], ["sampled"] * 80)
@@ -147,6 +162,23 @@ class Generation(Case):
                 self.assertLessEqual(self.far(out, self.score(out, events=out)), 2e-4)
                 # The control: without its log the same tokens have other log-probabilities.
                 self.assertGreater(self.far(out, self.score(out)), 1e-3)
+
+    def test_score_and_generate_read_what_generate_printed(self):
+        out = self.generate(*BUDGET)
+        file = self.file("out.json", out)
+        scored = self.ok("score", "--model", MODEL, "--ids-file", file, "--events-file", file)["logprobs"]
+        self.assertEqual(scored[len(PROMPT) - 1:], self.score(out, events=out))
+        more = self.ok("generate", "--model", MODEL, "--ids-file", file, "--max-tokens", 3)
+        self.assertEqual(more["prompt_ids"], PROMPT + out["ids"])
+
+    def test_more_tokens_than_the_model_has_positions_are_refused_with_both_numbers(self):
+        prompt = self.file("prompt.json", {"ids": PROMPT})
+        positions = json.loads((MODEL / "config.json").read_text())["max_position_embeddings"]
+        room = positions - len(PROMPT)
+        args = ["generate", "--model", MODEL, "--ids-file", prompt, "--ignore-eos", "--max-tokens"]
+        self.assertEqual(len(self.ok(*args, room)["ids"]), room)
+        self.refused(1, f"--max-tokens {room + 1} after a prompt of {len(PROMPT)} tokens goes beyond the model's "
+                        f"max_position of {positions}", *args, room + 1)
 
     def test_segments_and_the_options_are_heard(self):
         out = self.generate("--context", "segments", "--set", "context.every=20", "--set", "context.window=10",
@@ -205,7 +237,14 @@ class CommandLine(Case):
         self.refused(2, "--dtype", *generate, "--max-tokens", "5", "--dtype", "int8")
         self.refused(2, "one of --model DIR and --server", "tokenize")
         self.refused(2, "one of --model DIR and --server", "tokenize", "--model", "a", "--server", "b:1")
-        self.refused(2, "", "frobnicate")
+        self.refused(2, 'there is no subcommand "frobnicate"; there are: tokenize, detokenize, score', "frobnicate")
+        self.refused(2, "A subcommand is required")
+        self.refused(2, "context.budget is not given", *generate, "--max-tokens", "5", "--context", "kv_budget")
+        self.refused(2, "--min-policy-version", *generate, "--max-tokens", "5", "--min-policy-version", "3")
+        self.refused(2, "--min-policy-version: -3", "score", "--server", "a:1", "--ids-file", prompt,
+                     "--min-policy-version", "-3")
+        self.refused(2, "--port 70000", "serve", "--model", MODEL, "--port", "70000")
+        self.refused(2, "run.folder=x", "serve", "--model", MODEL, "--set", "run.folder=x")
         self.refused(2, "", "score", "--model", MODEL, "--ids-file", prompt, "--frobnicate")
 
     def test_work_that_fails_exits_with_1(self):
@@ -218,6 +257,65 @@ class CommandLine(Case):
                      "--temperature", "1", "--context", "kv_budget", "--set", "context.budget=10",
                      "--set", "context.window=8")
         self.refused(1, "UNAVAILABLE", "score", "--server", "127.0.0.1:1", "--ids-file", prompt)
+
+
+class Serve(Case):
+    """`serve` with the real daemon, which stands beside the command."""
+
+    def setUp(self):
+        super().setUp()
+        self.run_folder = pathlib.Path(self.folder.name, "run")
+        self.model = pathlib.Path(self.folder.name, "model")
+        shutil.copytree(MODEL, self.model)
+
+    def serve(self, *extra):
+        child = subprocess.Popen([BINARY, "serve", "--model", self.model, "--folder", self.run_folder,
+                                  "--set", "inference.threads=1", *extra],
+                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        self.addCleanup(child.communicate)
+        self.addCleanup(child.kill)
+        return child
+
+    def test_a_folder_is_served_without_a_run_and_answers_name_its_version(self):
+        child = self.serve()
+        ready = json.loads(child.stdout.readline())
+        self.assertEqual(ready["policy_version"], 1)
+        self.assertEqual(ready["folder"], str(self.run_folder))
+        self.assertIn(ready["server"], (self.run_folder / "addresses/inference-0").read_text())
+        server = ["--server", ready["server"]]
+        prompt = self.file("prompt.json", {"ids": PROMPT})
+        ask = [*server, "--ids-file", prompt, "--max-tokens", 80, "--ignore-eos", "--seed", 5, *BUDGET]
+        out = self.ok("generate", *ask, "--min-policy-version", 1)
+        self.assertEqual(out["policy_versions"], [1])
+        here = self.ok("generate", "--model", MODEL, *ask[2:])
+        self.assertEqual(out["ids"], here["ids"])
+        file = self.file("out.json", out)
+        scored = self.ok("score", *server, "--ids-file", file, "--events-file", file)
+        self.assertEqual(scored["policy_version"], 1)
+        self.assertLessEqual(max(abs(a - b) for a, b in zip(scored["logprobs"][len(PROMPT) - 1:], out["logprobs"],
+                                                            strict=True)), 2e-4)
+        self.refused(1, "min_policy_version=2: the live weights are of version 1", "generate", *ask,
+                     "--min-policy-version", 2)
+        self.refused(1, "min_policy_version=2: the live weights are of version 1", "score", *server, "--ids-file", file,
+                     "--min-policy-version", 2)
+        self.refused(1, "goes beyond the model's max_position", "generate", *server, "--ids-file", prompt,
+                     "--max-tokens", 10**6)
+        self.refused(1, "another launch or serve", "serve", "--model", self.model, "--folder", self.run_folder)
+        child.send_signal(signal.SIGINT)
+        rest, _ = child.communicate(timeout=60)
+        self.assertEqual((child.returncode, rest), (0, b""))
+
+    def test_a_model_that_cannot_be_loaded_ends_it_at_once_with_the_reason(self):
+        config = json.loads((self.model / "config.json").read_text())
+        (self.model / "config.json").write_text(json.dumps(config | {"hidden_size": 36}))
+        out, _ = self.serve().communicate(timeout=60)
+        outcome = json.loads(out)
+        self.assertEqual((outcome["exit_code"], outcome["restarts"]), (3, 0))
+        self.assertIn("version 1: ", outcome["cause"])
+        self.assertIn("tensor model.", outcome["cause"])
+
+    def test_a_folder_that_is_not_there_is_named(self):
+        self.refused(1, "no-such-folder", "serve", "--model", "no-such-folder", "--folder", self.run_folder)
 
 
 class Launch(Case):
@@ -264,6 +362,24 @@ class Launch(Case):
         self.assertEqual(done.returncode, 0, done.stderr.decode())
         self.assertEqual(json.loads(done.stdout)["restarts"], 1)
         self.assertIn("trainer-0 ended: killed by signal 9", done.stderr.decode())
+
+    def test_a_failure_that_would_come_again_is_not_tried_again_and_its_cause_is_told(self):
+        self.stand_in("orchestrator", "trap 'exit 0' TERM; while :; do sleep 0.05; done")
+        line = json.dumps({"msg": "daemon failed", "status": "NOT_FOUND: /models/x has no tokenizer.json"})
+        self.stand_in("trainer", f"echo '{line}'; exit 3")
+        done = self.launch()
+        self.assertEqual(done.returncode, 3, done.stderr.decode())
+        outcome = json.loads(done.stdout)
+        self.assertEqual(outcome["restarts"], 0)
+        self.assertEqual(outcome["cause"], "NOT_FOUND: /models/x has no tokenizer.json")
+        self.assertIn("trainer-0 failed: exit code 3", outcome["failure"])
+
+    def test_the_orchestrator_is_told_what_was_typed(self):
+        self.stand_in("orchestrator", "exit 0")
+        self.assertEqual(self.launch("--set", "run.name=a b").returncode, 0)
+        self.assertIn(f'--set orchestrator.command="{self.bin}/palimpsest launch --config {self.config} '
+                      "--set 'run.name=a b'\"", self.log("orchestrator"))
+        self.assertNotIn("orchestrator.command", self.log("trainer"))
 
     def test_a_refused_configuration_starts_nothing(self):
         self.stand_in("orchestrator", "exit 0")

@@ -115,6 +115,99 @@ TEST_F(ReplicaTest, GeneratesUnderCompactionFollowsTheStoreAndEndsOnSigterm) {
   EXPECT_TRUE(absl::IsNotFound(ReadAddress(run_, "inference", 0).status()));
 }
 
+// A conversation over the wire: made, stepped twice, compacted, forked, listed, deleted; the same
+// step again gives the same stream; what does not fit is refused by name.
+TEST_F(ReplicaTest, ServesSessions) {
+  Publish(0);
+  StartDaemon();
+  ASSERT_TRUE(Serves(1));
+  const auto call = [&](auto method, const auto& request, auto& response) {
+    return (stub_.get()->*method)(MakeContext({}).get(), request, &response);
+  };
+  using Stub = v1::InferenceService::Stub;
+  v1::CreateSessionRequest create;
+  create.set_request_id("c");
+  create.set_seed(3);
+  create.set_client("me");
+  for (int token = 1; token <= 8; ++token) create.add_prompt_ids(token);
+  create.mutable_context()->mutable_manual()->set_keep_ratio(0.25);
+  v1::CreateSessionResponse created;
+  ASSERT_TRUE(call(&Stub::CreateSession, create, created).ok());
+  const std::string id = created.session().session_id();
+  EXPECT_EQ(created.session().tokens(), 8);
+
+  const auto step = [&](int tokens, const std::string& request_id, v1::Rollout& rollout) {
+    v1::StepSessionRequest request;
+    request.set_request_id(request_id);
+    request.set_session_id(id);
+    request.set_expected_tokens(tokens);
+    for (int token = 20; token < 30; ++token) request.add_new_ids(token);
+    request.mutable_sampling()->set_max_tokens(10);
+    request.mutable_sampling()->set_ignore_eos(true);
+    const auto context = MakeContext({});
+    const auto reader = stub_->StepSession(context.get(), request);
+    v1::GenerateResponse update;
+    while (reader->Read(&update)) continue;
+    rollout = update.finished().rollout();
+    return reader->Finish();
+  };
+  v1::Rollout first, again, second;
+  ASSERT_TRUE(step(8, "s1", first).ok());
+  EXPECT_EQ(first.tokens_size(), 28);
+  ASSERT_TRUE(step(8, "s1", again).ok());
+  EXPECT_EQ(again.SerializeAsString(), first.SerializeAsString());
+  const grpc::Status stale = step(8, "s2", again);
+  EXPECT_EQ(stale.error_code(), grpc::StatusCode::FAILED_PRECONDITION);
+  EXPECT_THAT(stale.error_message(), ::testing::HasSubstr("expected_tokens=8"));
+
+  v1::CompactSessionRequest compact;
+  compact.set_request_id("e");
+  compact.set_session_id(id);
+  compact.set_expected_tokens(28);
+  compact.mutable_window()->set_begin(8);
+  compact.mutable_window()->set_end(24);
+  v1::CompactSessionResponse compacted, same;
+  const grpc::Status status = call(&Stub::CompactSession, compact, compacted);
+  ASSERT_TRUE(status.ok()) << status.error_message();
+  EXPECT_EQ(compacted.event().at(), 27);
+  ASSERT_TRUE(call(&Stub::CompactSession, compact, same).ok());
+  EXPECT_EQ(same.event().digest(), compacted.event().digest());
+
+  v1::ForkSessionRequest fork;
+  fork.set_request_id("f");
+  fork.set_session_id(id);
+  fork.set_forks(2);
+  fork.add_seeds(1);
+  EXPECT_EQ(
+      call(&Stub::ForkSession, fork, *std::make_unique<v1::ForkSessionResponse>()).error_code(),
+      grpc::StatusCode::INVALID_ARGUMENT);
+  fork.add_seeds(2);
+  v1::ForkSessionResponse forks;
+  ASSERT_TRUE(call(&Stub::ForkSession, fork, forks).ok());
+  EXPECT_EQ(forks.sessions(1).tokens(), 28);
+  ASSERT_TRUE(step(28, "s3", second).ok());
+  EXPECT_EQ(second.tokens_size(), 48);
+  EXPECT_EQ(second.events_size(), 1);
+
+  v1::ListSessionsRequest list;
+  list.set_client("me");
+  list.set_page_size(2);
+  v1::ListSessionsResponse page, rest;
+  ASSERT_TRUE(call(&Stub::ListSessions, list, page).ok());
+  EXPECT_EQ(page.sessions_size(), 2);
+  list.set_page_token(page.next_page_token());
+  ASSERT_TRUE(call(&Stub::ListSessions, list, rest).ok());
+  EXPECT_EQ(rest.sessions_size(), 1);
+  EXPECT_EQ(rest.next_page_token(), "");
+
+  v1::DeleteSessionRequest gone;
+  gone.set_session_id(id);
+  v1::DeleteSessionResponse deleted;
+  ASSERT_TRUE(call(&Stub::DeleteSession, gone, deleted).ok());
+  EXPECT_TRUE(deleted.existed());
+  EXPECT_EQ(step(48, "s4", again).error_code(), grpc::StatusCode::NOT_FOUND);
+}
+
 TEST_F(ReplicaTest, AfterKillMinusNineARestartGeneratesTheSame) {
   Publish(0);
   StartDaemon();

@@ -29,15 +29,18 @@ class Run(unittest.TestCase):
         self.addCleanup(folder.cleanup)
         self.run_folder = pathlib.Path(folder.name, "run")
         self.messages = pathlib.Path(folder.name, "stderr.txt")
-        with open(self.messages, "wb") as stderr:
-            self.launch = subprocess.Popen([BINARY, "launch", "--config", CONFIG, "--set", f"run.folder={self.run_folder}"],
-                                           stdout=subprocess.PIPE, stderr=stderr)
-        self.addCleanup(self.stop)
+        self.start()
 
-    def stop(self):
-        if self.launch.poll() is None:
-            self.launch.kill()
-        self.launch.stdout.close()
+    def start(self, *sets):
+        self.command = [BINARY, "launch", "--config", str(CONFIG), "--set", f"run.folder={self.run_folder}", *sets]
+        with open(self.messages, "wb") as stderr:
+            self.launch = subprocess.Popen(self.command, stdout=subprocess.PIPE, stderr=stderr)
+        self.addCleanup(self.stop, self.launch)
+
+    def stop(self, launch):
+        if launch.poll() is None:
+            launch.kill()
+        launch.stdout.close()
 
     def await_message(self, pattern, seconds=180):
         """The last match of `pattern` in what launch said, once there is one."""
@@ -74,6 +77,21 @@ class Run(unittest.TestCase):
 
     def test_a_run_goes_from_nothing_to_its_report(self):
         self.assertEqual(self.finish()["restarts"], 0)
+        self.assertIn("sft 0/4 ", self.messages.read_text())
+        page = (self.run_folder / "report/report.md").read_text()
+        self.assertIn(" ".join(self.command), page)
+        self.assertEqual([c for c in page if ord(c) < 32 and c not in "\n\t"], [])
+        # What is finished has nothing to do, and says so with its numbers.
+        self.start()
+        self.finish()
+        self.assertIn(f"done {STEPS}/{STEPS} ", self.messages.read_text())
+        # Its ledger is of seed 1: trying again would not help.
+        self.start("--set", "run.seed=2")
+        out, _ = self.launch.communicate(timeout=120)
+        self.assertEqual(self.launch.returncode, 3, self.messages.read_text())
+        outcome = json.loads(out)
+        self.assertEqual(outcome["restarts"], 0)
+        self.assertEqual(outcome["cause"], "FAILED_PRECONDITION: ledger.seed=1, but the config says 2")
 
     def test_kill_9_of_each_daemon_costs_time_and_nothing_else(self):
         for number, role in enumerate(ROLES):

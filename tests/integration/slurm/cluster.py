@@ -187,8 +187,9 @@ class Cluster:
         self.scontrol("update", f"nodename={name}", "state=down", "reason=killed")
 
     def revive(self, name):
+        """Slurm takes a node back when its slurmd registers (ReturnToService=2)."""
         self.start(name)
-        self.scontrol("update", f"nodename={name}", "state=resume")
+        wait_for(f"the return of {name}", lambda: not sh("sinfo", "-h", "-n", name, "-o", "%T").startswith("down"))
 
     def run_at(self, name, *command):
         """Among the processes of a node, by their numbers there."""

@@ -192,6 +192,16 @@ class Slurm(unittest.TestCase):
         self.assertEqual(second["job"]["restart"], 1)
         self.assert_same_ledger(job)
 
+    def test_5_what_would_fail_again_ends_the_job_with_the_daemons_own_words(self):
+        job = Job(self.slurm, "hopeless", f"model.folder={self.slurm.shared}")  # a folder without a model
+        wait_for("the failure of the job", lambda: job.field("JobState") == "FAILED", 120)
+        self.assertEqual(len(job.outcomes()), 1, job.trouble())
+        [outcome] = job.outcomes()
+        self.assertEqual((outcome["exit_code"], outcome["restarts"]), (3, 0))
+        self.assertIn("trainer-0 failed: exit code 3", outcome["failure"])
+        self.assertIn(f"NOT_FOUND: {self.slurm.shared}", outcome["cause"])
+        self.assertIn("srun: error", self.log(job, 1, "trainer-0"), "the control: the log ends with words of srun")
+
 
 if __name__ == "__main__":
     cluster.enter()

@@ -40,16 +40,30 @@ TEST(ContextSettingsTest, EveryKeyReachesItsField) {
 }
 
 TEST(ContextSettingsTest, TheChooserFollowsTheMethodUnlessItIsSet) {
-  EXPECT_EQ(Parse("kv_budget", {"context.method=evict"})->parameters.chooser,
-            context::Chooser::kAttention);
-  EXPECT_EQ(
-      Parse("kv_budget", {"context.chooser=recent", "context.method=evict"})->parameters.chooser,
-      context::Chooser::kRecent);
-  EXPECT_EQ(Parse("kv_budget", {})->parameters.chooser, context::Chooser::kRms);
+  const auto chooser = [](std::vector<std::string> sets) {
+    sets.insert(sets.end(), {"context.budget=56", "context.window=28"});
+    return Parse("kv_budget", sets)->parameters.chooser;
+  };
+  EXPECT_EQ(chooser({"context.method=evict"}), context::Chooser::kAttention);
+  EXPECT_EQ(chooser({"context.chooser=recent", "context.method=evict"}), context::Chooser::kRecent);
+  EXPECT_EQ(chooser({}), context::Chooser::kRms);
 }
 
 TEST(ContextSettingsTest, ProtectPromptIsTheDefault) {
-  EXPECT_FALSE(Parse("segments", {"context.protect=prompt"})->protect.has_value());
+  const std::vector<std::string> sets = {"context.every=8", "context.window=4",
+                                         "context.protect=prompt"};
+  EXPECT_FALSE(Parse("segments", sets)->protect.has_value());
+}
+
+TEST(ContextSettingsTest, ANumberWithoutADefaultMustBeGiven) {
+  const auto said = [](const char* name, std::vector<std::string> sets) {
+    return std::string(Parse(name, sets).status().message());
+  };
+  EXPECT_EQ(said("kv_budget", {}), "--context kv_budget: context.budget is not given");
+  EXPECT_EQ(said("kv_budget", {"context.budget=9"}),
+            "--context kv_budget: context.window is not given");
+  EXPECT_EQ(said("segments", {"context.window=9"}),
+            "--context segments: context.every is not given");
 }
 
 TEST(ContextSettingsTest, SegmentsHasItsOwnKeys) {

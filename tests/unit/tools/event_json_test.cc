@@ -108,15 +108,41 @@ TEST(GenerationJsonTest, ShowsWhatFollowsThePrompt) {
   rollout.logprobs = {0, 0, -0.5F, 0};
   rollout.finish_reason = rl::FinishReason::kLength;
   const json out = GenerationJson(rollout);
-  EXPECT_EQ(out, json::parse(R"({"ids": [3, 4], "logprobs": [-0.5, 0.0],
+  EXPECT_EQ(out, json::parse(R"({"prompt_ids": [1, 2], "ids": [3, 4], "logprobs": [-0.5, 0.0],
     "origins": ["sampled", "injected"], "finish_reason": "length", "events": []})"));
 }
 
-TEST(ParseIdsTest, TakesIdsAndNothingElse) {
+TEST(PolicyVersionsTest, NamesEachOnceInTheOrderOfTheTokens) {
+  rl::Rollout rollout;
+  EXPECT_TRUE(PolicyVersions(rollout).empty());
+  rollout.spans = {{2, 3, PolicyVersion(7), 0}, {3, 5, PolicyVersion(9), 0}};
+  rollout.spans.push_back({5, 6, PolicyVersion(9), 1});  // rebuilt under the same weights
+  EXPECT_THAT(PolicyVersions(rollout), ElementsAre(7, 9));
+}
+
+TEST(ParseSequenceTest, PutsThePromptOfAGenerationBeforeItsIds) {
+  EXPECT_THAT(*ParseSequence(R"({"ids": [3], "prompt_ids": [1, 2], "events": []})", "f"),
+              ElementsAre(1, 2, 3));
+  EXPECT_THAT(*ParseSequence(R"({"ids": [3, 4]})", "f"), ElementsAre(3, 4));
+  EXPECT_THAT(ParseSequence(R"({"prompt_ids": [1]})", "f").status().message(),
+              HasSubstr("\"ids\""));
+  EXPECT_THAT(ParseSequence(R"({"prompt_ids": 1, "ids": []})", "f").status().message(),
+              HasSubstr("f: prompt_ids"));
+}
+
+TEST(ParseTest, WhatIsNotJsonIsRefusedByLineAndColumn) {
+  EXPECT_THAT(ParseIds("{\"ids\":\n [1,, 2]}", "f").status().message(),
+              HasSubstr("f: is not JSON: parse error at line 2, column 5"));
+  EXPECT_THAT(ParseIds("", "f").status().message(), HasSubstr("line 1, column 1"));
+  EXPECT_THAT(ParseText("{\"text\": \"\xff\"}", "f").status().message(), HasSubstr("UTF-8"));
+}
+
+TEST(ParseIdsTest, TakesIdsAndPassesOtherKeysOver) {
   EXPECT_THAT(*ParseIds("{\"ids\": [0, 5]}", "f"), ElementsAre(0, 5));
+  EXPECT_THAT(*ParseIds("{\"ids\": [1], \"prompt_ids\": [2], \"x\": 1}", "f"), ElementsAre(1));
   EXPECT_TRUE(ParseIds("{\"ids\": []}", "f")->empty());
-  for (const char* text : {"", "[1]", "{\"id\": [1]}", "{\"ids\": [1], \"x\": 1}",
-                           "{\"ids\": [2147483648]}", "{\"ids\": [-1]}", "{\"ids\": [true]}"}) {
+  for (const char* text : {"", "[1]", "{\"id\": [1]}", "{\"ids\": [2147483648]}", "{\"ids\": [-1]}",
+                           "{\"ids\": [true]}"}) {
     EXPECT_THAT(ParseIds(text, "stdin:3").status().message(), HasSubstr("stdin:3")) << text;
   }
 }

@@ -46,6 +46,10 @@ TEST(ProgressPanelTest, WhatIsNotKnownIsADashNotAZero) {
   EXPECT_THAT(ProgressLine(p), HasSubstr("reward -"));
   EXPECT_THAT(ProgressLine(p), HasSubstr("mismatch -"));
   EXPECT_THAT(ProgressLine(p), HasSubstr("left -"));
+  p.set_policy_version(-1);
+  EXPECT_THAT(ProgressLine(p), HasSubstr("version -  left"));
+  p.set_total_steps(0);  // evaluation counts no steps
+  EXPECT_THAT(ProgressLine(p), HasSubstr("rl  reward"));
 }
 
 TEST(ProgressPanelTest, ThePanelFitsTheTerminalAndShowsHeldOutReward) {

@@ -30,6 +30,7 @@ class ScriptedInference final : public v1::InferenceService::Service {
                              v1::InferenceServiceGetServerInfoResponse* response) override {
     asked_revision = request->revision();
     response->mutable_server()->set_revision(revision);
+    if (max_position > 0) response->mutable_model()->set_max_position(max_position);
     return grpc::Status::OK;
   }
   grpc::Status Generate(grpc::ServerContext*, const v1::GenerateRequest* request,
@@ -42,6 +43,7 @@ class ScriptedInference final : public v1::InferenceService::Service {
                      v1::ScoreResponse* response) override {
     score = *request;
     response->add_logprobs(-1.5);
+    response->set_policy_version(6);
     return grpc::Status::OK;
   }
   grpc::Status Tokenize(grpc::ServerContext*, const v1::TokenizeRequest* request,
@@ -57,7 +59,7 @@ class ScriptedInference final : public v1::InferenceService::Service {
     return grpc::Status::OK;
   }
 
-  int revision = v1::CONTRACT_REVISION_CURRENT, asked_revision = 0;
+  int revision = v1::CONTRACT_REVISION_CURRENT, asked_revision = 0, max_position = 99;
   std::vector<v1::GenerateResponse> stream;
   grpc::Status end;
   v1::GenerateRequest generate;
@@ -141,12 +143,29 @@ TEST_F(RemoteBackendTest, ScoreSendsTheLog) {
   context::Event event{.at = 4, .window = {0, 3}, .reference = {1, 4}};
   event.kept = context::KeptPositions({1, 1});
   event.kept.AddHead(std::vector<int32_t>{2});
-  const auto logprobs = backend_->Score({.ids = {1, 2}, .events = {event}, .temperature = 0.5});
-  ASSERT_TRUE(logprobs.ok()) << logprobs.status();
-  EXPECT_THAT(*logprobs, ElementsAre(-1.5F));
+  const auto scored = backend_->Score({.ids = {1, 2}, .events = {event}, .temperature = 0.5});
+  ASSERT_TRUE(scored.ok()) << scored.status();
+  EXPECT_THAT(scored->logprobs, ElementsAre(-1.5F));
+  EXPECT_EQ(scored->version, PolicyVersion(6));
+  EXPECT_FALSE(service_.score.has_min_policy_version());
   EXPECT_EQ(service_.score.temperature(), 0.5);
   ASSERT_EQ(service_.score.events_size(), 1);
   EXPECT_EQ(*wire::FromProto(service_.score.events(0)), event);
+}
+
+TEST_F(RemoteBackendTest, TheLeastVersionGoesWithEveryRequestForWeights) {
+  const auto backend = MakeRemoteBackend(server_->address(), 5).value();
+  ASSERT_TRUE(backend->Score({.ids = {1, 2}}).ok());
+  EXPECT_EQ(service_.score.min_policy_version(), 5);
+  backend->Generate({.prompt = {1}}).IgnoreError();
+  EXPECT_EQ(service_.generate.min_policy_version(), 5);
+}
+
+TEST_F(RemoteBackendTest, TheModelsPositionsAreAskedForAndMustBeThere) {
+  EXPECT_EQ(*backend_->MaxPosition(), 99);
+  service_.max_position = 0;  // no weights yet
+  const auto early = MakeRemoteBackend(server_->address()).value();
+  EXPECT_TRUE(absl::IsUnavailable(early->MaxPosition().status()));
 }
 
 }  // namespace

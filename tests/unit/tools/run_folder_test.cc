@@ -18,29 +18,37 @@ class RunFolderTest : public ::testing::Test {
     fs::create_directories(folder_ + "/addresses");
   }
   ~RunFolderTest() override { fs::remove_all(folder_); }
+  // As after the end of the process that held the run: this one holds the former file's lock still.
+  absl::StatusOr<Attempt> Next() {
+    fs::remove(folder_ + "/launch.lock");
+    return BeginAttempt(folder_);
+  }
   const std::string folder_;
 };
 
 TEST_F(RunFolderTest, AttemptsAreNumberedAndLatestIsTheLast) {
-  ASSERT_TRUE(LockRun(folder_).ok());
   for (const int number : {1, 2, 3}) {
-    const absl::StatusOr<Attempt> attempt = BeginAttempt(folder_);
+    const absl::StatusOr<Attempt> attempt = Next();
     ASSERT_TRUE(attempt.ok()) << attempt.status();
     EXPECT_EQ(attempt->number, number);
     EXPECT_TRUE(fs::equivalent(attempt->folder, folder_ + "/logs/latest"));
+    EXPECT_EQ(attempt->LogOf("env-0"), attempt->folder + "/env-0.log");
   }
   fs::create_directories(folder_ + "/logs/attempt-041");
-  EXPECT_EQ(BeginAttempt(folder_)->number, 42) << "one above the highest, gaps or not";
+  EXPECT_EQ(Next()->number, 42) << "one above the highest, gaps or not";
 }
 
-TEST_F(RunFolderTest, ASecondLaunchOfARunIsRefused) {
-  ASSERT_TRUE(LockRun(folder_).ok());
-  EXPECT_TRUE(absl::IsFailedPrecondition(LockRun(folder_)));
+TEST_F(RunFolderTest, ASecondLaunchOfARunIsRefusedAndChangesNothing) {
+  ASSERT_TRUE(BeginAttempt(folder_).ok());
+  std::ofstream(folder_ + "/addresses/env-0") << "new";
+  EXPECT_TRUE(absl::IsFailedPrecondition(BeginAttempt(folder_).status()));
+  EXPECT_FALSE(fs::exists(folder_ + "/logs/attempt-002"));
+  EXPECT_TRUE(fs::exists(folder_ + "/addresses/env-0"));
 }
 
 TEST_F(RunFolderTest, AddressesGoAndTheirFolderStays) {
   std::ofstream(folder_ + "/addresses/env-0") << "old";
-  ForgetAddresses(folder_);
+  ASSERT_TRUE(BeginAttempt(folder_).ok());
   EXPECT_TRUE(fs::is_empty(folder_ + "/addresses"));
 }
 

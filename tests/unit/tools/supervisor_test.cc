@@ -101,6 +101,8 @@ TEST_F(SupervisorTest, WhoCannotBeKeptAliveFailsTheRunByName) {
   EXPECT_EQ(ending.restarts, 2);
   EXPECT_THAT(ending.failure, HasSubstr("env-0 failed: exit code 1, after 2 restarts"));
   EXPECT_THAT(ending.failure, HasSubstr("env-0.log"));
+  EXPECT_EQ(ending.cause, "no luck");
+  EXPECT_EQ(ending.log_file, folder_ + "/env-0.log");
   EXPECT_EQ(File("env-0.log"), "no luck\nno luck\nno luck\n");
   EXPECT_EQ(File("lead-0.log"), "bye\n");
 }
@@ -110,6 +112,32 @@ TEST_F(SupervisorTest, AConfigurationThatIsRefusedIsNotTriedAgain) {
   EXPECT_EQ(ending.exit_code, 2);
   EXPECT_EQ(ending.restarts, 0);
   EXPECT_THAT(ending.failure, HasSubstr("env-0"));
+}
+
+TEST_F(SupervisorTest, AFailureThatWouldComeAgainEndsTheRunAtOnceWithTheDaemonsOwnWords) {
+  const std::string line =
+      R"({"msg": "daemon failed", "status": "NOT_FOUND: no config.json in /models/x"})";
+  const RunEnding ending =
+      Run({Script("trainer-0", "echo '" + line + "'; exit 3"), Script("lead-0", kServe, true)});
+  EXPECT_EQ(ending.exit_code, 3);
+  EXPECT_EQ(ending.restarts, 0);
+  EXPECT_EQ(ending.cause, "NOT_FOUND: no config.json in /models/x");
+  EXPECT_THAT(ending.failure, HasSubstr("trainer-0 failed: exit code 3"));
+}
+
+TEST_F(SupervisorTest, WhatASignalKilledHasNoLastWords) {
+  const RunEnding ending =
+      Run({Script("env-0", "test -e once || { touch once; echo first; exit 1; }; kill -9 $$"),
+           Script("lead-0", kServe, true)});
+  EXPECT_EQ(ending.restarts, 2);
+  EXPECT_EQ(ending.cause, "");
+}
+
+TEST_F(SupervisorTest, NorHasWhatSrunSaysASignalKilled) {
+  const RunEnding ending =
+      Run({Script("env-0", "echo first; exit 137"), Script("lead-0", kServe, true)});
+  EXPECT_EQ(ending.restarts, 2);
+  EXPECT_EQ(ending.cause, "");
 }
 
 TEST_F(SupervisorTest, AProgramThatIsNotThereIsAFailureWithItsPath) {
@@ -140,7 +168,7 @@ TEST_F(SupervisorTest, AWarningStopsAllToGoOnLater) {
   });
   const RunEnding ending = Run({Script("lead-0", kServe, true)}, FailingPlace());
   later.join();
-  EXPECT_EQ(ending.exit_code, kExitAgain);
+  EXPECT_EQ(ending.exit_code, kExitLater);
   EXPECT_EQ(ending.failure, "");
   EXPECT_EQ(File("lead-0.log"), "bye\n");
 }
@@ -174,25 +202,36 @@ TEST_F(SupervisorTest, AReplicaThatCannotBeKeptAliveIsLostToo) {
   EXPECT_THAT(ending.lost, ElementsAre("inference-1"));
 }
 
+TEST_F(SupervisorTest, AReplicaThatWouldFailAgainIsLostAtOnce) {
+  DaemonSpec hopeless = Replica("inference-1", "inference");
+  hopeless.argv = {"/bin/sh", "-c", "touch " + folder_ + "/gone; exit 3"};
+  const RunEnding ending =
+      Run({Replica("inference-0", "inference"), hopeless,
+           Script("lead-0", "while ! [ -e gone ]; do sleep 0.05; done; sleep 0.3", true)});
+  EXPECT_EQ(ending.exit_code, 0);
+  EXPECT_EQ(ending.restarts, 0);
+  EXPECT_THAT(ending.lost, ElementsAre("inference-1"));
+}
+
 TEST_F(SupervisorTest, TheLastOfItsRoleIsNotDispensable) {
   const RunEnding ending =
       Run({Doomed("inference-0", "inference", "exit 1"),
            Doomed("inference-1", "inference", "exit 1"), Script("lead-0", kServe, true)},
           FailingPlace());
-  EXPECT_EQ(ending.exit_code, kExitAgain);
+  EXPECT_EQ(ending.exit_code, kExitLater);
   EXPECT_THAT(ending.failure, HasSubstr("its node is lost"));
 }
 
 TEST_F(SupervisorTest, AnOrchestratorLostWithItsNodeHasNotEndedWell) {
   DaemonSpec lead = Doomed("lead-0", "orchestrator", "exit 0");
   lead.leads = true;
-  EXPECT_EQ(Run({lead}, FailingPlace()).exit_code, kExitAgain);
+  EXPECT_EQ(Run({lead}, FailingPlace()).exit_code, kExitLater);
 }
 
 TEST_F(SupervisorTest, ALostTrainerStopsTheRunToGoOnLater) {
   const RunEnding ending = Run(
       {Doomed("trainer-0", "trainer", "exit 1"), Script("lead-0", kServe, true)}, FailingPlace());
-  EXPECT_EQ(ending.exit_code, kExitAgain);
+  EXPECT_EQ(ending.exit_code, kExitLater);
   EXPECT_EQ(ending.restarts, 0);
   EXPECT_THAT(ending.failure, HasSubstr("trainer-0 failed: exit code 1, its node is lost"));
   EXPECT_EQ(File("lead-0.log"), "bye\n");

@@ -100,5 +100,25 @@ TEST_F(DaemonMainTest, AFailedRunEndsWithOneAndALogLine) {
   EXPECT_THAT(line, HasSubstr("INTERNAL: broken"));
 }
 
+TEST_F(DaemonMainTest, AStartThatWouldFailAgainEndsWithThreeAndSaysOnlyWhy) {
+  std::string line;
+  ScopedLogSink sink([&](const std::string& text) { line = text; });
+  for (const auto& refusal :
+       {absl::NotFoundError("no model"), absl::InvalidArgumentError("no model"),
+        absl::FailedPreconditionError("no model"), absl::UnimplementedError("no model")}) {
+    result_ = OfStart(refusal);
+    EXPECT_EQ(Main({"--config", file_.c_str()}), kExitFailsAgain);
+    EXPECT_THAT(line, HasSubstr("no model\"}"));
+    result_ = OfStart(absl::StatusOr<int>(refusal)).status();
+    EXPECT_EQ(Main({"--config", file_.c_str()}), kExitFailsAgain);
+    result_ = refusal;  // while it ran: it may pass
+    EXPECT_EQ(Main({"--config", file_.c_str()}), kExitFailed);
+  }
+  result_ = OfStart(absl::UnavailableError("the port is taken"));
+  EXPECT_EQ(Main({"--config", file_.c_str()}), kExitFailed);
+  EXPECT_TRUE(OfStart(absl::OkStatus()).ok());
+  EXPECT_EQ(*OfStart(absl::StatusOr<int>(7)), 7);
+}
+
 }  // namespace
 }  // namespace palimpsest

@@ -244,6 +244,8 @@ TEST_F(FolderChatTest, BosIsATextOrATokenOfTheConfiguration) {
 TEST_F(FolderChatTest, RefusalsNameTheFolderTheFileAndWhatWasFound) {
   EXPECT_THAT(Read(),
               StartsWith(folder_.path() + ": has no chat template: no chat_template.jinja"));
+  EXPECT_THAT(std::string(FolderChat::Read(folder_.path(), "the model").own().status().message()),
+              StartsWith("the model: has no chat template"));
   WriteConfig(Json::object());
   EXPECT_THAT(Read(), HasSubstr("can be sent as text"));
   Write("tokenizer_config.json", "[");

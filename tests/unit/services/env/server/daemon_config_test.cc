@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstdlib>
+
 #include "common/config/flags.h"
 
 namespace palimpsest::env {
@@ -37,6 +39,49 @@ TEST(EnvDaemonConfigTest, RefusesUnknownKeysAndImpossibleTasksByName) {
   EXPECT_THAT(Read("env: {register: {}}", config).message(), HasSubstr("register"));
   config.env.tasks.registers.lines = 3;
   EXPECT_THAT(Validate(config).message(), HasSubstr("env.registers.lines=3"));
+}
+
+TEST(EnvDaemonConfigTest, ReadsWorkers) {
+  EnvDaemonConfig config;
+  const absl::Status status = Read(
+      "env: {workers: [{name: mine, module: a.b, options: {size: 5}, python: /bin/sh, processes: 3,"
+      " call_timeout: 2s, memory: 1GiB}]}",
+      config);
+  ASSERT_TRUE(status.ok()) << status;
+  ASSERT_TRUE(Validate(config).ok()) << Validate(config);
+  const WorkerConfig worker = ConfigOf(config.env.workers[0]);
+  EXPECT_EQ(worker.command.argv, (std::vector<std::string>{"/bin/sh", "-m", "palimpsest_env", "a.b",
+                                                           R"({"size":"5"})"}));
+  EXPECT_EQ(worker.processes, 3);
+  EXPECT_EQ(worker.call_timeout, absl::Seconds(2));
+  EXPECT_EQ(worker.command.memory_bytes, int64_t{1} << 30);
+}
+
+TEST(EnvDaemonConfigTest, RefusesWorkersByIndexAndKey) {
+  const auto refusal = [](const WorkerSection& second) {
+    EnvDaemonConfig config;
+    config.env.workers = {{.name = "first", .module = "m", .python = "/bin/sh"}, second};
+    return std::string(Validate(config).message());
+  };
+  EXPECT_THAT(refusal({}), HasSubstr("env.workers[1].name"));
+  EXPECT_THAT(refusal({.name = "a"}), HasSubstr("env.workers[1].module"));
+  EXPECT_THAT(refusal({.name = "a", .module = "no/such.py"}), HasSubstr("module=no/such.py"));
+  EXPECT_THAT(refusal({.name = "a", .module = "m", .python = "/bin/sh", .processes = 0}),
+              HasSubstr("env.workers[1].processes=0"));
+  EXPECT_THAT(refusal({.name = "first", .module = "m", .python = "/bin/sh"}),
+              HasSubstr("name=first occurs twice"));
+  EXPECT_THAT(refusal({.name = "a", .module = "m", .python = "/no/python"}),
+              HasSubstr("/no/python is not there"));
+}
+
+TEST(EnvDaemonConfigTest, AMissingInterpreterSaysWhichCommandMakesIt) {
+  const char* home = std::getenv("XDG_CACHE_HOME");
+  const std::string before = home == nullptr ? "" : home;
+  setenv("XDG_CACHE_HOME", "/no/cache", 1);
+  const absl::Status status = Validate(WorkerSection{.name = "a", .module = "m"}, "w");
+  home == nullptr ? unsetenv("XDG_CACHE_HOME") : setenv("XDG_CACHE_HOME", before.c_str(), 1);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("/no/cache/palimpsest/envs-"));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("deploy/setup.sh --python-envs"));
 }
 
 TEST(EnvDaemonConfigTest, BeyondLoopbackOnlyWhenToldSo) {

@@ -18,7 +18,8 @@ using v1::EnvironmentService;
 class EnvironmentServiceTest : public ::testing::Test {
  protected:
   EnvironmentServiceTest()
-      : service_(BuiltInEnvironments({}).value(), {"a-run", 3}, metrics_, SystemClock()),
+      : workers_(WorkerTasks::Start({}, {}, nullptr, metrics_).value()),
+        service_(BuiltInEnvironments({}).value(), *workers_, {"a-run", 3}, metrics_, SystemClock()),
         server_(RpcServer::Start({}, {&service_}, metrics_, SystemClock()).value()),
         stub_(EnvironmentService::NewStub(MakeChannel(server_->address(), {}).value())) {}
 
@@ -57,6 +58,7 @@ class EnvironmentServiceTest : public ::testing::Test {
   }
 
   Metrics metrics_{"env", "0", SystemClock()};
+  std::unique_ptr<WorkerTasks> workers_;
   EnvironmentServer service_;
   std::unique_ptr<RpcServer> server_;
   std::unique_ptr<EnvironmentService::Stub> stub_;

@@ -53,6 +53,27 @@ TEST(PagePoolTest, RandomTakesSharesAndReleasesLeaveEveryPageWithItsHolders) {
   EXPECT_EQ(pool.free_pages(), pool.pages());
 }
 
+TEST(PagePoolTest, AKeptPageIsReadOnlyAndStaysUntilItIsDropped) {
+  PagePool pool(2);
+  const int32_t page = pool.Take();
+  EXPECT_FALSE(pool.Shared(page));
+  pool.Keep(page);
+  EXPECT_TRUE(pool.Shared(page));
+  EXPECT_EQ(pool.idle_pages(), 0);
+  pool.Release(page);
+  EXPECT_EQ(pool.idle_pages(), 1);
+  EXPECT_EQ(pool.free_pages(), 1);
+  EXPECT_TRUE(Check(pool, {}).ok());
+  pool.Share(page);
+  EXPECT_EQ(pool.idle_pages(), 0);
+  EXPECT_TRUE(Check(pool, {{page}}).ok());
+  pool.Drop(page);
+  EXPECT_FALSE(pool.Shared(page));
+  EXPECT_EQ(pool.free_pages(), 1);  // its holder still has it
+  pool.Release(page);
+  EXPECT_EQ(pool.free_pages(), 2);
+}
+
 TEST(PagePoolTest, ALostAndAForgottenPageAreFound) {
   PagePool pool(4);
   const int32_t page = pool.Take();

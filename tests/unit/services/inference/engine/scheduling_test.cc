@@ -257,5 +257,174 @@ TEST_F(EngineTest, MoreSamplesThanFitRunOneAfterAnother) {
   ExpectPoolWhole(*engine);
 }
 
+// The prompt of 100 is found again up to its last whole page before the last token; the answer is
+// that of an engine that finds nothing, bit for bit where sums have one order.
+TEST_F(EngineTest, APromptThatBeginsLikeAnotherIsNotProcessedAgain) {
+  std::atomic<int> found = 0;
+  const auto make = [&](bool cache) {
+    auto engine = MakeEngine({.model_folder = Folder(1),
+                              .version = PolicyVersion(1),
+                              .batch_invariant = true,
+                              .limits = {.prefix_cache = cache, .check_pages = true},
+                              .observer = {.prefix_hit = [&](int tokens) { found += tokens; }}});
+    EXPECT_TRUE(engine.ok()) << engine.status();
+    return *std::move(engine);
+  };
+  const auto with = make(true), without = make(false);
+  GenerationRequest first = Request(2, 30);
+  while (first.prompt.size() < 100) first.prompt.push_back(first.prompt.size() % 250);
+  Generate(*with, first);
+  EXPECT_EQ(found, 0);
+  GenerationRequest second = first;
+  second.prompt.resize(90);
+  second.prompt.insert(second.prompt.end(), 40, 3);
+  for (const GenerationRequest& r : {first, second}) {
+    const auto a = Generate(*with, r), b = Generate(*without, r);
+    for (int sample : {0, 1}) {
+      EXPECT_EQ(a->finished[sample].rollout.tokens, b->finished[sample].rollout.tokens);
+      EXPECT_EQ(a->finished[sample].rollout.logprobs, b->finished[sample].rollout.logprobs);
+    }
+  }
+  EXPECT_EQ(found, 96 + 80);
+  // What the samples wrote behind their prompt is known, too.
+  GenerationRequest next = first;
+  next.prompt = Generate(*with, first)->finished[0].rollout.tokens;
+  found = 0;
+  Generate(*with, next);
+  EXPECT_EQ(found, 128);
+  // New weights: nothing old is found, and what is made is theirs.
+  ASSERT_TRUE(with->UpdateWeights(Folder(2), PolicyVersion(2), WeightsMode::kKeep).ok());
+  found = 0;
+  const auto fresh = Generate(*with, next);
+  EXPECT_EQ(found, 0);
+  const auto score = with->Score({.tokens = fresh->finished[0].rollout.tokens});
+  for (size_t p = next.prompt.size(); p <= score->logprobs.size(); ++p)
+    EXPECT_NEAR(score->logprobs[p - 1], fresh->finished[0].rollout.logprobs[p], 2e-4);
+  ExpectPoolWhole(*with);
+}
+
+// Under compaction a hit ends before the first position that an event may listen to or fall on, so
+// the events are the same; compacted pages are never found.
+TEST_F(EngineTest, AHitNeverChangesAnEvent) {
+  int found = 0;
+  for (const auto& [method, chooser] :
+       {std::pair{context::Method::kAttentionMatching, context::Chooser::kRms},
+        std::pair{context::Method::kEvict, context::Chooser::kRecent}}) {
+    GenerationRequest r = Request(2, 60);
+    while (r.prompt.size() < 70) r.prompt.push_back(r.prompt.size() % 250);
+    r.context = Budget(method, chooser);
+    r.context.trigger = context::KvBudget{.budget = 64, .window = 20, .keep_ratio = 0.4};
+    r.context.protect = 4;  // events inside the prompt
+    std::vector<std::shared_ptr<Collector>> runs;
+    for (const bool cache : {false, true}) {
+      auto engine = MakeEngine({.model_folder = Folder(1),
+                                .version = PolicyVersion(1),
+                                .batch_invariant = true,
+                                .limits = {.prefix_cache = cache, .check_pages = true},
+                                .observer = {.prefix_hit = [&](int tokens) { found += tokens; }}});
+      GenerationRequest plain = r;
+      plain.context = {};
+      Generate(**engine, plain);  // leaves pages
+      runs.push_back(Generate(**engine, r));
+      runs.push_back(Generate(**engine, r));
+    }
+    for (const auto& run : runs) {
+      const rl::Rollout &a = runs[0]->finished[1].rollout, &b = run->finished[1].rollout;
+      EXPECT_EQ(a.tokens, b.tokens);
+      EXPECT_EQ(a.logprobs, b.logprobs);
+      ASSERT_GE(a.events.size(), 2u);
+      EXPECT_EQ(a.events.back().digest, b.events.back().digest);
+    }
+  }
+  EXPECT_GT(found, 0);
+}
+
+// Pages that are only kept for others are given away first: a full cache never costs a sequence.
+TEST_F(EngineTest, KeptPrefixesGiveWayToWhatRuns) {
+  int preempted = 0;
+  auto engine = MakeEngine({.model_folder = Folder(1),
+                            .version = PolicyVersion(1),
+                            .limits = {.kv_pool_bytes = 600 << 10, .check_pages = true},
+                            .observer = {.preempted = [&] { ++preempted; }}});
+  ASSERT_TRUE(engine.ok());
+  for (int i = 0; i < 12; ++i) {
+    GenerationRequest r = Request(1, 100);
+    r.request_id = std::to_string(i);
+    while (r.prompt.size() < 200) r.prompt.push_back((r.prompt.size() + 7 * i) % 250);
+    r.prompt[0] = i;
+    EXPECT_EQ(Generate(**engine, r)->finished.size(), 1u);
+  }
+  EXPECT_EQ(preempted, 0);
+  ExpectPoolWhole(**engine);
+}
+
+TEST_F(EngineTest, PromptLogProbabilitiesAreThoseOfScore) {
+  auto engine = Make({.prefill_tokens = 7});
+  GenerationRequest r = Request(2, 5);
+  while (r.prompt.size() < 90) r.prompt.push_back(r.prompt.size() % 250);
+  r.sampling.prompt_logprobs = 3;
+  for (const bool compacts : {false, true}) {
+    if (compacts) {
+      r.context = Budget(context::Method::kAttentionMatching, context::Chooser::kRms);
+      r.context.protect = 4;
+    }
+    const auto sink = Generate(*engine, r);
+    for (const int sample : {0, 1}) {
+      const Finished& f = sink->finished[sample];
+      const auto score = engine->Score({.tokens = f.rollout.tokens, .events = f.rollout.events});
+      ASSERT_TRUE(score.ok()) << score.status();
+      ASSERT_EQ(f.prompt_logprobs.size(), 89u);
+      ASSERT_EQ(f.prompt_top.size(), 89u);
+      for (size_t i = 0; i < 89; ++i) {
+        EXPECT_NEAR(f.prompt_logprobs[i], score->logprobs[i], 2e-4);
+        EXPECT_EQ(f.prompt_top[i].ids.size(), 3u);
+        EXPECT_GE(f.prompt_top[i].logprobs[0], f.prompt_logprobs[i]);
+      }
+    }
+  }
+  r.sampling.prompt_logprobs.reset();
+  EXPECT_TRUE(Generate(*engine, r)->finished[0].prompt_logprobs.empty());
+}
+
+// One at a time: a client that asked for six before another asked for one does not make it wait for
+// all six.
+TEST_F(EngineTest, ClientsGetFairShares) {
+  absl::Mutex mu;
+  std::vector<std::string> order;
+  class Recorder final : public GenerationSink {
+   public:
+    Recorder(std::string name, absl::Mutex& lock, std::vector<std::string>& ended)
+        : name_(std::move(name)), mu_(lock), ended_(ended) {}
+    void OnTokens(TokenChunk) override {}
+    void OnEvent(int32_t, const context::Event&) override {}
+    void OnFinished(Finished) override {
+      absl::MutexLock lock(&mu_);
+      ended_.push_back(name_);
+    }
+    void OnFailure(Failure) override { ADD_FAILURE(); }
+
+   private:
+    std::string name_;
+    absl::Mutex& mu_;
+    std::vector<std::string>& ended_;
+  };
+  auto engine = Make({.max_running = 1});
+  engine->Pause();
+  const auto ask = [&](const std::string& client, const std::string& id, int priority) {
+    GenerationRequest r = Request(1, 10);
+    r.request_id = id;
+    r.client = client;
+    r.priority = priority;
+    EXPECT_TRUE(engine->Submit(r, std::make_shared<Recorder>(id, mu, order)).ok());
+  };
+  for (int i = 0; i < 6; ++i) ask("many", "m" + std::to_string(i), 0);
+  ask("one", "o", 0);
+  ask("many", "urgent", 1);
+  engine->Resume();
+  engine->Drain(absl::Seconds(60));
+  const std::vector<std::string> expected = {"urgent", "m0", "o", "m1", "m2", "m3", "m4", "m5"};
+  EXPECT_EQ(order, expected);
+}
+
 }  // namespace
 }  // namespace palimpsest::inference

@@ -37,7 +37,8 @@ TEST_F(GenerateTest, AcceptedComesFirstAlsoWhenTheEngineIsQuicker) {
   v1::GenerateRequest request = Request("a");
   request.set_n(2);
   request.set_first_sample(4);
-  EXPECT_THAT(Call(request).Rest(), ElementsAre("accepted", "finished 4", "finished 5", "end"));
+  EXPECT_THAT(Call(request).Rest(), ElementsAre("accepted", "tokens 3+2", "finished 4",
+                                                "tokens 3+2", "finished 5", "end"));
 }
 
 TEST_F(GenerateTest, WithoutStreamTokensThereIsOnlyAcceptedAndFinished) {
@@ -110,7 +111,7 @@ TEST_F(GenerateTest, TheSameRequestAfterwardsGetsTheSameResults) {
   StartServer();
   engine_->FinishInsideSubmit(3);
   Stream first = Call(Request("a"));
-  EXPECT_THAT(first.Rest(), ElementsAre("accepted", "finished 0", "end"));
+  EXPECT_THAT(first.Rest(), ElementsAre("accepted", "tokens 3+3", "finished 0", "end"));
   Stream second = Call(Request("a"));
   EXPECT_THAT(second.Rest(), ElementsAre("accepted", "finished 0", "end"));
   EXPECT_EQ(first.last.SerializeAsString(), second.last.SerializeAsString());
@@ -124,7 +125,8 @@ TEST_F(GenerateTest, WhatMaySucceedLaterIsGeneratedAgain) {
   engine_->Fail("a", absl::UnavailableError("lost"), true, rl::Outcome::kInfraFailed);
   EXPECT_THAT(first.Rest(), ElementsAre("error 0", "end"));
   engine_->FinishInsideSubmit(1);
-  EXPECT_THAT(Call(Request("a")).Rest(), ElementsAre("accepted", "finished 0", "end"));
+  EXPECT_THAT(Call(Request("a")).Rest(),
+              ElementsAre("accepted", "tokens 3+1", "finished 0", "end"));
   EXPECT_EQ(engine_->submissions(), 2u);
 }
 
@@ -146,7 +148,8 @@ TEST_F(GenerateTest, ARefusalOfTheEngineIsPassedOnAndFreesTheId) {
   EXPECT_EQ(Call(Request("a")).Next(),
             Status(grpc::StatusCode::RESOURCE_EXHAUSTED, "max_queued=8: full"));
   engine_->FinishInsideSubmit(1);
-  EXPECT_THAT(Call(Request("a")).Rest(), ElementsAre("accepted", "finished 0", "end"));
+  EXPECT_THAT(Call(Request("a")).Rest(),
+              ElementsAre("accepted", "tokens 3+1", "finished 0", "end"));
 }
 
 TEST_F(GenerateTest, ASlowReaderIsEndedAndItsGenerationCancelled) {
@@ -187,8 +190,6 @@ TEST_F(GenerateTest, RefusalsNameTheField) {
       {"sampling.top_p", kInvalid, [](R& r) { r.mutable_sampling()->set_top_p(2); }},
       {"sampling.top_logprobs", kInvalid,
        [](R& r) { r.mutable_sampling()->set_top_logprobs(101); }},
-      {"sampling.prompt_logprobs", kUnimplemented,
-       [](R& r) { r.mutable_sampling()->set_prompt_logprobs(0); }},
       {"context.turns", kUnimplemented, [](R& r) { r.mutable_context()->mutable_turns(); }},
       {"context.manual", kUnimplemented, [](R& r) { r.mutable_context()->mutable_manual(); }},
       {"context.", kInvalid,

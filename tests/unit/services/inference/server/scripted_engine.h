@@ -44,6 +44,7 @@ class ScriptedEngine final : public Engine {
   void Pause() override;
   void Resume() override;
   void Drain(absl::Duration grace) override;
+  Sessions* sessions() override { return nullptr; }
   PolicyVersion version() const override;
   const ModelInfo& model() const override { return model_; }
   const Limits& limits() const override { return limits_; }

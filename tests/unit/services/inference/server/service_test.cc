@@ -100,8 +100,10 @@ TEST_F(ServiceTest, SessionCallsSayThatThereAreNone) {
   v1::DeleteSessionResponse deleted;
   expect(Unary(&Stub::DeleteSession, v1::DeleteSessionRequest(), deleted), "DeleteSession");
   const auto context = Context();
-  const auto step = stub_->StepSession(context.get(), v1::StepSessionRequest());
-  v1::StepSessionResponse update;
+  v1::StepSessionRequest request;
+  request.set_request_id("step");
+  const auto step = stub_->StepSession(context.get(), request);
+  v1::GenerateResponse update;
   EXPECT_FALSE(step->Read(&update));
   expect(step->Finish(), "StepSession");
 }

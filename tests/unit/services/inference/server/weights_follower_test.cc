@@ -51,6 +51,7 @@ class WeightsFollowerTest : public ::testing::Test {
          .make_engine = [this](const std::string& folder,
                                PolicyVersion version) -> absl::StatusOr<std::unique_ptr<Engine>> {
            first_folder_ = folder;
+           if (!make_fails_.ok()) return make_fails_;
            auto engine = std::make_unique<ScriptedEngine>(version);
            engine_ = engine.get();
            return engine;
@@ -81,6 +82,7 @@ class WeightsFollowerTest : public ::testing::Test {
   Telemetry telemetry_{metrics_};
   Serving serving_;
   ScriptedEngine* engine_ = nullptr;
+  absl::Status make_fails_;
   std::string first_folder_, gave_up_;
   std::atomic<bool> ready_{false}, told_{false};
   std::unique_ptr<weights::StoreWriter> writer_;
@@ -196,8 +198,19 @@ TEST_F(WeightsFollowerTest, GivesUpWhenNoVersionComes) {
   wait_ = absl::Milliseconds(50);
   Start();
   ASSERT_TRUE(Eventually([&] { return told_.load(); }));
+  EXPECT_THAT(gave_up_, HasSubstr("DEADLINE_EXCEEDED"));
   EXPECT_THAT(gave_up_, HasSubstr("first_version_wait"));
   EXPECT_FALSE(ready_);
+}
+
+TEST_F(WeightsFollowerTest, GivesUpWithTheReasonWhyTheVersionThatIsThereCannotBeServed) {
+  wait_ = absl::Milliseconds(50);
+  make_fails_ = absl::InvalidArgumentError("model_type=\"t5\" is unknown");
+  Publish(1);
+  Start();
+  ASSERT_TRUE(Eventually([&] { return told_.load(); }));
+  EXPECT_THAT(gave_up_, HasSubstr("INVALID_ARGUMENT"));
+  EXPECT_THAT(gave_up_, HasSubstr("version 1: model_type=\"t5\" is unknown"));
 }
 
 }  // namespace

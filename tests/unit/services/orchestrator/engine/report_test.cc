@@ -69,7 +69,9 @@ TEST(TranscriptTest, MarksWhatTheHeadKept) {
   const auto tokenizer = Tokenizer::FromJson(*ByteTokenizerJson(special));
   ASSERT_TRUE(tokenizer.ok());
   rl::Rollout rollout;
-  const std::string text = "ab|`cdefgh";
+  const std::string text =
+      "\x01"
+      "b|`cdefgh";
   for (const char c : text) rollout.tokens.push_back(c);
   rollout.prompt_tokens = 2;
   context::Event event{.at = 8, .window = {2, 8}};
@@ -81,8 +83,25 @@ TEST(TranscriptTest, MarksWhatTheHeadKept) {
   EXPECT_EQ(MarkedWindow(rollout, event, **tokenizer, 0, 0), "·`c··f");
   const std::string page = Transcript(rollout, **tokenizer, 0, 0);
   EXPECT_THAT(page, HasSubstr("| 8 | [2, 8) | attention_matching | 1-3 of 6 | `·'c··f` |"));
+  EXPECT_THAT(page, HasSubstr("\n\\x01b\n"));
   rollout.events.clear();
   EXPECT_THAT(Transcript(rollout, **tokenizer, 0, 0), HasSubstr("Nothing was compacted"));
+}
+
+TEST(PrintableTest, APageStaysATextWhateverWasSampled) {
+  EXPECT_EQ(Printable(std::string("a\0b\x1b[2J\r", 7)), "a\\x00b\\x1b[2J");
+  EXPECT_EQ(Printable("\r\x7f"), "\\x0d\\x7f");
+  EXPECT_EQ(Printable("\xc2\x80\xc2\x9f\xc2\xa0\xc2"), "\\x80\\x9f\xc2\xa0\xc2");
+  const std::string kept = "lines\n\ttabs, привет, 你, 👋";
+  EXPECT_EQ(Printable(kept), kept);
+}
+
+TEST(PanelTest, APhaseWithoutStepsAndARunWithoutWeightsShowNoNumbers) {
+  Progress progress;
+  EXPECT_THAT(PanelText(progress, 100), testing::Not(HasSubstr("step")));
+  EXPECT_THAT(PanelText(progress, 100), HasSubstr("weights -"));
+  progress.policy_version = 3;
+  EXPECT_THAT(PanelText(progress, 100), HasSubstr("weights v3"));
 }
 
 TEST(PanelTest, SaysWhatIsKnownAndNothingMore) {

@@ -110,6 +110,18 @@ TEST_F(RunTest, GoesThroughAllStagesAndReports) {
   EXPECT_TRUE((*run)->GetRollout(page->rows[0].id).ok());
 }
 
+TEST_F(RunTest, AFinishedRunThatIsStartedAgainShowsItsSteps) {
+  ASSERT_TRUE(Attempt().ok());
+  const auto again = Open();
+  ASSERT_TRUE(again.ok()) << again.status();
+  ASSERT_TRUE((*again)->Execute().ok());
+  const Progress progress = (*again)->Now();
+  EXPECT_EQ(progress.phase, Phase::kDone);
+  EXPECT_EQ(progress.step, 4);
+  EXPECT_EQ(progress.total_steps, 4);
+  ExpectWhole();
+}
+
 TEST_F(RunTest, TheReportHasTheKeysThatScriptsRead) {
   ASSERT_TRUE(Attempt().ok());
   const auto report = nlohmann::json::parse(ReadFile("report.json"));

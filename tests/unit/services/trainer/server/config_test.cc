@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <filesystem>
+
 #include "common/config/flags.h"
 
 namespace palimpsest::trainer {
@@ -46,6 +48,19 @@ TEST(ConfigTest, WhatCannotWorkIsRefusedByItsField) {
   for (const auto& [yaml, message] : wrong) {
     EXPECT_THAT(std::string(Read(yaml).status().message()), HasSubstr(message)) << yaml;
   }
+}
+
+TEST(ConfigTest, AModelFolderMustBeThereUntilTheRunHasACheckpoint) {
+  const std::string run = ::testing::TempDir() + "/trainer-config-test";
+  std::filesystem::remove_all(run);
+  const std::string yaml = "run: {folder: " + run + "}\nmodel: {folder: no-such-folder}";
+  EXPECT_THAT(std::string(Read(yaml).status().message()),
+              HasSubstr("model.folder=no-such-folder is no folder"));
+  EXPECT_FALSE(std::filesystem::exists(run)) << "a check leaves no trace";
+  std::filesystem::create_directories(run + "/checkpoints/step-00000004");
+  EXPECT_TRUE(Read(yaml).ok()) << Read(yaml).status();
+  std::filesystem::remove_all(run);
+  EXPECT_TRUE(Read("model: {folder: .}").ok());
 }
 
 }  // namespace

@@ -1,0 +1,1 @@
+"""Environments of others as they are: each module here is one PyPI package behind our interface."""

@@ -1,0 +1,128 @@
+#!/usr/bin/env python3
+"""The adapter of BabyAI against minigrid itself. Run by the interpreter of deploy/setup.sh --python-envs."""
+import contextlib
+import io
+import random
+import re
+import unittest
+
+import gymnasium
+import minigrid.core.constants as constants
+from palimpsest_env import BadEpisode, Episode
+from palimpsest_env.adapters import babyai
+
+LEVELS = ["GoToObj", "GoToLocal", "PickupLoc", "Open", "PutNextLocal", "GoTo", "Unlock", "UnlockLocal"]
+NAMES = ["turn left", "turn right", "go forward", "pick up", "drop", "toggle"]
+COLORS = {"r": "red", "g": "green", "b": "blue", "p": "purple", "y": "yellow", "e": "grey"}
+KINDS = {"k": ("key", 0), "o": ("ball", 0), "x": ("box", 0), "/": ("door", 0), "D": ("door", 1), "L": ("door", 2)}
+PLAIN = {".": ("empty", "red", 0), "#": ("wall", "grey", 0), "?": ("unseen", "red", 0)}
+SEEDS = 200
+
+
+def parse(text):
+    """(mission, carried, {(x, y): (kind, colour, state)}) of an observation, by its own legend of codes."""
+    mission, carried = re.match(r"Mission: (.*)\nYou carry (.*)\.\n", text).groups()
+    rows = text.split("you look up:\n")[1].split("\nLegend:")[0].split("\n")
+    cells = {}
+    for y, row in enumerate(rows):
+        for x in range(7):
+            code = row[3 * x:3 * x + 2].strip()
+            if code != "@":
+                cells[x, y] = PLAIN[code] if code in PLAIN else (KINDS[code[1]][0], COLORS[code[0]], KINDS[code[1]][1])
+    return mission, carried, cells
+
+
+class BabyAI(unittest.TestCase):
+    def setUp(self):
+        quiet = contextlib.redirect_stdout(io.StringIO())  # minigrid prints what it rejects
+        quiet.__enter__()
+        self.addCleanup(quiet.__exit__, None, None, None)
+
+    def expect_view(self, text, env, image):
+        mission, carried, cells = parse(text)
+        self.assertEqual(mission, env.unwrapped.mission)
+        holds = env.unwrapped.carrying
+        self.assertEqual(carried, f"a {holds.color} {holds.type}" if holds else "nothing")
+        self.assertEqual(len(cells), 48)
+        for (x, y), (kind, color, state) in cells.items():
+            wanted = constants.OBJECT_TO_IDX[kind], constants.COLOR_TO_IDX[color], state
+            self.assertEqual(tuple(image[x][y]), wanted, (x, y))
+
+    def test_two_hundred_seeds_of_each_level_look_and_end_as_minigrid_says(self):
+        for environment, level in zip(babyai.environments(), LEVELS, strict=True):
+            env = gymnasium.make(f"BabyAI-{level}-v0")
+            for seed in range(SEEDS):
+                observed, _ = env.reset(seed=seed)
+                episode = Episode(environment.name, "heldout", 0, seed)
+                self.expect_view(environment.reset(episode).messages[1][1], env, observed["image"])
+                source, over = random.Random(seed), False
+                for _ in range(4):
+                    action = source.randrange(6)
+                    turn = environment.step(episode, f"well <action>{NAMES[action]}</action>")
+                    observed, reward, terminated, truncated, _ = env.step(action)
+                    over = terminated or truncated
+                    self.assertEqual(turn.done, over)
+                    episode = Episode(environment.name, "heldout", 0, seed, turn.state)
+                    if over:
+                        break
+                    self.expect_view(turn.messages[0][1], env, observed["image"])
+                score = environment.score(episode, "")
+                self.assertEqual(score.reward, float(over and reward > 0))
+                self.assertEqual(score.parts["minigrid"], reward)
+
+    def test_the_bot_solves_every_level_and_its_wins_are_minigrids(self):
+        for environment, level in zip(babyai.environments(max_turns="600"), LEVELS, strict=True):
+            for seed in range(6):
+                state, actions, done = None, [], False
+                while not done:
+                    episode = Episode(environment.name, "heldout", 0, seed, state)
+                    response = environment.demonstrate(episode, 0)
+                    self.assertEqual(response, environment.demonstrate(episode, 0))
+                    actions.append(NAMES.index(re.search("<action>(.*)</action>", response)[1]))
+                    turn = environment.step(episode, response)
+                    state, done = turn.state, turn.done
+                self.assertEqual(environment.score(Episode(environment.name, "heldout", 0, seed, state), "").reward, 1)
+                env = gymnasium.make(f"BabyAI-{level}-v0")
+                env.reset(seed=seed)
+                outcomes = [env.step(action) for action in actions]
+                self.assertTrue(outcomes[-1][2] and outcomes[-1][1] > 0)
+
+    def test_an_episode_goes_on_in_a_process_that_never_saw_it(self):
+        one, other = (babyai.environments(levels="PutNextLocal")[0] for _ in range(2))
+        state = None
+        for _ in range(8):
+            episode = Episode(one.name, "train", 5, 3, state)
+            response = one.demonstrate(episode, 0)
+            self.assertEqual(response, other.demonstrate(episode, 0))
+            turn = one.step(episode, response)
+            self.assertEqual(turn, babyai.environments(levels="PutNextLocal")[0].step(episode, response))
+            state = turn.state
+
+    def test_actions_are_read_from_their_tags(self):
+        self.assertEqual(babyai.read_action("<action>Pick up</action>"), 3)
+        self.assertEqual(babyai.read_action("drop? <action>I toggle, then drop</action>"), 5)
+        self.assertEqual(babyai.read_action("<action>drop</action> no, <action>turn left</action>"), 0)
+        self.assertEqual(babyai.read_action("go forward"), babyai.NOTHING)
+        environment = babyai.environments(levels="GoToLocal")[0]
+        turn = environment.step(Episode(environment.name, "heldout", 0, 0), "hm")
+        self.assertIn("No action understood", turn.messages[0][1])
+        self.assertEqual(turn.state, [babyai.NOTHING])
+
+    def test_train_never_starts_where_the_evaluation_does(self):
+        environment = babyai.environments(levels="GoToObj")[0]
+        evaluated = {environment.content(environment.start(seed)) for seed in range(babyai.EVALUATED)}
+        starts = [environment.content(environment.start(environment.seed(Episode("", "train", 1, i)))) for i in range(300)]
+        self.assertFalse(evaluated & set(starts))
+        self.assertGreater(len(set(starts)), 200)
+
+    def test_states_of_others_are_refused(self):
+        environment = babyai.environments(levels="GoToObj", max_turns="3")[0]
+        for state in ("x", [7], [0, 0, 0, 0], {"a": 1}):
+            with self.assertRaises(BadEpisode):
+                environment.step(Episode(environment.name, "heldout", 0, 0, state), "")
+        with self.assertRaises(BadEpisode):
+            environment.step(Episode(environment.name, "heldout", 0, 0, [0, 0, 0]), "<action>drop</action>")
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,325 @@
+#!/usr/bin/env python3
+"""The ways into a real daemon: the `openai` package, grpcio, the examples; what they say must be one and the same.
+
+Usage: ways_in_test.py PALIMPSEST_INFERENCE PUBLISH_FOLDER GENERATE_EXAMPLE, from the root of the repository.
+Exit code 77 where the Python clients are missing.
+"""
+import asyncio
+import json
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+import urllib.request
+
+sys.dont_write_bytecode = True
+import clients  # noqa: E402
+
+clients.enter()
+
+import grpc  # noqa: E402
+import openai  # noqa: E402
+import tiny_model  # noqa: E402
+
+sys.path.insert(0, "examples")
+import generate  # noqa: E402
+
+DAEMON, PUBLISH, EXAMPLE = (str(pathlib.Path(word)) for word in sys.argv[1:4])
+PB, PB_GRPC = generate.stubs()
+PROMPT = "Once upon a time"
+MESSAGES = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "hi"}]
+CONTEXT = {"kind": "kv_budget", "budget": 32, "window": 16}
+
+
+def eventually(what, seconds=30):
+    """The first true answer of `what`."""
+    for _ in range(seconds * 20):
+        found = what()
+        if found:
+            return found
+        time.sleep(0.05)
+    raise AssertionError(f"{what} never came true")
+
+
+class Case(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        folder = pathlib.Path(cls.enterClassContext(tempfile.TemporaryDirectory()))
+        tiny_model.write(folder / "model")
+        cls.run_folder = folder / "run"
+        cls.run_folder.mkdir()
+        subprocess.run([PUBLISH, cls.run_folder / "store", folder / "model"], check=True, timeout=30)
+        (folder / "run.yaml").write_text(
+            f"run: {{name: tiny, folder: {cls.run_folder}}}\n"
+            "inference: {store_poll: 50ms, threads: 1, http: {listen: '127.0.0.1:0', max_body: 1MiB}}\n")
+        cls.log = folder / "log"
+        with open(cls.log, "wb") as log:
+            cls.daemon = subprocess.Popen([DAEMON, "--config", folder / "run.yaml"], stderr=log)
+        cls.addClassCleanup(cls.daemon.wait)
+        cls.addClassCleanup(cls.daemon.kill)
+        cls.address = eventually(lambda: cls.address_of("inference"))
+        cls.base = f"http://{cls.address_of('http')}/v1"
+        cls.openai = openai.OpenAI(base_url=cls.base, api_key="none", max_retries=0, timeout=30)
+        cls.channel = cls.enterClassContext(grpc.insecure_channel(cls.address))
+        cls.stub = PB_GRPC.InferenceServiceStub(cls.channel)
+        eventually(lambda: cls.info().policy_version == 1)
+
+    @classmethod
+    def address_of(cls, role):
+        path = cls.run_folder / "addresses" / f"{role}-0"
+        return path.read_text().splitlines()[0] if path.exists() else None
+
+    @classmethod
+    def info(cls):
+        return cls.stub.GetServerInfo(PB.InferenceServiceGetServerInfoRequest(revision=1), timeout=10)
+
+    def grpc_says(self, **fields):
+        """The `finished` of one greedy generation over gRPC."""
+        self.count = getattr(self, "count", 0) + 1
+        request = PB.GenerateRequest(request_id=f"{self.id()}-{self.count}", **fields)
+        return [u for u in self.stub.Generate(request, timeout=30) if u.HasField("finished")][0].finished
+
+    def complete(self, prompt=PROMPT, **fields):
+        return self.openai.completions.create(model="tiny", prompt=prompt, **{"temperature": 0, "max_tokens": 40, **fields})
+
+    def chat(self, **fields):
+        return self.openai.chat.completions.create(model="tiny", messages=MESSAGES,
+                                                   **{"temperature": 0, "max_tokens": 40, **fields})
+
+
+GREEDY = PB.SamplingParams(temperature=0, max_tokens=40)
+
+
+class SelfAggregation(Case):
+    """tools/self_aggregation.py: a client of sessions and forks, and nothing of the server is made for it."""
+
+    def aggregate(self, *options):
+        command = [sys.executable, "tools/self_aggregation.py", self.address, "--max-tokens", "12", "--seed", "5", *options]
+        ended = subprocess.run(command, input=PROMPT, text=True, capture_output=True, timeout=60)
+        self.assertEqual(ended.returncode, 0, ended.stderr)
+        return json.loads(ended.stdout)["rounds"]
+
+    def test_later_rounds_read_under_compaction_what_earlier_ones_wrote(self):
+        options = ("--population", "3", "--aggregate", "2", "--rounds", "3", "--budget", "48", "--window", "24")
+        rounds = self.aggregate(*options)
+        self.assertEqual([len(answers) for answers in rounds], [3, 3, 3])
+        self.assertEqual({len(a["read"]) for a in rounds[0]}, {0})
+        self.assertEqual({len(a["read"]) for answers in rounds[1:] for a in answers}, {2})
+        self.assertEqual({a["events"] > 0 for a in rounds[0]}, {False})
+        self.assertEqual({a["events"] > 0 for answers in rounds[1:] for a in answers}, {True})
+        self.assertEqual(len({tuple(a["ids"]) for answers in rounds for a in answers}), 9)
+        self.assertEqual(self.aggregate(*options), rounds)
+        self.assertEqual(self.info().load.sessions, 0)
+
+
+class Models(Case):
+    def test_the_model_goes_by_the_name_of_the_run(self):
+        self.assertEqual([m.id for m in self.openai.models.list()], ["tiny"])
+        self.assertEqual(self.openai.models.retrieve("tiny").max_model_len, 512)
+        with self.assertRaises(openai.NotFoundError):
+            self.openai.models.retrieve("gpt-4")
+
+
+class Completions(Case):
+    def test_the_text_is_that_of_grpc(self):
+        over_grpc = self.grpc_says(prompt_text=PROMPT, sampling=GREEDY)
+        answer = self.complete()
+        self.assertEqual(answer.choices[0].text, over_grpc.text)
+        self.assertNotEqual(answer.choices[0].text, "")
+        sampled = len(over_grpc.rollout.tokens) - over_grpc.rollout.prompt_tokens
+        self.assertEqual((answer.usage.prompt_tokens, answer.usage.completion_tokens), (len(PROMPT), sampled))
+        self.assertEqual(self.complete(prompt=[ord(c) for c in PROMPT]).choices[0].text, over_grpc.text)
+        self.assertNotEqual(self.complete(prompt="Another").choices[0].text, over_grpc.text)
+
+    def test_a_stream_is_the_whole_in_pieces(self):
+        long = {"max_tokens": 400, "extra_body": {"ignore_eos": True}}
+        whole = self.complete(**long)
+        chunks = list(self.complete(stream=True, stream_options={"include_usage": True}, **long))
+        self.assertEqual("".join(c.choices[0].text for c in chunks[:-1]), whole.choices[0].text)
+        self.assertGreater(len(chunks), 10)  # tokens that were drawn before the acceptance come as one
+        self.assertEqual([c.choices[0].finish_reason for c in chunks[-3:-1]], [None, whole.choices[0].finish_reason])
+        self.assertEqual((chunks[-1].choices, chunks[-1].usage), ([], whole.usage))
+
+    def test_several_prompts_and_choices_keep_their_order(self):
+        one, other = self.complete(), self.complete(prompt="Another")
+        both = self.complete(prompt=[PROMPT, "Another"], n=2)
+        self.assertEqual([c.index for c in both.choices], [0, 1, 2, 3])
+        self.assertEqual([c.text for c in both.choices], [one.choices[0].text] * 2 + [other.choices[0].text] * 2)
+
+    def test_a_seed_fixes_the_draws_and_without_one_they_differ(self):
+        def texts(**fields):
+            return [c.text for c in self.complete(temperature=1, n=3, **fields).choices]
+        self.assertEqual(texts(seed=3), texts(seed=3))
+        self.assertEqual(len(set(texts(seed=3))), 3)
+        self.assertNotEqual(texts(), texts())
+
+    def test_logprobs_are_those_of_grpc(self):
+        rollout = self.grpc_says(prompt_text=PROMPT, sampling=GREEDY).rollout
+        choice = self.complete(logprobs=2).choices[0]
+        self.assertEqual(choice.logprobs.token_logprobs, list(rollout.logprobs[rollout.prompt_tokens:]))
+        self.assertEqual(len(choice.logprobs.tokens), len(choice.logprobs.top_logprobs))
+        for token, logprob, top in zip(choice.logprobs.tokens, choice.logprobs.token_logprobs, choice.logprobs.top_logprobs):
+            self.assertEqual(top[token], max(top.values()))  # greedy
+            self.assertEqual((top[token], len(top)), (logprob, 2))
+
+    def test_a_stop_string_ends_the_text_before_it(self):
+        text = self.complete().choices[0].text
+        stop = text[10:12]
+        answer = self.complete(stop=[stop]).choices[0]
+        self.assertEqual((answer.text, answer.finish_reason), (text[:text.index(stop)], "stop"))
+        self.assertEqual(self.complete(extra_body={"ignore_eos": True}).choices[0].finish_reason, "length")
+
+    def test_echo_brings_the_prompt_back(self):
+        self.assertEqual(self.complete(echo=True).choices[0].text, PROMPT + self.complete().choices[0].text)
+
+    def test_compaction_can_be_asked_for_and_is_told(self):
+        policy = PB.GenerateRequest().context
+        policy.kv_budget.budget, policy.kv_budget.window = CONTEXT["budget"], CONTEXT["window"]
+        rollout = self.grpc_says(prompt_text=PROMPT, sampling=GREEDY, context=policy).rollout
+        self.assertGreaterEqual(len(rollout.events), 2)
+        for stream in (False, True):
+            answer = self.complete(stream=stream, extra_body={"context": CONTEXT})
+            told = (list(answer)[-1] if stream else answer).choices[0].palimpsest
+            self.assertEqual(told["policy_version"], 1)
+            self.assertEqual([e["digest"] for e in told["events"]], [e.digest for e in rollout.events])
+        self.assertFalse(hasattr(self.complete().choices[0], "palimpsest"))
+
+
+class Chat(Case):
+    def test_a_conversation_is_that_of_grpc_whole_and_streamed(self):
+        request = PB.GenerateRequest()
+        for message in MESSAGES:
+            request.prompt_chat.messages.add(**message)
+        over_grpc = self.grpc_says(prompt_chat=request.prompt_chat, sampling=GREEDY)
+        whole = self.chat()
+        self.assertEqual(whole.choices[0].message.content, over_grpc.text)
+        self.assertEqual(whole.choices[0].message.role, "assistant")
+        self.assertEqual(whole.usage.prompt_tokens, over_grpc.rollout.prompt_tokens)
+        chunks = list(self.chat(stream=True))
+        self.assertEqual(chunks[0].choices[0].delta.role, "assistant")
+        self.assertEqual("".join(c.choices[0].delta.content or "" for c in chunks), over_grpc.text)
+        self.assertEqual(chunks[-1].choices[0].finish_reason, whole.choices[0].finish_reason)
+
+    def test_an_answer_can_be_sent_back(self):
+        answer = self.chat().choices[0].message
+        more = self.openai.chat.completions.create(
+            model="tiny", max_completion_tokens=5,
+            messages=[*MESSAGES, answer, {"role": "user", "content": [{"type": "text", "text": "and?"}]}])
+        self.assertGreater(more.usage.prompt_tokens, len(answer.content))
+
+    def test_logprobs_spell_the_answer(self):
+        choice = self.chat(logprobs=True, top_logprobs=3).choices[0]
+        spelled = b"".join(bytes(t.bytes) for t in choice.logprobs.content if not t.token.startswith("<|"))
+        self.assertEqual(spelled.decode(), choice.message.content)
+        for token in choice.logprobs.content:
+            self.assertEqual(token.top_logprobs[0].token, token.token)  # greedy
+            self.assertEqual(len(token.top_logprobs), 3)
+
+    def test_many_at_once_say_what_one_says(self):
+        async def ask():
+            async with openai.AsyncOpenAI(base_url=self.base, api_key="none", timeout=60) as client:
+                return await asyncio.gather(*(client.chat.completions.create(
+                    model="tiny", messages=MESSAGES, temperature=0, max_tokens=8) for _ in range(24)))
+        alone = self.chat(max_tokens=8).choices[0].message.content
+        self.assertEqual({a.choices[0].message.content for a in asyncio.run(ask())}, {alone})
+
+
+class Refusals(Case):
+    def refused(self, call, **fields):
+        with self.assertRaises(openai.BadRequestError) as caught:
+            call(**fields)
+        return caught.exception.param, caught.exception.body["message"]
+
+    def test_a_field_that_is_unknown_wrong_or_not_served_is_named(self):
+        for call in (self.complete, self.chat):
+            with self.subTest(call.__name__):
+                self.assertEqual(self.refused(call, extra_body={"bugdet": 3})[0], "bugdet")
+                self.assertEqual(self.refused(call, top_p=3)[0], "top_p")
+                self.assertEqual(self.refused(call, n=0)[0], "n")
+                self.assertEqual(self.refused(call, extra_body={"stop_token_ids": [-1]})[0], "stop_token_ids[0]")
+                self.assertEqual(self.refused(call, logit_bias={"999": 1})[1].split()[0][:10], "logit_bias")
+                param, message = self.refused(call, extra_body={"context": {**CONTEXT, "budget": 17}})
+                self.assertTrue(param.startswith("context") and "17" in message, message)
+        self.assertEqual(self.refused(self.complete, prompt="")[0], "prompt")
+        self.assertEqual(self.refused(self.complete, best_of=2)[0], "best_of")
+        tool = {"type": "function", "function": {"name": "f"}}
+        self.assertEqual(self.refused(self.chat, tools=[tool])[0], "tools")
+
+    def test_an_unknown_model_and_path_are_not_found_and_a_large_body_is_too_large(self):
+        with self.assertRaises(openai.NotFoundError):
+            self.openai.completions.create(model="gpt-4", prompt="a")
+        with self.assertRaises(openai.NotFoundError) as caught:
+            self.openai.embeddings.create(model="tiny", input="a")
+        self.assertEqual(caught.exception.body["code"], "not_found")
+        with self.assertRaises(openai.APIStatusError) as caught:
+            self.complete(prompt="a" * (2 << 20))
+        self.assertEqual(caught.exception.status_code, 413)
+
+
+class Leaving(Case):
+    LONG = {"n": 200, "max_tokens": 480, "extra_body": {"ignore_eos": True}}
+
+    def cancelled(self):
+        port = re.search(r'"metrics_port":\s*"?(\d+)', self.log.read_text())[1]
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as page:
+            found = re.search(r'palimpsest_samples_total\{.*outcome="cancelled".*\} (\d+)', page.read().decode())
+        return int(found[1]) if found else 0
+
+    def freed_after(self, leave):
+        before = self.cancelled()
+        leave()
+        eventually(lambda: self.info().load.running == 0, seconds=5)
+        self.assertEqual(self.cancelled() - before, self.LONG["n"])
+
+    def test_a_client_that_leaves_a_stream_frees_its_place(self):
+        def leave():
+            with self.complete(stream=True, **self.LONG) as stream:
+                next(iter(stream))
+        self.freed_after(leave)
+
+    def test_a_client_that_stops_waiting_frees_its_place(self):
+        def leave():
+            with self.assertRaises(openai.APITimeoutError):
+                self.openai.with_options(timeout=0.3).completions.create(model="tiny", prompt=PROMPT, **self.LONG)
+        self.freed_after(leave)
+
+
+class Grpc(Case):
+    def raw(self, method, request):
+        call = self.channel.stream_stream(method)
+        return next(call(iter([request]), timeout=10))
+
+    def test_health_and_reflection_are_there(self):
+        check = self.channel.unary_unary("/grpc.health.v1.Health/Check")
+        self.assertEqual(check(b"", timeout=10), b"\x08\x01")  # status: SERVING
+        # list_services: "*" is field 7
+        listed = self.raw("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", b"\x3a\x01*")
+        self.assertIn(b"palimpsest.v1.InferenceService", listed)
+
+    def test_both_examples_stream_the_same_generation(self):
+        def output(*command):
+            done = subprocess.run([*command, self.address, PROMPT], capture_output=True, timeout=60)
+            self.assertEqual(done.returncode, 0, done.stderr.decode())
+            return done.stdout
+        said = output(EXAMPLE)
+        self.assertEqual(output(sys.executable, "examples/generate.py"), said)
+        events = re.findall(rb"<\d+\.\.\d+ compacted at \d+>", said)
+        self.assertGreaterEqual(len(events), 2)
+        self.assertTrue(said.endswith(b"\n%d events\n" % len(events)))
+
+
+class TheEnd(Case):
+    def test_sigterm_closes_the_door_and_takes_the_addresses_back(self):
+        self.daemon.terminate()
+        self.assertEqual(self.daemon.wait(timeout=20), 0, self.log.read_text())
+        self.assertEqual(list((self.run_folder / "addresses").iterdir()), [])
+        with self.assertRaises(openai.APIConnectionError):
+            self.complete()
+
+
+if __name__ == "__main__":
+    del sys.argv[1:4]
+    unittest.main()

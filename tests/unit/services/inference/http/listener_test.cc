@@ -1,0 +1,176 @@
+#include "services/inference/http/listener.h"
+
+#include <arpa/inet.h>
+#include <gmock/gmock.h>
+#include <httplib.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "absl/synchronization/notification.h"
+#include "absl/time/clock.h"
+
+namespace palimpsest::inference {
+namespace {
+
+using ::testing::HasSubstr;
+
+// A client that does only what it is told.
+class RawClient {
+ public:
+  explicit RawClient(int port) : socket_(::socket(AF_INET, SOCK_STREAM, 0)) {
+    sockaddr_in to{};
+    to.sin_family = AF_INET;
+    to.sin_port = htons(static_cast<uint16_t>(port));
+    to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    EXPECT_EQ(connect(socket_, reinterpret_cast<sockaddr*>(&to), sizeof(to)), 0);
+  }
+  ~RawClient() { Close(); }
+  void Close() {
+    if (socket_ >= 0) close(std::exchange(socket_, -1));
+  }
+  void Send(const std::string& bytes) { send(socket_, bytes.data(), bytes.size(), MSG_NOSIGNAL); }
+  std::string ReadAll() {
+    std::string all;
+    char part[4096];
+    for (ssize_t got = 0; (got = recv(socket_, part, sizeof(part), 0)) > 0;)
+      all.append(part, static_cast<size_t>(got));
+    return all;
+  }
+
+ private:
+  int socket_;
+};
+
+class ListenerTest : public ::testing::Test {
+ protected:
+  void Start(std::function<HttpAnswer(const HttpRequest&)> post, int connections = 8) {
+    HttpListener::Options options{
+        .host = "127.0.0.1",
+        .connections = connections,
+        .max_body = 1000,
+        .busy_body = "busy",
+        .error_body = [](int status) { return "error " + std::to_string(status); }};
+    auto listener = HttpListener::Start(options, {{true, "/post", std::move(post)}});
+    ASSERT_TRUE(listener.ok()) << listener.status();
+    listener_ = *std::move(listener);
+  }
+  httplib::Client Client() { return httplib::Client("127.0.0.1", listener_->port()); }
+
+  std::unique_ptr<HttpListener> listener_;
+};
+
+HttpAnswer Echo(const HttpRequest& request) { return {.body = "you said " + request.body}; }
+
+TEST_F(ListenerTest, AnswersAndSaysWhatItDoesNotKnow) {
+  Start(Echo);
+  const auto said = Client().Post("/post", "hi", "application/json");
+  ASSERT_TRUE(said);
+  EXPECT_EQ(said->status, 200);
+  EXPECT_EQ(said->body, "you said hi");
+  const auto unknown = Client().Get("/other");
+  EXPECT_EQ(unknown->status, 404);
+  EXPECT_EQ(unknown->body, "error 404");
+}
+
+TEST_F(ListenerTest, StreamsPieceByPiece) {
+  int count = 0;
+  Start([&](const HttpRequest&) {
+    return HttpAnswer{.content_type = "text/event-stream",
+                      .next_piece = [&]() -> std::optional<std::string> {
+                        if (++count > 5) return std::nullopt;
+                        return count % 2 == 0 ? "" : "piece " + std::to_string(count) + ";";
+                      }};
+  });
+  const auto said =
+      Client().Post("/post", httplib::Headers{{"Accept-Encoding", "gzip"}}, "", "text/plain");
+  ASSERT_TRUE(said);
+  EXPECT_EQ(said->body, "piece 1;piece 3;piece 5;");
+  EXPECT_FALSE(said->has_header("Content-Encoding"));
+}
+
+TEST_F(ListenerTest, ABodyThatIsTooLargeIsRefusedHoweverItIsSent) {
+  Start(Echo);
+  EXPECT_EQ(Client().Post("/post", std::string(1000, 'x'), "text/plain")->status, 200);
+  EXPECT_EQ(Client().Post("/post", std::string(1001, 'x'), "text/plain")->status, 413);
+  RawClient chunked(listener_->port());
+  chunked.Send("POST /post HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n40000\r\n" +
+               std::string(0x40000, 'x'));
+  EXPECT_THAT(chunked.ReadAll(), ::testing::Not(HasSubstr("200 OK")));
+}
+
+TEST_F(ListenerTest, AHandlerSeesThatItsClientHasGone) {
+  absl::Notification begun, gone;
+  Start([&](const HttpRequest& request) {
+    EXPECT_TRUE(request.alive());
+    begun.Notify();
+    for (int i = 0; i < 1000 && request.alive(); ++i) absl::SleepFor(absl::Milliseconds(10));
+    if (!request.alive()) gone.Notify();
+    return HttpAnswer();
+  });
+  RawClient client(listener_->port());
+  client.Send("POST /post HTTP/1.1\r\nContent-Length: 0\r\n\r\n");
+  ASSERT_TRUE(begun.WaitForNotificationWithTimeout(absl::Seconds(10)));
+  client.Close();
+  EXPECT_TRUE(gone.WaitForNotificationWithTimeout(absl::Seconds(5)));
+}
+
+TEST_F(ListenerTest, AStreamEndsWhenItsClientHasGone) {
+  absl::Notification ended;
+  struct Held {
+    absl::Notification& ended;
+    ~Held() { ended.Notify(); }
+  };
+  Start([&](const HttpRequest&) {
+    return HttpAnswer{
+        .next_piece = [held = std::make_shared<Held>(ended)]() -> std::optional<std::string> {
+          absl::SleepFor(absl::Milliseconds(10));
+          return "";  // nothing to write: only asking shows that the client is gone
+        }};
+  });
+  RawClient client(listener_->port());
+  client.Send("POST /post HTTP/1.1\r\nContent-Length: 0\r\n\r\n");
+  absl::SleepFor(absl::Milliseconds(100));
+  EXPECT_FALSE(ended.HasBeenNotified());
+  client.Close();
+  EXPECT_TRUE(ended.WaitForNotificationWithTimeout(absl::Seconds(5)));
+}
+
+TEST_F(ListenerTest, BeyondTheBoundItSaysSoAtOnce) {
+  absl::Notification begun, go_on;
+  Start(
+      [&](const HttpRequest& request) {
+        begun.Notify();
+        go_on.WaitForNotificationWithTimeout(absl::Seconds(10));
+        return Echo(request);
+      },
+      1);
+  std::thread first([&] { EXPECT_EQ(Client().Post("/post", "a", "text/plain")->status, 200); });
+  EXPECT_TRUE(begun.WaitForNotificationWithTimeout(absl::Seconds(10)));
+  RawClient second(listener_->port());
+  const std::string answer = second.ReadAll();
+  EXPECT_THAT(answer, HasSubstr("429 Too Many Requests"));
+  EXPECT_THAT(answer, HasSubstr("Retry-After: 1"));
+  EXPECT_THAT(answer, HasSubstr("busy"));
+  go_on.Notify();
+  first.join();
+}
+
+TEST_F(ListenerTest, ItsEndDoesNotWaitForClientsThatSayNothing) {
+  Start(Echo);
+  RawClient silent(listener_->port());
+  silent.Send("POST /po");
+  absl::SleepFor(absl::Milliseconds(50));
+  const absl::Time before = absl::Now();
+  listener_.reset();
+  EXPECT_LT(absl::Now() - before, absl::Seconds(2));
+}
+
+TEST_F(ListenerTest, ATakenPortIsAnError) {
+  Start(Echo);
+  HttpListener::Options options{
+      .host = "127.0.0.1", .port = listener_->port(), .error_body = [](int) { return ""; }};
+  EXPECT_TRUE(absl::IsUnavailable(HttpListener::Start(options, {}).status()));
+}
+
+}  // namespace
+}  // namespace palimpsest::inference

@@ -1,0 +1,127 @@
+#include "tools/launch/serve.h"
+
+#include <grpcpp/grpcpp.h>
+
+#include <iostream>
+#include <nlohmann/json.hpp>
+#include <thread>
+
+#include "absl/strings/str_format.h"
+#include "absl/synchronization/notification.h"
+#include "common/config/run_sections.h"
+#include "common/rpc/address.h"
+#include "common/rpc/channel.h"
+#include "common/rpc/daemon.h"
+#include "palimpsest/v1/inference.grpc.pb.h"
+#include "tools/launch/outcome.h"
+#include "tools/launch/publish_folder.h"
+#include "tools/launch/run_folder.h"
+
+namespace palimpsest::tools {
+namespace {
+
+constexpr char kName[] = "palimpsest serve";
+constexpr absl::Duration kLook = absl::Milliseconds(300);
+
+// The version that the daemon at `host_port` serves; nullopt while it serves none.
+std::optional<int64_t> ServedVersion(const std::string& host_port) {
+  const auto channel = MakeChannel(host_port, ChannelConfig{});
+  if (!channel.ok()) return std::nullopt;
+  v1::InferenceServiceGetServerInfoRequest request;
+  request.set_revision(v1::CONTRACT_REVISION_CURRENT);
+  v1::InferenceServiceGetServerInfoResponse response;
+  const auto context = MakeContext(ChannelConfig{});
+  const auto stub = v1::InferenceService::NewStub(*channel);
+  if (!stub->GetServerInfo(context.get(), request, &response).ok()) return std::nullopt;
+  if (response.state() != v1::SERVING_STATE_SERVING) return std::nullopt;
+  return response.policy_version();
+}
+
+// Prints where the daemon serves, on a thread of its own, until it goes.
+class Announcer {
+ public:
+  Announcer(const ServeOptions& options, const RunSection& run)
+      : options_(options), run_(run), thread_([this] { Run(); }) {}
+  ~Announcer() {
+    over_.Notify();
+    thread_.join();
+  }
+
+ private:
+  void Run() {
+    Address announced;
+    while (!over_.WaitForNotificationWithTimeout(kLook)) {
+      const absl::StatusOr<Address> address = ReadAddress(run_.folder, "inference", 0);
+      if (!address.ok() || *address == announced) continue;
+      const std::optional<int64_t> version = ServedVersion(address->host_port);
+      if (!version) continue;
+      announced = *address;
+      const nlohmann::json line = {{"server", address->host_port},
+                                   {"policy_version", *version},
+                                   {"model", options_.model},
+                                   {"folder", run_.folder}};
+      std::cout << line.dump() << std::endl;
+    }
+  }
+
+  const ServeOptions& options_;
+  const RunSection& run_;
+  absl::Notification over_;
+  std::thread thread_;  // last: it uses all of the above
+};
+
+// The daemon gets its whole configuration by --set. Its weights stand in the store before it
+// starts, so it need not wait for them: what cannot be loaded then ends it with the reason.
+absl::StatusOr<DaemonSpec> InferenceSpec(const ServeOptions& options, const RunSection& run) {
+  std::vector<std::string> sets = {TextSet("run.name", run.name), TextSet("run.folder", run.folder),
+                                   absl::StrFormat("inference.listen=127.0.0.1:%d", options.port),
+                                   "inference.first_version_wait=1s"};
+  sets.insert(sets.end(), options.sets.begin(), options.sets.end());
+  return MakeSpec("inference", 0, run.folder, "/dev/null", sets);
+}
+
+absl::StatusOr<Attempt> Begin(const ServeOptions& options, const RunSection& run) {
+  ASSIGN_OR_RETURN(Attempt attempt, BeginAttempt(run.folder));
+  RETURN_IF_ERROR(PublishFolder(options.model, run, SystemClock()).status());
+  return attempt;
+}
+
+}  // namespace
+
+absl::Status CheckServe(const ServeOptions& options) {
+  for (const std::string& set : options.sets) {
+    if (set.starts_with("inference.")) continue;
+    return absl::InvalidArgumentError(absl::StrFormat("--set %s is not inference.KEY=VALUE", set));
+  }
+  if (options.port >= 0 && options.port <= 65535) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrFormat("--port %d is outside of [0, 65535]", options.port));
+}
+
+int RunServe(const ServeOptions& options) {
+  const RunSection run{.name = "serve", .folder = options.folder};
+  absl::StatusOr<DaemonSpec> spec = InferenceSpec(options, run);
+  const absl::Status sound = spec.ok() ? CheckConfigOf(*spec) : spec.status();
+  if (!sound.ok()) return UsageError(kName, sound);
+  const absl::StatusOr<Attempt> attempt = Begin(options, run);
+  if (!attempt.ok()) {
+    UsageError(kName, attempt.status());
+    return kExitFailed;
+  }
+  spec->log_file = attempt->LogOf(spec->name);
+  const auto say = [](const std::string& message) {
+    std::cerr << "serve: " << message << std::endl;
+  };
+  StopSignal stop;
+  RunEnding ending;
+  {
+    const Announcer announcer(options, run);
+    ending = Supervise({*spec}, {}, LocalPlace(), stop, SystemClock(), say);
+  }
+  if (ending.failure.empty()) return kExitOk;  // a signal is how it ends
+  say(FailureText(ending));
+  std::cout << OutcomeJson(run, attempt->number, ending, nullptr) << std::endl;
+  return ending.exit_code;
+}
+
+}  // namespace palimpsest::tools

@@ -1,0 +1,24 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "common/base/status.h"
+
+namespace palimpsest::tools {
+
+struct ServeOptions {
+  std::string model;                  // Hugging Face folder
+  std::string folder = "runs/serve";  // of the daemon: store, addresses, logs
+  int port = 0;                       // on 127.0.0.1; 0 takes a free one
+  std::vector<std::string> sets;      // inference.KEY=VALUE, handed to the daemon
+};
+absl::Status CheckServe(const ServeOptions& options);
+
+// Publishes the model into the store of `folder` and keeps one inference daemon on it until a
+// signal comes. Each time that the daemon serves, also after a restart, one line of JSON on stdout
+// says where: {"server", "policy_version", "model", "folder"}. Exit code 0 after a signal;
+// otherwise that of the failure, and a last line as of `launch`.
+int RunServe(const ServeOptions& options);
+
+}  // namespace palimpsest::tools
