@@ -63,6 +63,10 @@ class WorkerPoolTest : public ::testing::Test {
     EXPECT_THAT(std::string(answer.status().message()), HasSubstr("worker echo"));
     EXPECT_EQ(Ask("say again").value(), "again");
   }
+  static std::string TemporaryFile() {
+    return std::filesystem::temp_directory_path() /
+           absl::StrFormat("worker_pool_test.%d", getpid());
+  }
   static bool Lives(const std::string& pid) {
     int number = 0;
     return absl::SimpleAtoi(pid, &number) && kill(number, 0) == 0;
@@ -181,16 +185,25 @@ TEST_F(WorkerPoolTest, OthersWorkOnWhileOneHangs) {
 TEST_F(WorkerPoolTest, TheQueueHasABoundAndWaitingAnEnd) {
   config_.max_waiting = 1;
   ASSERT_TRUE(Start().ok());
-  std::thread hangs([&] { EXPECT_TRUE(absl::IsUnavailable(Ask("hang").status())); });
-  absl::Status in_vain, full;
-  while (!absl::IsUnavailable(in_vain)) in_vain = Ask("say x", absl::Milliseconds(50)).status();
+  const std::string begun = TemporaryFile();
+  std::thread hangs([&] { EXPECT_TRUE(absl::IsUnavailable(Ask("hang " + begun).status())); });
+  while (!std::filesystem::exists(begun)) SystemClock().SleepFor(absl::Milliseconds(5));
+  const absl::Status in_vain = Ask("say x", absl::Milliseconds(50)).status();
+  EXPECT_TRUE(absl::IsUnavailable(in_vain)) << in_vain;
   EXPECT_THAT(std::string(in_vain.message()), HasSubstr("none of 1 processes was free in time"));
-  std::thread waits([&] { Ask("say x", absl::Seconds(20)).status().IgnoreError(); });
-  while (!absl::IsResourceExhausted(full)) full = Ask("say x", absl::Milliseconds(1)).status();
+  std::thread waits([&] {
+    while (absl::IsResourceExhausted(Ask("say x", absl::Seconds(20)).status())) {
+    }
+  });
+  absl::Status full;
+  for (int i = 0; i < 1000 && !absl::IsResourceExhausted(full); ++i) {
+    full = Ask("say x", absl::Milliseconds(1)).status();  // until the thread above waits
+  }
   EXPECT_THAT(std::string(full.message()), HasSubstr("1 calls wait already"));
   worker_->Stop();  // ends the one that hangs and the one that waits
   hangs.join();
   waits.join();
+  std::filesystem::remove(begun);
 }
 
 TEST_F(WorkerPoolTest, StopLeavesNoProcessBehind) {
