@@ -48,8 +48,8 @@ class Worker {
   virtual ~Worker() = default;
 
   // kAborted: the process was lost while it worked on this call, the message says how;
-  // kUnavailable: none was free until `deadline`, or for call_timeout, or the worker was stopped;
-  // kResourceExhausted: max_waiting calls wait already.
+  // kUnavailable: none was free until `deadline`, or for start_timeout + call_timeout, or the
+  // worker was stopped; kResourceExhausted: max_waiting calls wait already.
   virtual absl::Status Call(WorkerCall call, absl::Time deadline) = 0;
 
   // Kills the processes; calls end with kUnavailable, now and later. Harmless when repeated.

@@ -106,7 +106,8 @@ void WorkerPool::Stop() {
 }
 
 absl::Status WorkerPool::Call(WorkerCall call, absl::Time deadline) {
-  deadline = std::min(deadline, clock_.Now() + config_.call_timeout);
+  // Long enough for a process that has to be started first.
+  deadline = std::min(deadline, clock_.Now() + config_.start_timeout + config_.call_timeout);
   const auto job = std::make_shared<Job>();
   job->call = std::move(call);
   {

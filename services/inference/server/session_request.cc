@@ -72,6 +72,7 @@ absl::StatusOr<GenerationRequest> ParseCompactSession(const v1::CompactSessionRe
   RETURN_IF_ERROR(CheckSessionId(proto.session_id()));
   if (proto.has_forced()) return absl::UnimplementedError("forced: not served by this server");
   GenerationRequest request{.request_id = "compact/" + proto.request_id(), .deadline = deadline};
+  request.sampling.max_tokens = 1;  // it draws none: no memory is asked for but the session's
   request.step = SessionStep{.id = proto.session_id(), .expected_tokens = proto.expected_tokens()};
   ASSIGN_OR_RETURN(request.step->compact, wire::FromProto(proto.window(), "window"));
   return request;

@@ -111,9 +111,13 @@ class BabyAI(unittest.TestCase):
     def test_train_never_starts_where_the_evaluation_does(self):
         environment = babyai.environments(levels="GoToObj")[0]
         evaluated = {environment.content(environment.start(seed)) for seed in range(babyai.EVALUATED)}
-        starts = [environment.content(environment.start(environment.seed(Episode("", "train", 1, i)))) for i in range(300)]
-        self.assertFalse(evaluated & set(starts))
-        self.assertGreater(len(set(starts)), 200)
+        starts = {(split, seed): {environment.content(environment.start(environment.seed(Episode("", split, seed, i))))
+                                  for i in range(150)} for split in ("train", "sft", "heldout") for seed in (1, 2)}
+        for split in ("train", "sft"):
+            mine = starts[split, 1] | starts[split, 2]
+            self.assertGreater(len(mine), 200)
+            self.assertFalse(mine & (evaluated | starts["heldout", 1] | starts["heldout", 2]))
+        self.assertFalse(starts["train", 1] & starts["sft", 2])
 
     def test_states_of_others_are_refused(self):
         environment = babyai.environments(levels="GoToObj", max_turns="3")[0]

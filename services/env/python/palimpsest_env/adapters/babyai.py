@@ -13,7 +13,7 @@ import minigrid  # noqa: F401  registers the levels
 from minigrid.core.constants import IDX_TO_COLOR, IDX_TO_OBJECT
 from minigrid.utils.baby_ai_bot import BabyAIBot
 
-from palimpsest_env import BadEpisode, Environment, Episode, NoSuchEpisode, Prompt, Score, Turn
+from palimpsest_env import BadEpisode, Environment, Episode, NoSuchEpisode, Prompt, Score, Turn, split_of
 
 LEVELS = ["GoToObj", "GoToLocal", "PickupLoc", "Open", "PutNextLocal", "GoTo", "Unlock", "UnlockLocal"]
 ACTIONS = ["turn left", "turn right", "go forward", "pick up", "drop", "toggle"]  # minigrid's 0 to 5
@@ -23,7 +23,7 @@ OBJECTS = {"key": "k", "ball": "o", "box": "x"}
 DOORS = ["/", "D", "L"]  # open, closed, locked
 DOOR_WORDS = ["open", "closed", "locked"]
 LIVING = 64  # episodes kept between two calls
-EVALUATED = 256  # heldout starts that train and sft never begin with
+EVALUATED = 256  # starts of heldout, seed 0, that train and sft never begin with
 
 SYSTEM = f"""You act in a grid world, one action each turn. You see the 7 x 7 cells before you; walls and closed doors hide what is behind.
 Actions: {", ".join(ACTIONS)}. Pick up, drop and toggle concern the cell in front of you; toggle opens a door, a locked one with its key.
@@ -105,17 +105,18 @@ class BabyAI(Environment):
         return f"{env.mission} {env.agent_pos} {env.agent_dir} {env.grid.encode().tobytes().hex()}"
 
     def seed(self, episode: Episode) -> int:
-        """heldout: minigrid's seeds, index i of seed s is s * 10^6 + i. Others: where no heldout one starts."""
-        if episode.split == "heldout":
-            return episode.seed * 10**6 + episode.index
+        """Of minigrid. heldout of seed 0: the index. Else by content, and none but heldout where that starts."""
+        if episode.split == "heldout" and episode.seed == 0:
+            return episode.index
         if self.evaluated is None:
             self.evaluated = {self.content(self.start(i)) for i in range(EVALUATED)}
         for draw in range(1000):
             key = f"{self.level}/{episode.split}/{episode.seed}/{episode.index}/{draw}"
             seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")
-            if self.content(self.start(seed)) not in self.evaluated:
+            content = self.content(self.start(seed))
+            if split_of(content) == episode.split and (episode.split == "heldout" or content not in self.evaluated):
                 return seed
-        raise NoSuchEpisode(f"{self.name}: every start is an evaluated one")
+        raise NoSuchEpisode(f"{self.name}: no start for {episode.split} in 1000 draws")
 
     def at(self, episode: Episode, with_bot: bool = False) -> Living:
         """The episode after its actions; taken from the living where it can be."""

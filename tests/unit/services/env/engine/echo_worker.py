@@ -28,7 +28,9 @@ def obey(word, rest):
     if word == "die":
         print("these are my last words", flush=True)
         os._exit(7)
-    if word == "hang":
+    if word == "hang":  # and leave a sign that it has begun
+        if rest:
+            open(rest, "w").close()
         time.sleep(1000)
     if word == "shout":
         for i in range(int(rest)):
