@@ -12,7 +12,10 @@ build_release palimpsest palimpsest-env palimpsest-inference palimpsest-trainer 
 outcome=$(mktemp)
 trap 'rm -f "$outcome"' EXIT
 status=0
-build/release/bin/palimpsest launch --config deploy/configs/quickstart.yaml "$@" > "$outcome" || status=$?
+# What the report says is to be typed; with arguments it is the line below.
+named=()
+if [ $# -eq 0 ]; then named=(--set orchestrator.command=deploy/quickstart.sh); fi
+build/release/bin/palimpsest launch --config deploy/configs/quickstart.yaml "${named[@]}" "$@" > "$outcome" || status=$?
 if [ "$status" -ne 0 ]; then
   echo "quickstart: the run failed (exit code $status)" >&2
   cat "$outcome" >&2

@@ -82,8 +82,8 @@ absl::StatusOr<std::vector<DaemonSpec>> MakeSpecs(const LaunchOptions& options,
       std::vector<std::string> sets =
           SetsOf(role, i, config.placement,
                  nodes == nullptr ? nullptr : &(*nodes)[static_cast<size_t>(node)]);
-      sets.insert(sets.end(), options.sets.begin(), options.sets.end());
       if (role == kLeader) sets.push_back(TextSet("orchestrator.command", options.command));
+      sets.insert(sets.end(), options.sets.begin(), options.sets.end());
       ASSIGN_OR_RETURN(DaemonSpec spec, MakeSpec(role, i, config.run.folder, options.config, sets));
       spec.leads = role == kLeader;
       spec.node = node;
