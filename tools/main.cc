@@ -8,6 +8,7 @@
 #include "absl/strings/str_replace.h"
 #include "common/rpc/daemon.h"
 #include "tools/commands.h"
+#include "tools/fsck/fsck.h"
 #include "tools/launch/launch.h"
 #include "tools/launch/serve.h"
 
@@ -106,6 +107,14 @@ void AddServe(CLI::App& app, ServeOptions& o) {
   command.add_option("--set", o.sets, "inference.KEY=VALUE, any number")->allow_extra_args(false);
 }
 
+void AddFsck(CLI::App& app, FsckOptions& o) {
+  CLI::App& command = *app.add_subcommand("fsck", "proves from a run's disk that it is sound");
+  command.add_option("run", o.run, "folder of the run, alive or not")->required();
+  AddWhole<int64_t>(command, "--max-staleness",
+                    "orchestrator.rl.max_staleness of the run, to judge",
+                    [&o](int64_t bound) { o.max_staleness = bound; });
+}
+
 // What was typed, for a shell to read again.
 std::string CommandLine(int argc, char** argv) {
   constexpr char kPlain[] =
@@ -153,12 +162,14 @@ int Main(int argc, char** argv) {
   GenerateOptions generate;
   LaunchOptions launch{.command = CommandLine(argc, argv)};
   ServeOptions serve;
+  FsckOptions fsck;
   AddTokenize(app, tokenize);
   AddDetokenize(app, detokenize);
   AddScore(app, score);
   AddGenerate(app, generate);
   AddLaunch(app, launch);
   AddServe(app, serve);
+  AddFsck(app, fsck);
   const absl::Status known = CheckSubcommand(app, argc, argv);
   if (!known.ok()) return UsageError("palimpsest", known);
   try {
@@ -168,6 +179,7 @@ int Main(int argc, char** argv) {
   }
   const std::string chosen = app.get_subcommands().front()->get_name();
   if (chosen == "launch") return RunLaunch(launch);
+  if (chosen == "fsck") return RunFsck(fsck, std::cout, std::cerr);
   if (chosen == "serve") {
     const absl::Status sound = CheckServe(serve);
     return sound.ok() ? RunServe(serve) : UsageError("palimpsest serve", sound);

@@ -75,6 +75,15 @@ class Run(unittest.TestCase):
         self.assertEqual(report["staleness_max"], 0)
         return outcome
 
+    def assert_sound(self):
+        fsck = subprocess.run([BINARY, "fsck", str(self.run_folder), "--max-staleness", "0"], capture_output=True,
+                              text=True, timeout=60)
+        self.assertEqual(fsck.returncode, 0, fsck.stderr)
+        looked_at = {check["name"]: check["looked_at"] for check in json.loads(fsck.stdout)["checks"]}
+        self.assertEqual(looked_at["batches_are_in_order"], 4 + STEPS)
+        self.assertEqual(looked_at["staleness_is_bounded"], STEPS * 4 * 4)
+        self.assertGreaterEqual(looked_at["weights_contain_each_batch_once"], 1)
+
     def test_a_run_goes_from_nothing_to_its_report(self):
         self.assertEqual(self.finish()["restarts"], 0)
         self.assertIn("sft 0/4 ", self.messages.read_text())
@@ -101,6 +110,7 @@ class Run(unittest.TestCase):
             self.await_message(rf"{role}-0 ended: killed by signal 9")
         outcome = self.finish()
         self.assertEqual(outcome["restarts"], len(ROLES))
+        self.assert_sound()
 
 
 if __name__ == "__main__":

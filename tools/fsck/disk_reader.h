@@ -1,0 +1,20 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "common/base/status.h"
+#include "tools/fsck/evidence.h"
+
+namespace palimpsest::tools {
+
+// What stands in `<run>/store` and `<run>/checkpoints`, with every byte compared with its digest;
+// folders without a manifest belong to nobody. A live run deletes old ones: what looks damaged is
+// looked at again after `settle`, and left out when it is gone by then.
+absl::StatusOr<std::vector<StoredVersion>> ReadStore(const std::string& folder,
+                                                     absl::Duration settle);
+absl::StatusOr<std::vector<StoredCheckpoint>> ReadCheckpoints(const std::string& folder,
+                                                              absl::Duration settle);
+
+}  // namespace palimpsest::tools

@@ -1,0 +1,149 @@
+#include "tools/fsck/ledger_reader.h"
+
+#include <sqlite3.h>
+
+#include <filesystem>
+#include <functional>
+#include <memory>
+
+#include "absl/strings/str_format.h"
+
+namespace palimpsest::tools {
+namespace {
+
+constexpr char kFormat[] = "1";
+constexpr int kBusyMs = 10000;
+
+// One row of an answer, columns from 0.
+class Row {
+ public:
+  explicit Row(sqlite3_stmt* statement) : statement_(statement) {}
+  bool IsNull(int column) const { return sqlite3_column_type(statement_, column) == SQLITE_NULL; }
+  int64_t Int(int column) const { return sqlite3_column_int64(statement_, column); }
+  std::optional<int64_t> OptionalInt(int column) const {
+    return IsNull(column) ? std::nullopt : std::optional(Int(column));
+  }
+  std::optional<double> OptionalReal(int column) const {
+    if (IsNull(column)) return std::nullopt;
+    return sqlite3_column_double(statement_, column);
+  }
+  std::string Text(int column) const {
+    const unsigned char* text = sqlite3_column_text(statement_, column);
+    return text == nullptr ? "" : reinterpret_cast<const char*>(text);
+  }
+
+ private:
+  sqlite3_stmt* statement_;
+};
+
+// Sees the ledger as it was at its first question.
+class LedgerFile {
+ public:
+  static absl::StatusOr<LedgerFile> Open(const std::string& path) {
+    sqlite3* raw = nullptr;
+    const int code = sqlite3_open_v2(path.c_str(), &raw, SQLITE_OPEN_READONLY, nullptr);
+    LedgerFile file(raw);
+    if (code != SQLITE_OK) return file.Failed(path);
+    sqlite3_busy_timeout(raw, kBusyMs);
+    RETURN_IF_ERROR(file.Each("BEGIN", [](const Row&) {}));
+    return file;
+  }
+
+  absl::Status Each(const std::string& sql, const std::function<void(const Row&)>& take) const {
+    sqlite3_stmt* raw = nullptr;
+    if (sqlite3_prepare_v2(db_.get(), sql.c_str(), -1, &raw, nullptr) != SQLITE_OK) {
+      return Failed(sql);
+    }
+    const std::unique_ptr<sqlite3_stmt, decltype(&sqlite3_finalize)> statement(raw,
+                                                                               sqlite3_finalize);
+    for (;;) {
+      const int code = sqlite3_step(raw);
+      if (code == SQLITE_DONE) return absl::OkStatus();
+      if (code != SQLITE_ROW) return Failed(sql);
+      take(Row(raw));
+    }
+  }
+
+ private:
+  explicit LedgerFile(sqlite3* db) : db_(db, sqlite3_close) {}
+  absl::Status Failed(const std::string& what) const {
+    return absl::DataLossError(absl::StrFormat("ledger: %s: %s", what, sqlite3_errmsg(db_.get())));
+  }
+  std::unique_ptr<sqlite3, decltype(&sqlite3_close)> db_;
+};
+
+absl::Status ReadMeta(const LedgerFile& file, LedgerRows& rows) {
+  std::map<std::string, std::string> meta;
+  RETURN_IF_ERROR(file.Each("SELECT key, value FROM meta",
+                            [&](const Row& row) { meta[row.Text(0)] = row.Text(1); }));
+  if (meta["format"] != kFormat) {
+    return absl::FailedPreconditionError(
+        absl::StrFormat("ledger.format=%s, this command reads %s", meta["format"], kFormat));
+  }
+  rows.run = meta["run"];
+  return file.Each("PRAGMA quick_check", [&](const Row& row) {
+    if (row.Text(0) != "ok") rows.damage.push_back(row.Text(0));
+  });
+}
+
+absl::Status ReadTraining(const LedgerFile& file, LedgerRows& rows) {
+  RETURN_IF_ERROR(file.Each("SELECT name, first_step, last_step FROM stages ORDER BY first_step",
+                            [&](const Row& row) {
+                              rows.stages.push_back({row.Text(0), row.Int(1), row.OptionalInt(2)});
+                            }));
+  RETURN_IF_ERROR(
+      file.Each("SELECT step, id, stage, kind, stage_step, trained FROM batches ORDER BY step",
+                [&](const Row& row) {
+                  constexpr int64_t kRl = 2;
+                  rows.batches.push_back({row.Int(0), row.Text(1), row.Text(2), row.Int(3) == kRl,
+                                          row.Int(4), row.Int(5) != 0});
+                }));
+  RETURN_IF_ERROR(file.Each("SELECT step, staleness_max FROM steps",
+                            [&](const Row& row) { rows.recorded[row.Int(0)] = row.Int(1); }));
+  return file.Each("SELECT version, parent, step FROM versions", [&](const Row& row) {
+    rows.versions[row.Int(0)] = {row.Int(0), row.OptionalInt(1), row.Int(2)};
+  });
+}
+
+absl::Status ReadRollouts(const LedgerFile& file, LedgerRows& rows) {
+  RETURN_IF_ERROR(
+      file.Each("SELECT id, state, step FROM prompt_groups ORDER BY id", [&](const Row& row) {
+        rows.prompts.push_back({row.Int(0), row.Int(1), row.OptionalInt(2)});
+      }));
+  RETURN_IF_ERROR(file.Each("SELECT what, n FROM counts",
+                            [&](const Row& row) { rows.counts[row.Text(0)] = row.Int(1); }));
+  return file.Each(
+      "SELECT id, grp, sample, task || ' of split ' || split || ', seed ' || seed, idx, outcome, "
+      "reward, advantage, min_version, max_version, COALESCE(LENGTH(bytes), 0) "
+      "FROM rollouts ORDER BY grp, sample",
+      [&](const Row& row) {
+        rows.rollouts.push_back({.id = row.Text(0),
+                                 .prompt = row.Int(1),
+                                 .sample = row.Int(2),
+                                 .episode = row.Text(3),
+                                 .index = row.Int(4),
+                                 .outcome = static_cast<rl::Outcome>(row.Int(5)),
+                                 .reward = row.OptionalReal(6),
+                                 .advantage = row.OptionalReal(7),
+                                 .min_version = row.Int(8),
+                                 .max_version = row.Int(9),
+                                 .bytes = row.Int(10)});
+      });
+}
+
+}  // namespace
+
+absl::StatusOr<LedgerRows> ReadLedger(const std::string& path) {
+  std::error_code error;
+  if (!std::filesystem::is_regular_file(path, error)) {
+    return absl::NotFoundError(path + ": there is no ledger");
+  }
+  ASSIGN_OR_RETURN(const LedgerFile file, LedgerFile::Open(path));
+  LedgerRows rows;
+  RETURN_IF_ERROR(ReadMeta(file, rows));
+  RETURN_IF_ERROR(ReadTraining(file, rows));
+  RETURN_IF_ERROR(ReadRollouts(file, rows));
+  return rows;
+}
+
+}  // namespace palimpsest::tools

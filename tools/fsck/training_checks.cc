@@ -1,0 +1,178 @@
+// Batches, checkpoints and versions; prompts and rollouts stand in prompt_checks.cc.
+#include <algorithm>
+#include <set>
+
+#include "tools/fsck/finding.h"
+
+namespace palimpsest::tools {
+namespace {
+
+int64_t LastStep(const LedgerRows& ledger) {
+  return ledger.batches.empty() ? 0 : ledger.batches.back().step;
+}
+
+void CheckStage(const LedgerStage& stage, const LedgerRows& ledger, Check& check) {
+  int64_t next = 0;
+  for (const LedgerBatch& batch : ledger.batches) {
+    if (batch.stage != stage.name) continue;
+    if (batch.stage_step != next) {
+      Find(check, "%s is number %d of stage %s, expected is %d", Named(batch), batch.stage_step,
+           stage.name, next);
+    }
+    next = batch.stage_step + 1;
+    if (stage.last_step.has_value() && batch.step > *stage.last_step) {
+      Find(check, "%s comes after the end of stage %s at step %d", Named(batch), stage.name,
+           *stage.last_step);
+    }
+  }
+  if (stage.last_step.has_value() && next != *stage.last_step - stage.first_step) {
+    Find(check, "stage %s goes from step %d to %d with %d batches", stage.name,
+         stage.first_step + 1, *stage.last_step, next);
+  }
+}
+
+void CheckTrained(const LedgerRows& ledger, Check& check) {
+  const LedgerBatch* untrained = nullptr;
+  for (const LedgerBatch& batch : ledger.batches) {
+    if (!batch.trained) untrained = untrained == nullptr ? &batch : untrained;
+    if (batch.trained && untrained != nullptr) {
+      Find(check, "%s is trained, but %s before it is not", Named(batch), Named(*untrained));
+    }
+    if (batch.trained != (ledger.recorded.count(batch.step) > 0)) {
+      Find(check, "%s: trained, and what the step was like, do not agree", Named(batch));
+    }
+  }
+  for (const auto& [step, staleness] : ledger.recorded) {
+    if (step > LastStep(ledger)) Find(check, "step %d was trained without a batch", step);
+  }
+}
+
+void CheckCheckpoint(const StoredCheckpoint& checkpoint, const LedgerRows& ledger, Check& check) {
+  const std::string& name = checkpoint.folder;
+  if (!checkpoint.damage.empty()) {
+    Find(check, "checkpoint %s is broken: %s", name, checkpoint.damage);
+    return;
+  }
+  std::map<int64_t, std::string> ids;
+  for (const LedgerBatch& batch : ledger.batches) ids[batch.step] = batch.id;
+  std::map<std::string, int64_t> seen;
+  int64_t next = checkpoint.step - static_cast<int64_t>(checkpoint.batches.size()) + 1;
+  for (const auto& [step, id] : checkpoint.batches) {
+    if (step != next)
+      Find(check, "checkpoint %s: step %d stands where %d belongs", name, step, next);
+    next = step + 1;
+    const auto [other, once] = seen.emplace(id, step);
+    if (!once) {
+      Find(check, "checkpoint %s: batch %s is in the weights twice, as steps %d and %d", name, id,
+           other->second, step);
+    }
+    const auto expected = ids.find(step);
+    if (expected == ids.end()) {
+      Find(check, "checkpoint %s: step %d (batch %s) has no batch in the ledger", name, step, id);
+    } else if (expected->second != id) {
+      Find(check, "checkpoint %s: step %d is batch %s, the ledger says %s", name, step, id,
+           expected->second);
+    }
+  }
+  if (checkpoint.step > 0 && checkpoint.batches.empty()) {
+    Find(check, "checkpoint %s: step %d without its batches", name, checkpoint.step);
+  }
+}
+
+void CheckVersion(const StoredVersion& stored, const LedgerRows& ledger, Check& check) {
+  const weights::Manifest& manifest = stored.manifest;
+  if (!stored.damage.empty()) {
+    Find(check, "version %s is broken: %s", stored.folder, stored.damage);
+    return;
+  }
+  const int64_t version = manifest.version.value();
+  if (weights::FolderName(manifest.version) != stored.folder) {
+    Find(check, "version %s: its manifest says version %d", stored.folder, version);
+  }
+  if (manifest.run != ledger.run) {
+    Find(check, "version %d is of the run %s, the ledger of %s", version, manifest.run, ledger.run);
+  }
+  if (manifest.source_step > LastStep(ledger)) {
+    Find(check, "version %d is of step %d, the ledger's last batch is %d", version,
+         manifest.source_step, LastStep(ledger));
+  }
+  // What a trainer published just before it died may never come to the ledger.
+  const auto known = ledger.versions.find(version);
+  if (known == ledger.versions.end()) return;
+  if (known->second.step != manifest.source_step) {
+    Find(check, "version %d: its manifest says step %d, the ledger step %d", version,
+         manifest.source_step, known->second.step);
+  }
+}
+
+}  // namespace
+
+Check BatchesAreInOrder(const LedgerRows& ledger) {
+  Check check{.name = "batches_are_in_order"};
+  std::set<int64_t> with_prompts;
+  for (const LedgerPrompt& prompt : ledger.prompts) {
+    if (prompt.step.has_value()) with_prompts.insert(*prompt.step);
+  }
+  std::set<std::string> stages;
+  for (const LedgerStage& stage : ledger.stages) {
+    stages.insert(stage.name);
+    CheckStage(stage, ledger, check);
+  }
+  int64_t next = 1;
+  for (const LedgerBatch& batch : ledger.batches) {
+    ++check.looked_at;
+    if (batch.step != next)
+      Find(check, "the batches of steps %d to %d are missing", next, batch.step - 1);
+    next = batch.step + 1;
+    if (stages.count(batch.stage) == 0) {
+      Find(check, "%s is of stage %s, which never began", Named(batch), batch.stage);
+    }
+    if (batch.rl && with_prompts.count(batch.step) == 0) {
+      Find(check, "%s has no prompts", Named(batch));
+    }
+  }
+  CheckTrained(ledger, check);
+  return check;
+}
+
+Check WeightsContainEachBatchOnce(const Evidence& evidence) {
+  Check check{.name = "weights_contain_each_batch_once"};
+  for (const StoredCheckpoint& checkpoint : evidence.checkpoints) {
+    ++check.looked_at;
+    CheckCheckpoint(checkpoint, evidence.ledger, check);
+  }
+  return check;
+}
+
+Check VersionsAreOfTheirSteps(const Evidence& evidence) {
+  Check check{.name = "versions_are_of_their_steps"};
+  for (const auto& [number, version] : evidence.ledger.versions) {
+    ++check.looked_at;
+    if (version.step < 0 || version.step > LastStep(evidence.ledger)) {
+      Find(check, "version %d is of step %d, the ledger's last batch is %d", number, version.step,
+           LastStep(evidence.ledger));
+    }
+    if (version.parent.has_value() && *version.parent >= number) {
+      Find(check, "version %d has the parent %d", number, *version.parent);
+    }
+  }
+  for (const StoredVersion& stored : evidence.versions) {
+    ++check.looked_at;
+    CheckVersion(stored, evidence.ledger, check);
+  }
+  return check;
+}
+
+std::vector<Check> CheckAll(const Evidence& evidence, std::optional<int64_t> max_staleness) {
+  const LedgerRows& ledger = evidence.ledger;
+  std::vector<Check> checks = {
+      LedgerFileIsWhole(ledger),         PromptsHaveOneState(ledger),
+      NoPromptWasSkipped(ledger),        AcceptedRolloutsAreThere(ledger),
+      BatchesAreInOrder(ledger),         WeightsContainEachBatchOnce(evidence),
+      VersionsAreOfTheirSteps(evidence), NoFailureBecameAReward(ledger),
+      RolloutsNameTheirVersions(ledger)};
+  if (max_staleness.has_value()) checks.push_back(StalenessIsBounded(ledger, *max_staleness));
+  return checks;
+}
+
+}  // namespace palimpsest::tools
