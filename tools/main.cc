@@ -8,6 +8,7 @@
 #include "absl/strings/str_replace.h"
 #include "common/rpc/daemon.h"
 #include "tools/commands.h"
+#include "tools/doctor/doctor.h"
 #include "tools/fsck/fsck.h"
 #include "tools/launch/launch.h"
 #include "tools/launch/serve.h"
@@ -115,6 +116,13 @@ void AddFsck(CLI::App& app, FsckOptions& o) {
                     [&o](int64_t bound) { o.max_staleness = bound; });
 }
 
+void AddDoctor(CLI::App& app, DoctorOptions& o) {
+  CLI::App& command = *app.add_subcommand(
+      "doctor", "can this machine hold the run? Not looked at: other nodes, GPUs, certificates");
+  command.add_option("--config", o.config, "YAML of the run")->required();
+  command.add_option("--set", o.sets, "a.b=c over the file, any number")->allow_extra_args(false);
+}
+
 // What was typed, for a shell to read again.
 std::string CommandLine(int argc, char** argv) {
   constexpr char kPlain[] =
@@ -163,6 +171,7 @@ int Main(int argc, char** argv) {
   LaunchOptions launch{.command = CommandLine(argc, argv)};
   ServeOptions serve;
   FsckOptions fsck;
+  DoctorOptions doctor;
   AddTokenize(app, tokenize);
   AddDetokenize(app, detokenize);
   AddScore(app, score);
@@ -170,6 +179,7 @@ int Main(int argc, char** argv) {
   AddLaunch(app, launch);
   AddServe(app, serve);
   AddFsck(app, fsck);
+  AddDoctor(app, doctor);
   const absl::Status known = CheckSubcommand(app, argc, argv);
   if (!known.ok()) return UsageError("palimpsest", known);
   try {
@@ -180,6 +190,7 @@ int Main(int argc, char** argv) {
   const std::string chosen = app.get_subcommands().front()->get_name();
   if (chosen == "launch") return RunLaunch(launch);
   if (chosen == "fsck") return RunFsck(fsck, std::cout, std::cerr);
+  if (chosen == "doctor") return RunDoctor(doctor, std::cout, std::cerr);
   if (chosen == "serve") {
     const absl::Status sound = CheckServe(serve);
     return sound.ok() ? RunServe(serve) : UsageError("palimpsest serve", sound);

@@ -1,0 +1,136 @@
+#include "tools/doctor/judge.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <limits>
+
+namespace palimpsest::tools {
+namespace {
+
+using testing::HasSubstr;
+
+constexpr int64_t kMiB = 1 << 20;
+
+// What is named, with something to do unless it passes.
+void Expect(const Finding& finding, const std::string& name, Verdict verdict) {
+  EXPECT_EQ(finding.name, name);
+  EXPECT_EQ(finding.verdict, verdict) << finding.saw;
+  EXPECT_FALSE(finding.saw.empty());
+  EXPECT_EQ(finding.todo.empty(), verdict == Verdict::kPass) << finding.todo;
+}
+
+TEST(JudgeTest, TooLittleSpaceFailsAndLittleWarns) {
+  Expect(JudgeSpace(100 * kMiB, {.bytes = 200 * kMiB}), "space", Verdict::kPass);
+  Expect(JudgeSpace(100 * kMiB, {.bytes = 200 * kMiB - 1}), "space", Verdict::kWarn);
+  const Finding little = JudgeSpace(100 * kMiB, {.bytes = 100 * kMiB - 1});
+  Expect(little, "space", Verdict::kFail);
+  EXPECT_THAT(little.saw, HasSubstr("99 MiB free"));
+  EXPECT_THAT(little.saw, HasSubstr("take 100 MiB"));
+}
+
+TEST(JudgeTest, InodesAreJudgedWhereTheyAreCounted) {
+  Expect(JudgeInodes({.inodes = std::numeric_limits<int64_t>::max()}), "inodes", Verdict::kPass);
+  Expect(JudgeInodes({.inodes = 600}), "inodes", Verdict::kWarn);
+  Expect(JudgeInodes({.inodes = 0}), "inodes", Verdict::kFail);
+}
+
+TEST(JudgeTest, LowLimitsAreNamedWithTheCommandThatRaisesThem) {
+  Expect(JudgeOpenFiles({.open_files = 1024}), "open_files", Verdict::kPass);
+  const Finding files = JudgeOpenFiles({.open_files = 64});
+  Expect(files, "open_files", Verdict::kFail);
+  EXPECT_EQ(files.todo, "ulimit -n 1024");
+  Expect(JudgeProcesses({.processes = 500}), "processes", Verdict::kWarn);
+  Expect(JudgeProcesses({.processes = 10}), "processes", Verdict::kFail);
+}
+
+TEST(JudgeTest, MemoryIsThatOfTheKvPoolAndFiveCopiesOfTheWeights) {
+  RunNeeds needs;
+  needs.kv_pool_bytes = 512 * kMiB;
+  const int64_t bytes = MemoryBytes(needs, 10 * kMiB);
+  EXPECT_EQ(bytes, 512 * kMiB + 200 * kMiB);
+  Expect(JudgeMemory(bytes, {.memory_bytes = 2 * bytes}), "memory", Verdict::kPass);
+  Expect(JudgeMemory(bytes, {.memory_bytes = bytes + 1}), "memory", Verdict::kWarn);
+  Expect(JudgeMemory(bytes, {.memory_bytes = bytes - 1}), "memory", Verdict::kFail);
+}
+
+TEST(JudgeTest, MoreThreadsThanCoresWarn) {
+  RunNeeds needs;
+  needs.inference_threads = 2;
+  needs.trainer_threads = 4;
+  Expect(JudgeCores(needs, {.cores = 4}), "cores", Verdict::kPass);
+  Expect(JudgeCores(needs, {.cores = 2}), "cores", Verdict::kWarn);
+}
+
+TEST(JudgeTest, AClockThatIsFarFromTheFileServersFails) {
+  const absl::Time now = absl::FromUnixSeconds(1'800'000'000);
+  const absl::Duration lease = absl::Minutes(5);
+  Expect(JudgeClock(now, now - absl::Seconds(1), lease), "clock", Verdict::kPass);
+  Expect(JudgeClock(now, now + absl::Seconds(30), lease), "clock", Verdict::kWarn);
+  Expect(JudgeClock(now, now - absl::Minutes(3), lease), "clock", Verdict::kFail);
+  const absl::Time epoch = absl::UnixEpoch() + absl::Hours(1);
+  Expect(JudgeClock(epoch, epoch, lease), "clock", Verdict::kFail);
+}
+
+// One row of each tensor, counted by hand.
+TEST(NeedsTest, ParametersOfAFreshModelAreCountedByItsTensors) {
+  const InitModel init{.layers = 2,
+                       .hidden = 3,
+                       .intermediate = 5,
+                       .heads = 4,
+                       .kv_heads = 2,
+                       .head_dim = 2,
+                       .tied = true};
+  const int64_t embedding = 257 * 3, q = 3 * 8, k = 3 * 4, v = 3 * 4, o = 8 * 3;
+  const int64_t mlp = 3 * 5 + 3 * 5 + 5 * 3, norms = 3 + 3 + 2 + 2, last = 3;
+  EXPECT_EQ(*ParametersOf({.init = init}), embedding + 2 * (q + k + v + o + mlp + norms) + last);
+}
+
+TEST(NeedsTest, AMissingModelFolderIsNotFound) {
+  EXPECT_TRUE(absl::IsNotFound(ParametersOf({.folder = "/nowhere/at/all"}).status()));
+}
+
+TEST(NeedsTest, DiskHoldsOneMoreOfEachThanIsKept) {
+  RunNeeds needs;
+  needs.keep_versions = 3;
+  needs.keep_checkpoints = 2;
+  EXPECT_EQ(DiskBytes(needs, 1'000'000) - DiskBytes(needs, 0), 4 * 4'000'000 + 3 * 12'000'000);
+}
+
+std::map<std::string, Node> Printed() {
+  std::map<std::string, Node> printed;
+  const auto add = [&](const std::string& role, const std::string& text) {
+    printed[role] = *ParseYaml(text, role);
+  };
+  add("env", "env: {listen: '127.0.0.1:7001', metrics: '127.0.0.1:0'}");
+  add("orchestrator", "orchestrator: {listen: '127.0.0.1:0', metrics: '127.0.0.1:0'}");
+  add("inference",
+      "inference: {listen: '127.0.0.1:0', metrics: '[::1]:7002', threads: 3, kv_pool_bytes: 64MiB, "
+      "lease: 5m, http: {listen: ''}}");
+  add("trainer",
+      "run: {folder: runs/x}\nmodel: {folder: ''}\ntrainer: {listen: '127.0.0.1:0', metrics: "
+      "'127.0.0.1:0', threads: 2, keep_versions: 3, keep_checkpoints: 2}");
+  return printed;
+}
+
+TEST(NeedsTest, AreReadFromWhatTheDaemonsPrint) {
+  const auto needs = NeedsOf(Printed());
+  ASSERT_TRUE(needs.ok()) << needs.status();
+  EXPECT_EQ(needs->run.folder, "runs/x");
+  EXPECT_EQ(needs->kv_pool_bytes, 64 * kMiB);
+  EXPECT_EQ(needs->inference_threads, 3);
+  EXPECT_EQ(needs->lease, absl::Minutes(5));
+  ASSERT_EQ(needs->places.size(), 2u);
+  EXPECT_EQ(needs->places[0].key, "env.listen");
+  EXPECT_EQ(needs->places[1].at.host, "::1");
+  EXPECT_EQ(needs->places[1].at.port, 7002);
+}
+
+TEST(NeedsTest, WhatADaemonDoesNotPrintIsNamed) {
+  auto printed = Printed();
+  printed.erase("inference");
+  EXPECT_THAT(NeedsOf(printed).status().message(), HasSubstr("inference.threads"));
+}
+
+}  // namespace
+}  // namespace palimpsest::tools

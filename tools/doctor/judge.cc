@@ -1,0 +1,85 @@
+#include "tools/doctor/judge.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_format.h"
+
+namespace palimpsest::tools {
+namespace {
+
+// What four daemons open and start with their defaults, and what they could not even begin with.
+constexpr int64_t kOpenFiles = 1024, kLeastOpenFiles = 256;
+constexpr int64_t kProcesses = 1024, kLeastProcesses = 256;
+constexpr int64_t kInodes = 10000, kLeastInodes = 500;
+
+std::string MiB(int64_t bytes) { return absl::StrFormat("%d MiB", bytes >> 20); }
+
+// Fails below `least`, warns below `enough`.
+Verdict Grade(int64_t value, int64_t least, int64_t enough) {
+  if (value < least) return Verdict::kFail;
+  return value < enough ? Verdict::kWarn : Verdict::kPass;
+}
+
+Finding Graded(const char* name, Verdict verdict, std::string saw, const std::string& todo) {
+  return {name, verdict, std::move(saw), verdict == Verdict::kPass ? "" : todo};
+}
+
+}  // namespace
+
+Finding JudgeSpace(int64_t needed_bytes, const Space& space) {
+  return Graded("space", Grade(space.bytes, needed_bytes, 2 * needed_bytes),
+                MiB(space.bytes) + " free, store and checkpoints take " + MiB(needed_bytes),
+                "free space, set run.folder elsewhere, or lower trainer.keep_checkpoints and "
+                "trainer.keep_versions");
+}
+
+Finding JudgeInodes(const Space& space) {
+  return Graded("inodes", Grade(space.inodes, kLeastInodes, kInodes),
+                absl::StrFormat("%d free", space.inodes),
+                "delete files on the file system of run.folder, or set it elsewhere");
+}
+
+Finding JudgeOpenFiles(const Machine& machine) {
+  return Graded("open_files", Grade(machine.open_files, kLeastOpenFiles, kOpenFiles),
+                absl::StrFormat("at most %d in a process", machine.open_files),
+                absl::StrFormat("ulimit -n %d", kOpenFiles));
+}
+
+Finding JudgeProcesses(const Machine& machine) {
+  return Graded("processes", Grade(machine.processes, kLeastProcesses, kProcesses),
+                absl::StrFormat("at most %d processes and threads", machine.processes),
+                absl::StrFormat("ulimit -u %d", kProcesses));
+}
+
+Finding JudgeMemory(int64_t needed_bytes, const Machine& machine) {
+  return Graded("memory",
+                Grade(machine.memory_bytes, needed_bytes, needed_bytes + needed_bytes / 2),
+                MiB(machine.memory_bytes) + " available, weights, optimiser and KV pool take " +
+                    MiB(needed_bytes),
+                "lower inference.kv_pool_bytes, or end what else holds memory");
+}
+
+Finding JudgeCores(const RunNeeds& needs, const Machine& machine) {
+  const int64_t most = std::max(needs.inference_threads, needs.trainer_threads);
+  return Graded("cores", Grade(machine.cores, 1, most),
+                absl::StrFormat("%d, inference.threads=%d, trainer.threads=%d", machine.cores,
+                                needs.inference_threads, needs.trainer_threads),
+                "no more threads than cores: they wait for each other");
+}
+
+Finding JudgeClock(absl::Time now, absl::Time file, absl::Duration lease) {
+  constexpr absl::Duration kSmall = absl::Seconds(2);  // file systems count in seconds, some in two
+  const absl::Duration apart = absl::AbsDuration(now - file);
+  Verdict verdict = apart > lease / 2 ? Verdict::kFail
+                    : apart > kSmall  ? Verdict::kWarn
+                                      : Verdict::kPass;
+  if (now < absl::FromCivil(absl::CivilYear(2025), absl::UTCTimeZone())) verdict = Verdict::kFail;
+  return Graded(
+      "clock", verdict,
+      absl::StrFormat("%s UTC, run.folder's file system %.1f s apart",
+                      absl::FormatTime("%Y-%m-%d %H:%M:%S", now, absl::UTCTimeZone()),
+                      absl::ToDoubleSeconds(apart)),
+      "run NTP on this machine and on the file server: leases in the store compare clocks");
+}
+
+}  // namespace palimpsest::tools

@@ -1,0 +1,34 @@
+#pragma once
+
+#include <cstdint>
+
+#include "absl/time/time.h"
+#include "tools/doctor/finding.h"
+#include "tools/doctor/needs.h"
+
+// What was measured against what the run asks for. Pure: the measuring stands in probe.h.
+namespace palimpsest::tools {
+
+struct Space {
+  int64_t bytes = 0;   // free for us
+  int64_t inodes = 0;  // free; INT64_MAX where the file system does not count them
+};
+Finding JudgeSpace(int64_t needed_bytes, const Space& space);
+Finding JudgeInodes(const Space& space);
+
+struct Machine {
+  int64_t open_files = 0;    // soft limits, INT64_MAX for none
+  int64_t processes = 0;     // threads too
+  int64_t memory_bytes = 0;  // free or reclaimable, within the limit of our cgroup
+  int64_t cores = 0;         // that we may run on
+};
+Finding JudgeOpenFiles(const Machine& machine);
+Finding JudgeProcesses(const Machine& machine);
+Finding JudgeMemory(int64_t needed_bytes, const Machine& machine);
+Finding JudgeCores(const RunNeeds& needs, const Machine& machine);
+
+// `file`: when the run's file system says that a file was written which was written at `now`.
+// Leases in the store are compared between machines: `lease` bounds the difference.
+Finding JudgeClock(absl::Time now, absl::Time file, absl::Duration lease);
+
+}  // namespace palimpsest::tools

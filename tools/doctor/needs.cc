@@ -1,0 +1,101 @@
+#include "tools/doctor/needs.h"
+
+#include <limits>
+
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
+#include "common/config/binder.h"
+#include "common/config/scalar.h"
+#include "common/weights/checkpoint_reader.h"
+
+namespace palimpsest::tools {
+namespace {
+
+constexpr int64_t kBytesOfFloat = 4;
+
+// "inference.http.listen" of what the daemon of that role printed.
+absl::StatusOr<Node> At(const std::map<std::string, Node>& printed, const std::string& role,
+                        const std::string& path) {
+  const auto document = printed.find(role);
+  const Node* node = document == printed.end() ? nullptr : &document->second;
+  for (const auto part : absl::StrSplit(path.c_str(), '.')) {
+    if (node != nullptr) node = node->Find(std::string(part));
+  }
+  if (node != nullptr) return *node;
+  return absl::InvalidArgumentError(
+      absl::StrFormat("palimpsest-%s --print-config has no %s", role, path));
+}
+
+absl::Status TakeCount(const std::map<std::string, Node>& printed, const std::string& role,
+                       const std::string& path, int64_t& value) {
+  ASSIGN_OR_RETURN(const Node node, At(printed, role, path));
+  ASSIGN_OR_RETURN(value, ReadInt(node, path, 0, std::numeric_limits<int64_t>::max()));
+  return absl::OkStatus();
+}
+
+absl::Status TakePlace(const std::map<std::string, Node>& printed, const std::string& role,
+                       const std::string& path, std::vector<Place>& places) {
+  ASSIGN_OR_RETURN(const Node node, At(printed, role, path));
+  ASSIGN_OR_RETURN(const std::string text, ReadString(node, path));
+  if (text.empty()) return absl::OkStatus();  // not asked for
+  ASSIGN_OR_RETURN(const HostPort at, ParseHostPort(path, text));
+  if (at.port != 0) places.push_back({path, at});
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<RunNeeds> NeedsOf(const std::map<std::string, Node>& printed) {
+  RunNeeds needs;
+  ASSIGN_OR_RETURN(const Node run, At(printed, "trainer", "run"));
+  RETURN_IF_ERROR(Codec<RunSection>::Read(run, "run", needs.run));
+  ASSIGN_OR_RETURN(const Node model, At(printed, "trainer", "model"));
+  RETURN_IF_ERROR(Codec<ModelSection>::Read(model, "model", needs.model));
+  RETURN_IF_ERROR(TakeCount(printed, "trainer", "trainer.keep_versions", needs.keep_versions));
+  RETURN_IF_ERROR(
+      TakeCount(printed, "trainer", "trainer.keep_checkpoints", needs.keep_checkpoints));
+  RETURN_IF_ERROR(TakeCount(printed, "trainer", "trainer.threads", needs.trainer_threads));
+  RETURN_IF_ERROR(TakeCount(printed, "inference", "inference.threads", needs.inference_threads));
+  ASSIGN_OR_RETURN(const Node pool, At(printed, "inference", "inference.kv_pool_bytes"));
+  ASSIGN_OR_RETURN(needs.kv_pool_bytes, ReadBytes(pool, "inference.kv_pool_bytes"));
+  ASSIGN_OR_RETURN(const Node lease, At(printed, "inference", "inference.lease"));
+  ASSIGN_OR_RETURN(needs.lease, ReadDuration(lease, "inference.lease"));
+  for (const std::string role : {"env", "trainer", "inference", "orchestrator"}) {
+    RETURN_IF_ERROR(TakePlace(printed, role, role + ".listen", needs.places));
+    RETURN_IF_ERROR(TakePlace(printed, role, role + ".metrics", needs.places));
+  }
+  RETURN_IF_ERROR(TakePlace(printed, "inference", "inference.http.listen", needs.places));
+  return needs;
+}
+
+absl::StatusOr<int64_t> ParametersOf(const ModelSection& model) {
+  if (!model.folder.empty()) {
+    ASSIGN_OR_RETURN(const auto reader, weights::CheckpointReader::Open(model.folder));
+    int64_t parameters = 0;
+    for (const std::string& name : reader->names()) {
+      ASSIGN_OR_RETURN(const weights::TensorView tensor, reader->Find(name));
+      parameters += static_cast<int64_t>(tensor.bytes.size()) / weights::SizeOf(tensor.type);
+    }
+    return parameters;
+  }
+  const InitModel& m = model.init;
+  const int64_t vocabulary = 256 + static_cast<int64_t>(m.special_tokens.size());
+  const int64_t hidden = m.hidden, queries = int64_t{m.heads} * m.head_dim;
+  const int64_t keys = int64_t{m.kv_heads} * m.head_dim;
+  const int64_t layer =
+      hidden * (2 * queries + 2 * keys + 3 * int64_t{m.intermediate} + 2) + 2 * m.head_dim;
+  return m.layers * layer + hidden + vocabulary * hidden * (m.tied ? 1 : 2);
+}
+
+int64_t DiskBytes(const RunNeeds& needs, int64_t parameters) {
+  constexpr int64_t kRest = 64 << 20;  // ledger, logs, report
+  return parameters * kBytesOfFloat *
+             ((needs.keep_versions + 1) + 3 * (needs.keep_checkpoints + 1)) +
+         kRest;
+}
+
+int64_t MemoryBytes(const RunNeeds& needs, int64_t parameters) {
+  return parameters * kBytesOfFloat * (4 + 1) + needs.kv_pool_bytes;
+}
+
+}  // namespace palimpsest::tools

@@ -1,0 +1,48 @@
+#pragma once
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "common/base/status.h"
+#include "common/config/node.h"
+#include "common/config/run_sections.h"
+#include "common/rpc/config.h"
+
+namespace palimpsest::tools {
+
+struct Place {
+  std::string key;  // "trainer.listen"
+  HostPort at;
+};
+
+// What a run asks of its machine, as its daemons understand the configuration.
+struct RunNeeds {
+  RunSection run;
+  ModelSection model;
+  int64_t keep_versions = 0;
+  int64_t keep_checkpoints = 0;
+  int64_t kv_pool_bytes = 0;
+  int64_t inference_threads = 0;
+  int64_t trainer_threads = 0;
+  absl::Duration lease;       // of a version that a replica serves
+  std::vector<Place> places;  // with a port of their own; "a free one" is none
+};
+
+// `printed`: what `palimpsest-<role> --print-config` says, by role; all four. INVALID_ARGUMENT
+// names what is missing there.
+absl::StatusOr<RunNeeds> NeedsOf(const std::map<std::string, Node>& printed);
+
+// Of the model that the run starts from: counted in its folder, or as model.init says. NOT_FOUND
+// and DATA_LOSS are about model.folder.
+absl::StatusOr<int64_t> ParametersOf(const ModelSection& model);
+
+// Most bytes that store and checkpoints hold at once, one of each still being written. fp32: a
+// version has 4 bytes a parameter, a checkpoint the two moments of AdamW besides.
+int64_t DiskBytes(const RunNeeds& needs, int64_t parameters);
+
+// Of trainer (weights, gradients, two moments) and inference (weights, KV pool) before the first
+// row.
+int64_t MemoryBytes(const RunNeeds& needs, int64_t parameters);
+
+}  // namespace palimpsest::tools

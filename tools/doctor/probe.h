@@ -1,0 +1,25 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "common/base/status.h"
+#include "tools/doctor/judge.h"
+
+// Measurements on this machine. They leave nothing behind.
+namespace palimpsest::tools {
+
+// The folder, or the nearest one above it that is there.
+std::string NearestFolder(const std::string& folder);
+
+// writable, rename, fsync, visibility and clock of the file system of run.folder. When it cannot be
+// written the others are not there.
+std::vector<Finding> ProbeFolder(const RunSection& run, absl::Duration lease);
+
+absl::StatusOr<Space> MeasureSpace(const std::string& folder);
+Machine MeasureMachine();
+
+// One finding for each place of the config: somebody else listens there, or two daemons would.
+std::vector<Finding> ProbePorts(const std::vector<Place>& places);
+
+}  // namespace palimpsest::tools
