@@ -1,0 +1,42 @@
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "common/base/clock.h"
+#include "tools/eval/asker.h"
+#include "tools/eval/model_facts.h"
+
+namespace palimpsest::tools::eval {
+
+struct TaskFacts {
+  std::string name;
+  bool multi_turn = false;
+  int64_t train_size = 0, sft_size = 0, heldout_size = 0;  // prompts; 0: as many as asked for
+};
+
+// The tasks of the plan are there, of one turn, and have that many prompts; INVALID_ARGUMENT
+// naming the one that is not so.
+absl::Status CheckTasks(const Plan& plan, const std::vector<TaskFacts>& tasks);
+
+// An inference and an environment daemon.
+class Services {
+ public:
+  virtual ~Services() = default;
+  // After the handshake, in which either is waited for until it serves, until `deadline`.
+  // FAILED_PRECONDITION: another contract revision, or not what the address was given for.
+  virtual absl::Status Meet(absl::Time deadline, Clock& clock) = 0;
+  // After Meet.
+  virtual const ModelFacts& model() const = 0;
+  virtual const std::vector<TaskFacts>& tasks() const = 0;
+  // Refuses answers of other weights than those of model(). `plan` and this outlive it.
+  virtual std::unique_ptr<Asker> MakeAsker(const Plan& plan) = 0;
+};
+
+// Both are "host:port".
+absl::StatusOr<std::unique_ptr<Services>> ConnectServices(const std::string& server,
+                                                          const std::string& env);
+
+}  // namespace palimpsest::tools::eval
