@@ -128,7 +128,7 @@ void AddEval(CLI::App& app, eval::EvalOptions& o) {
   command.add_option("--temperature", o.temperature, ">= 0, default 1; 0 is greedy");
   command.add_option("--right", o.right, "reward from which an answer is right, default 1");
   command.add_option("--concurrency", o.concurrency, "answers at once, default 16");
-  command.add_option("--tries", o.tries, "of each answer, default 5");
+  command.add_option("--tries", o.tries, "of each answer, default 8");
   command.add_option("--out", o.out, "folder of answers and report")->required();
 }
 

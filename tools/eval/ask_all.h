@@ -12,7 +12,7 @@ namespace palimpsest::tools::eval {
 
 struct AskLimits {
   int concurrency = 16;                            // answers asked for at once
-  int tries = 5;                                   // of one answer
+  int tries = 8;                                   // of one answer
   absl::Duration first_wait = absl::Seconds(0.5);  // after a failed try; doubles
   absl::Duration longest_wait = absl::Seconds(15);
   int give_up_after = 16;  // answers in a row that all tries failed for: then nobody is there

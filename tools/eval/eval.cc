@@ -82,14 +82,11 @@ absl::Status WriteReport(const Summary& summary, const EvalOptions& o) {
 absl::StatusOr<std::unique_ptr<Services>> MeetServices(const EvalOptions& o, const Plan& plan,
                                                        OwnDaemons* own) {
   const absl::Time deadline = SystemClock().Now() + (own == nullptr ? kMeet : kStart);
-  std::string server = o.server, env = o.env;
-  if (server.empty()) {
-    ASSIGN_OR_RETURN(server, own->AddressOf("inference", deadline));
-  }
-  if (env.empty()) {
-    ASSIGN_OR_RETURN(env, own->AddressOf("env", deadline));
-  }
-  ASSIGN_OR_RETURN(auto services, ConnectServices(server, env));
+  const auto where = [own](const std::string& given, const char* role) -> Where {
+    if (!given.empty()) return [given] { return given; };
+    return [own, role] { return own->AddressOf(role); };
+  };
+  auto services = ConnectServices(where(o.server, "inference"), where(o.env, "env"));
   RETURN_IF_ERROR(services->Meet(deadline, SystemClock()));
   RETURN_IF_ERROR(CheckTasks(plan, services->tasks()));
   return services;
@@ -113,19 +110,19 @@ absl::Status RunEval(const EvalOptions& o, std::ostream& out) {
   const auto asker = services->MakeAsker(plan);
   const auto stopping = [&own] { return own != nullptr && own->stopping(); };
   ProgressLine line(SystemClock());
-  ASSIGN_OR_RETURN(
-      std::vector<Missing> missing,
+  absl::StatusOr<std::vector<Missing>> missing =
       AskAll(plan, {.concurrency = o.concurrency, .tries = o.tries}, *asker, *book, SystemClock(),
-             stopping, [&line](const Tally& tally) { line.Show(tally); }));
+             stopping, [&line](const Tally& tally) { line.Show(tally); });
   line.End();
+  RETURN_IF_ERROR(missing.status());
   if (stopping()) {
     return absl::CancelledError(
         absl::StrFormat("stopped; what was answered stands in %s, and the same command goes on "
                         "from there",
                         o.out));
   }
-  const int64_t lost = static_cast<int64_t>(missing.size());
-  const Summary summary = Summarize(plan, services->model(), book->answers(), std::move(missing));
+  const int64_t lost = static_cast<int64_t>(missing->size());
+  const Summary summary = Summarize(plan, services->model(), book->answers(), *std::move(missing));
   RETURN_IF_ERROR(WriteReport(summary, o));
   int64_t answers = 0;
   for (const PolicySummary& policy : summary.policies) answers += policy.all.answers;

@@ -28,7 +28,7 @@ struct EvalOptions {
   double temperature = 1;             // >= 0
   double right = 1;                   // reward from which an answer is right
   int concurrency = 16;               // answers at once, [1, 1024]
-  int tries = 5;                      // of each answer, > 0
+  int tries = 8;                      // of each answer, > 0
   std::string out;                    // folder
   std::string command;                // what was typed, for the report
 };

@@ -11,8 +11,6 @@
 namespace palimpsest::tools::eval {
 namespace {
 
-constexpr absl::Duration kLook = absl::Milliseconds(100);
-
 std::vector<std::string> SetsOf(const OwnDaemonsOptions& options, const std::string& section) {
   std::vector<std::string> sets = {TextSet("run.folder", options.folder),
                                    section + ".listen=127.0.0.1:0",
@@ -51,8 +49,9 @@ absl::StatusOr<std::unique_ptr<OwnDaemons>> OwnDaemons::Start(const OwnDaemonsOp
 
 OwnDaemons::OwnDaemons(std::string folder, std::vector<DaemonSpec> specs)
     : folder_(std::move(folder)), thread_([this, specs = std::move(specs)] {
-        const auto say = [](const std::string& message) {
-          std::cerr << "eval: " << message << std::endl;
+        const auto say = [this](const std::string& message) {
+          const bool at_the_end = stop_.Requested() && stop_.signal() == 0;
+          if (!at_the_end) std::cerr << "eval: " << message << std::endl;
         };
         RunEnding ending = Supervise(specs, {}, stop_, SystemClock(), say);
         const absl::MutexLock lock(&mu_);
@@ -64,21 +63,18 @@ OwnDaemons::~OwnDaemons() {
   thread_.join();
 }
 
-absl::StatusOr<std::string> OwnDaemons::AddressOf(std::string_view role, absl::Time deadline) {
-  for (;;) {
-    const absl::StatusOr<Address> address = ReadAddress(folder_, role, 0);
-    if (address.ok()) return address->host_port;
-    {
-      const absl::MutexLock lock(&mu_);
-      if (ending_ && ending_->failure.empty()) return absl::CancelledError("stopped by a signal");
-      if (ending_) {
-        return absl::UnavailableError(absl::StrFormat("%s: %s; its log is %s", ending_->failure,
-                                                      ending_->cause, ending_->log_file));
-      }
+absl::StatusOr<std::string> OwnDaemons::AddressOf(std::string_view role) {
+  {
+    const absl::MutexLock lock(&mu_);
+    if (ending_ && ending_->failure.empty()) return absl::CancelledError("stopped by a signal");
+    if (ending_) {
+      return absl::InternalError(absl::StrFormat("%s: %s; its log is %s", ending_->failure,
+                                                 ending_->cause, ending_->log_file));
     }
-    if (SystemClock().Now() >= deadline) return address.status();
-    SystemClock().SleepFor(kLook);
   }
+  const absl::StatusOr<Address> address = ReadAddress(folder_, role, 0);
+  if (address.ok()) return address->host_port;
+  return absl::UnavailableError(std::string(address.status().message()));
 }
 
 }  // namespace palimpsest::tools::eval

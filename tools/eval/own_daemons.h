@@ -8,7 +8,6 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
-#include "absl/time/time.h"
 #include "common/rpc/stop_signal.h"
 #include "tools/launch/supervisor.h"
 
@@ -29,9 +28,9 @@ class OwnDaemons {
   static absl::StatusOr<std::unique_ptr<OwnDaemons>> Start(const OwnDaemonsOptions& options);
   ~OwnDaemons();
 
-  // Waits until a daemon of this role has told its address. UNAVAILABLE when it could not be kept
-  // alive, with its reason.
-  absl::StatusOr<std::string> AddressOf(std::string_view role, absl::Time deadline);
+  // Where the daemon of this role is now. UNAVAILABLE while it is being started, CANCELLED after a
+  // signal, INTERNAL with its reason when it could not be kept alive. Any thread.
+  absl::StatusOr<std::string> AddressOf(std::string_view role);
 
   bool stopping() const { return stop_.Requested(); }  // a signal came; any thread
 

@@ -75,8 +75,11 @@ absl::StatusOr<std::vector<TaskShare>> ParseTasks(const std::string& text, int64
 
 std::vector<AnswerKey> KeysOf(const Plan& plan) {
   std::vector<AnswerKey> keys;
-  for (const TaskShare& task : plan.tasks) {
-    for (int64_t index = 0; index < task.prompts; ++index) {
+  int64_t longest = 0;
+  for (const TaskShare& task : plan.tasks) longest = std::max(longest, task.prompts);
+  for (int64_t index = 0; index < longest; ++index) {
+    for (const TaskShare& task : plan.tasks) {
+      if (index >= task.prompts) continue;
       for (int32_t sample = 0; sample < plan.samples; ++sample) {
         for (const Policy& policy : plan.policies) {
           keys.push_back({task.name, plan.split, plan.seed, index, policy.name, sample});

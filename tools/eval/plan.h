@@ -45,7 +45,8 @@ struct Plan {
   double right = 1;  // an answer is right from this reward on
 };
 
-// Prompt by prompt, the policies side by side, so that an interrupted evaluation is paired.
+// Tasks in turn, prompt by prompt, the policies side by side: what cannot be asked shows early, and
+// an interrupted evaluation is paired.
 std::vector<AnswerKey> KeysOf(const Plan& plan);
 
 // What an answer depends on, by name. Number of prompts, samples and policies may grow later.

@@ -26,18 +26,13 @@
 namespace palimpsest::tools::eval {
 namespace {
 
+constexpr absl::Duration kQuick = absl::Seconds(20);
 constexpr absl::Duration kEnvDeadline = absl::Minutes(3);  // some prompts take seconds to make
 constexpr absl::Duration kGenerateDeadline = absl::Hours(1);
 constexpr absl::Duration kLook = absl::Milliseconds(200);
 
 v1::Split SplitOf(const std::string& name) {
   return name == "train" ? v1::SPLIT_TRAIN : name == "sft" ? v1::SPLIT_SFT : v1::SPLIT_HELDOUT;
-}
-
-std::unique_ptr<grpc::ClientContext> Context(absl::Duration deadline) {
-  auto context = MakeContext(ChannelConfig{});
-  SetTimeout(*context, deadline);
-  return context;
 }
 
 // What a worker raised on is the environment's failure, and it is asked again.
@@ -47,13 +42,47 @@ absl::Status OfEnvironment(const char* call, const absl::Status& status) {
       absl::StrFormat("the environment failed in %s: %s", call, std::string(status.message())));
 }
 
-struct Stubs {
-  explicit Stubs(const std::shared_ptr<grpc::Channel>& server,
-                 const std::shared_ptr<grpc::Channel>& environment)
-      : inference(v1::InferenceService::NewStub(server)),
-        env(v1::EnvironmentService::NewStub(environment)) {}
-  std::unique_ptr<v1::InferenceService::Stub> inference;
-  std::unique_ptr<v1::EnvironmentService::Stub> env;
+// A daemon wherever it is. Any thread.
+template <class Service>
+class Peer {
+ public:
+  using Stub = typename Service::Stub;
+  explicit Peer(Where where) : where_(std::move(where)) {}
+
+  // One attempt.
+  template <class Fn>
+  absl::Status Call(absl::Duration deadline, Fn&& call) const {
+    ASSIGN_OR_RETURN(const std::shared_ptr<Stub> stub, Connected());
+    const auto context = MakeContext(ChannelConfig{});
+    SetTimeout(*context, deadline);
+    const absl::Status status = FromGrpc(call(*stub, context.get()));
+    if (absl::IsUnavailable(status)) Forget(stub);
+    return status;
+  }
+
+ private:
+  absl::StatusOr<std::shared_ptr<Stub>> Connected() const {
+    const absl::MutexLock lock(&mu_);
+    if (stub_ == nullptr) {
+      ASSIGN_OR_RETURN(const std::string address, where_());
+      ASSIGN_OR_RETURN(const auto channel, MakeChannel(address, ChannelConfig{}));
+      stub_ = Service::NewStub(channel);
+    }
+    return stub_;
+  }
+  void Forget(const std::shared_ptr<Stub>& stub) const {
+    const absl::MutexLock lock(&mu_);
+    if (stub_ == stub) stub_ = nullptr;
+  }
+
+  const Where where_;
+  mutable absl::Mutex mu_;
+  mutable std::shared_ptr<Stub> stub_ ABSL_GUARDED_BY(mu_);
+};
+
+struct Peers {
+  Peer<v1::InferenceService> inference;
+  Peer<v1::EnvironmentService> env;
 };
 
 // A prompt is asked for once and kept.
@@ -65,7 +94,7 @@ class Prompts {
     std::optional<int32_t> tokens ABSL_GUARDED_BY(mu);
   };
 
-  explicit Prompts(const Stubs& stubs) : stubs_(stubs) {}
+  explicit Prompts(const Peers& peers) : peers_(peers) {}
 
   absl::StatusOr<v1::ResetResponse> Reset(const AnswerKey& key) {
     Prompt& prompt = Find(key);
@@ -77,8 +106,11 @@ class Prompts {
     request.set_seed(key.seed);
     request.set_index(key.index);
     v1::ResetResponse response;
-    RETURN_IF_ERROR(OfEnvironment(
-        "Reset", FromGrpc(stubs_.env->Reset(Context(kEnvDeadline).get(), request, &response))));
+    const absl::Status status =
+        peers_.env.Call(kEnvDeadline, [&](auto& stub, grpc::ClientContext* context) {
+          return stub.Reset(context, request, &response);
+        });
+    RETURN_IF_ERROR(OfEnvironment("Reset", status));
     if (response.prompt_case() == v1::ResetResponse::PROMPT_NOT_SET) {
       return absl::AbortedError("the environment's answer to Reset holds no prompt");
     }
@@ -98,8 +130,9 @@ class Prompts {
       request.set_text(prompt.reset->text());
     }
     v1::TokenizeResponse response;
-    RETURN_IF_ERROR(
-        FromGrpc(stubs_.inference->Tokenize(Context(kEnvDeadline).get(), request, &response)));
+    RETURN_IF_ERROR(peers_.inference.Call(kQuick, [&](auto& stub, grpc::ClientContext* context) {
+      return stub.Tokenize(context, request, &response);
+    }));
     prompt.tokens = response.ids_size();
     return response.ids_size();
   }
@@ -110,38 +143,41 @@ class Prompts {
     return prompts_[{key.task, key.index}];
   }
 
-  const Stubs& stubs_;
+  const Peers& peers_;
   absl::Mutex mu_;
   std::map<std::pair<std::string, int64_t>, Prompt> prompts_ ABSL_GUARDED_BY(mu_);
 };
 
-// What the stream ended with for its one sample.
-absl::StatusOr<v1::GenerationFinished> ReadStream(
-    grpc::ClientReader<v1::GenerateResponse>& stream) {
-  absl::StatusOr<v1::GenerationFinished> result =
-      absl::UnavailableError("the stream ended without an end of the sample");
-  v1::GenerateResponse response;
-  while (stream.Read(&response)) {
-    if (response.has_finished()) result = response.finished();
+// Reads the answers to a request of one sample.
+class OneSample {
+ public:
+  void Take(const v1::GenerateResponse& response) {
+    if (response.has_finished()) result_ = response.finished();
     // Accepted and not finished: whatever the code is, the question made sense.
     if (response.has_error()) {
-      result = absl::UnavailableError(absl::StrFormat("the generation failed (code %d): %s",
-                                                      response.error().code(),
-                                                      response.error().message()));
+      result_ = absl::UnavailableError(absl::StrFormat("the generation failed (code %d): %s",
+                                                       response.error().code(),
+                                                       response.error().message()));
     }
   }
-  const absl::Status ended = FromGrpc(stream.Finish());
-  if (!result.ok() && !ended.ok()) return ended;
-  return result;
-}
+  // `ended`: how the stream did.
+  absl::StatusOr<v1::GenerationFinished> Finish(const absl::Status& ended) && {
+    if (!result_.ok() && !ended.ok()) return ended;
+    return std::move(result_);
+  }
+
+ private:
+  absl::StatusOr<v1::GenerationFinished> result_ =
+      absl::UnavailableError("the stream ended without an end of the sample");
+};
 
 class GrpcAsker final : public Asker {
  public:
-  GrpcAsker(const Plan& plan, const Stubs& stubs, int64_t version)
+  GrpcAsker(const Plan& plan, const Peers& peers, int64_t version)
       : plan_(plan),
-        stubs_(stubs),
+        peers_(peers),
         version_(version),
-        prompts_(stubs),
+        prompts_(peers),
         id_(absl::StrFormat("eval-%d-%d", absl::ToUnixNanos(SystemClock().Now()), getpid())) {}
 
   absl::StatusOr<Answer> Ask(const AnswerKey& key, const Policy& policy, int attempt) override {
@@ -203,9 +239,14 @@ class GrpcAsker final : public Asker {
   absl::Status Generate(const AnswerKey& key, const Policy& policy, int attempt,
                         const v1::ResetResponse& prompt, int32_t room, Answer& answer) const {
     const v1::GenerateRequest request = Request(key, policy, attempt, prompt, room);
-    const auto context = Context(kGenerateDeadline);
-    const auto stream = stubs_.inference->Generate(context.get(), request);
-    ASSIGN_OR_RETURN(const v1::GenerationFinished finished, ReadStream(*stream));
+    OneSample sample;
+    const absl::Status ended =
+        peers_.inference.Call(kGenerateDeadline, [&](auto& stub, grpc::ClientContext* context) {
+          const auto stream = stub.Generate(context, request);
+          for (v1::GenerateResponse response; stream->Read(&response);) sample.Take(response);
+          return stream->Finish();
+        });
+    ASSIGN_OR_RETURN(const v1::GenerationFinished finished, std::move(sample).Finish(ended));
     const absl::StatusOr<rl::Rollout> rollout = wire::FromProto(finished.rollout());
     if (!rollout.ok()) {
       return absl::DataLossError(absl::StrFormat("the server's rollout makes no sense: %s",
@@ -236,8 +277,11 @@ class GrpcAsker final : public Asker {
     request.set_response_text(answer.text);
     request.set_outcome(answer.finish == "stop" ? v1::OUTCOME_OK : v1::OUTCOME_TRUNCATED);
     v1::EnvironmentServiceScoreResponse verdict;
-    RETURN_IF_ERROR(OfEnvironment(
-        "Score", FromGrpc(stubs_.env->Score(Context(kEnvDeadline).get(), request, &verdict))));
+    const absl::Status status =
+        peers_.env.Call(kEnvDeadline, [&](auto& stub, grpc::ClientContext* context) {
+          return stub.Score(context, request, &verdict);
+        });
+    RETURN_IF_ERROR(OfEnvironment("Score", status));
     if (verdict.outcome() != v1::OUTCOME_OK) {
       return absl::AbortedError(absl::StrFormat("the environment could not judge (%s): %s",
                                                 v1::Outcome_Name(verdict.outcome()),
@@ -252,7 +296,7 @@ class GrpcAsker final : public Asker {
   }
 
   const Plan& plan_;
-  const Stubs& stubs_;
+  const Peers& peers_;
   const int64_t version_;
   Prompts prompts_;
   const std::string id_;  // of this process: requests of an earlier one are others
@@ -260,9 +304,9 @@ class GrpcAsker final : public Asker {
 
 class GrpcServices final : public Services {
  public:
-  GrpcServices(const std::shared_ptr<grpc::Channel>& server,
-               const std::shared_ptr<grpc::Channel>& env)
-      : stubs_(server, env) {}
+  GrpcServices(Where server, Where env)
+      : peers_{.inference = Peer<v1::InferenceService>(std::move(server)),
+               .env = Peer<v1::EnvironmentService>(std::move(env))} {}
 
   absl::Status Meet(absl::Time deadline, Clock& clock) override {
     for (;;) {
@@ -275,7 +319,7 @@ class GrpcServices final : public Services {
   const ModelFacts& model() const override { return model_; }
   const std::vector<TaskFacts>& tasks() const override { return tasks_; }
   std::unique_ptr<Asker> MakeAsker(const Plan& plan) override {
-    return std::make_unique<GrpcAsker>(plan, stubs_, model_.policy_version);
+    return std::make_unique<GrpcAsker>(plan, peers_, model_.policy_version);
   }
 
  private:
@@ -283,8 +327,9 @@ class GrpcServices final : public Services {
     v1::InferenceServiceGetServerInfoRequest request;
     request.set_revision(v1::CONTRACT_REVISION_CURRENT);
     v1::InferenceServiceGetServerInfoResponse response;
-    const auto context = MakeContext(ChannelConfig{});
-    RETURN_IF_ERROR(FromGrpc(stubs_.inference->GetServerInfo(context.get(), request, &response)));
+    RETURN_IF_ERROR(peers_.inference.Call(kQuick, [&](auto& stub, grpc::ClientContext* context) {
+      return stub.GetServerInfo(context, request, &response);
+    }));
     if (response.state() != v1::SERVING_STATE_SERVING || !response.has_model()) {
       return absl::UnavailableError("the inference daemon does not serve yet");
     }
@@ -307,14 +352,16 @@ class GrpcServices final : public Services {
     v1::EnvironmentServiceGetServerInfoRequest request;
     request.set_revision(v1::CONTRACT_REVISION_CURRENT);
     v1::EnvironmentServiceGetServerInfoResponse response;
-    const auto context = MakeContext(ChannelConfig{});
-    RETURN_IF_ERROR(FromGrpc(stubs_.env->GetServerInfo(context.get(), request, &response)));
+    RETURN_IF_ERROR(peers_.env.Call(kQuick, [&](auto& stub, grpc::ClientContext* context) {
+      return stub.GetServerInfo(context, request, &response);
+    }));
     if (response.state() != v1::SERVING_STATE_SERVING) {
       return absl::UnavailableError("the environment daemon does not serve yet");
     }
     v1::ListTasksResponse listed;
-    RETURN_IF_ERROR(FromGrpc(
-        stubs_.env->ListTasks(Context(kEnvDeadline).get(), v1::ListTasksRequest(), &listed)));
+    RETURN_IF_ERROR(peers_.env.Call(kEnvDeadline, [&](auto& stub, grpc::ClientContext* context) {
+      return stub.ListTasks(context, v1::ListTasksRequest(), &listed);
+    }));
     tasks_.clear();
     for (const v1::Task& task : listed.tasks()) {
       tasks_.push_back({.name = task.name(),
@@ -326,7 +373,7 @@ class GrpcServices final : public Services {
     return absl::OkStatus();
   }
 
-  Stubs stubs_;
+  const Peers peers_;
   ModelFacts model_;
   std::vector<TaskFacts> tasks_;
 };
@@ -358,11 +405,8 @@ absl::Status CheckTasks(const Plan& plan, const std::vector<TaskFacts>& tasks) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::unique_ptr<Services>> ConnectServices(const std::string& server,
-                                                          const std::string& env) {
-  ASSIGN_OR_RETURN(const auto inference, MakeChannel(server, ChannelConfig{}));
-  ASSIGN_OR_RETURN(const auto environment, MakeChannel(env, ChannelConfig{}));
-  return std::make_unique<GrpcServices>(inference, environment);
+std::unique_ptr<Services> ConnectServices(Where server, Where env) {
+  return std::make_unique<GrpcServices>(std::move(server), std::move(env));
 }
 
 }  // namespace palimpsest::tools::eval

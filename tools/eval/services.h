@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -35,8 +36,10 @@ class Services {
   virtual std::unique_ptr<Asker> MakeAsker(const Plan& plan) = 0;
 };
 
-// Both are "host:port".
-absl::StatusOr<std::unique_ptr<Services>> ConnectServices(const std::string& server,
-                                                          const std::string& env);
+// Where a daemon is now, "host:port". Asked again after a call that found nobody: one that was
+// started again may be elsewhere. Any thread.
+using Where = std::function<absl::StatusOr<std::string>()>;
+
+std::unique_ptr<Services> ConnectServices(Where server, Where env);
 
 }  // namespace palimpsest::tools::eval

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """`palimpsest eval` against real daemons: a tiny model and an environment of Python.
 
-Usage: eval_test.py PALIMPSEST PALIMPSEST_ENV PALIMPSEST_INFERENCE, from the root of the repository. Standard library only.
+Usage: eval_test.py PALIMPSEST PALIMPSEST_ENV PUBLISH_FOLDER, from the root of the repository. Standard library only.
 """
 import json
 import os
@@ -19,7 +19,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "http"))
 import tiny_model  # noqa: E402
 
-BINARY, ENV = sys.argv[1:3]
+BINARY, ENV, PUBLISH = sys.argv[1:4]
 AM = "am:kind=kv_budget,budget=24,window=8,reference_tokens=8"
 PROMPT = 12  # tokens of "question 00:"
 
@@ -166,11 +166,62 @@ class Case(unittest.TestCase):
             if policy["name"] != "full":
                 self.assertLessEqual(policy["cost"]["peak_slots"], 24)
 
+    def interrupted(self, name, n, places, interrupt):
+        """Exit code and output of an evaluation of 4 n answers that `interrupt` comes into."""
+        out = self.folder / name
+        args = [BINARY, "eval", *places, "--tasks", "moody", "--n", str(n), "--samples", "2", "--policy", "full",
+                "--policy", AM, "--concurrency", "2", "--out", out]
+        running = subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.addCleanup(running.wait)
+        self.addCleanup(running.kill)
+        book = out / "answers.jsonl"
+        eventually(lambda: book.exists() and book.read_bytes().count(b"\n") >= 5)
+        interrupt()
+        self.assertLess(book.read_bytes().count(b"\n"), 4 * n)
+        told, said = running.communicate(timeout=100)
+        return running.returncode, told, said
+
+    def test_an_own_daemon_that_is_killed_costs_no_answer(self):
+        def kill():
+            address = (self.folder / "shot/daemons/addresses/inference-0").read_text()
+            os.kill(int(address.split("pid ")[1]), signal.SIGKILL)
+        own = ["--model", self.folder / "model", "--config", self.config, "--set", "inference.threads=1"]
+        code, told, said = self.interrupted("shot", 80, own, kill)
+        self.assertEqual(code, 0, said)
+        self.assertEqual((json.loads(told)["answers"], json.loads(told)["missing"]), (320, 0))
+        self.assertIn("inference-0", said)  # that it was started again
+
+    def test_an_evaluation_is_of_one_version_of_the_weights(self):
+        run = self.folder / "moves"
+        config = self.folder / "moves.yaml"
+        config.write_text(f"run: {{name: test, folder: {run}}}\ninference: {{store_poll: 50ms, threads: 1}}\n")
+        tiny_model.write(self.folder / "newer")
+        (self.folder / "newer/generation_config.json").write_text('{"eos_token_id": 129}')
+        run.mkdir()
+        publish = lambda model: subprocess.run([PUBLISH, run / "store", self.folder / model], check=True, timeout=30)  # noqa: E731
+        publish("model")
+        self.start([pathlib.Path(BINARY).with_name("palimpsest-inference"), "--config", config], "moves-out")
+        address = run / "addresses/inference-0"
+        eventually(address.exists)
+        places = ["--server", address.read_text().splitlines()[0], *self.places[2:]]
+        code, told, said = self.interrupted("moving", 500, places, lambda: publish("newer"))
+        self.assertEqual((code, told), (1, ""), said)
+        self.assertIn("were of version 1 and are of 2 now", said)
+
+    def test_a_conversation_is_a_prompt_too(self):
+        done = subprocess.run([BINARY, "eval", *self.places, "--tasks", "chatty", "--n", "2", "--max-tokens", "9", "--policy",
+                               "full", "--policy", "short:kind=short,budget=26", "--out", self.folder / "chat"],
+                              capture_output=True, text=True, timeout=60)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        for a in self.answers("chat"):
+            self.assertGreater(a["prompt_tokens"], 10)
+            self.assertLessEqual(a["tokens"], 9 if a["policy"] == "full" else 26 - a["prompt_tokens"])
+
     def test_what_cannot_be_asked_is_refused_before_anything_is_written(self):
         unknown = subprocess.run([BINARY, "eval", *self.places, "--tasks", "chess", "--policy", "full", "--out",
                                   self.folder / "no"], capture_output=True, text=True, timeout=60)
         self.assertEqual(unknown.returncode, 1)
-        self.assertIn('there is no "chess"; there are: countdown, registers, moody, plain', unknown.stderr)
+        self.assertIn('there is no "chess"; there are: countdown, registers, chatty, moody, plain', unknown.stderr)
         self.assertFalse(os.path.exists(self.folder / "no"))
         self.run_eval("no", "--split", "test", code=2)
         self.run_eval("no", "--policy", "t:kind=turns", code=2)
@@ -179,4 +230,4 @@ class Case(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    unittest.main(argv=sys.argv[:1], verbosity=2)
+    unittest.main(argv=[sys.argv[0], *sys.argv[4:]], verbosity=2)

@@ -31,5 +31,12 @@ class Plain(Moody):
         return Score(0.25, "always", {})
 
 
+class Chatty(Plain):
+    name = "chatty"
+
+    def reset(self, episode):
+        return Prompt(messages=[("user", f"q{episode.index}")])
+
+
 def environments(mood):
-    return [Moody(pathlib.Path(mood)), Plain(pathlib.Path(mood))]
+    return [make(pathlib.Path(mood)) for make in (Moody, Plain, Chatty)]

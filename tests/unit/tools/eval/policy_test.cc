@@ -124,6 +124,15 @@ TEST(PlanTest, PoliciesStandSideBySide) {
                                  "a/heldout/3/1 x #1", "a/heldout/3/1 y #1"));
 }
 
+TEST(PlanTest, TasksTakeTurnsUntilTheirPromptsAreThere) {
+  Plan plan{.tasks = {{"a", 3}, {"b", 1}}, .policies = *ParsePolicies({"x"}, "")};
+  std::vector<std::string> prompts;
+  for (const AnswerKey& key : KeysOf(plan)) {
+    prompts.push_back(key.task + std::to_string(key.index));
+  }
+  EXPECT_THAT(prompts, ElementsAre("a0", "b0", "a1", "a2"));
+}
+
 TEST(PlanTest, SettingsMayGrowButNotChange) {
   const Settings stored = SettingsOf(APlan());
   Plan more = APlan();
