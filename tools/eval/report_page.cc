@@ -1,4 +1,6 @@
 #include <algorithm>
+#include <set>
+#include <utility>
 
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
@@ -57,20 +59,17 @@ std::string PairedTable(const Summary& summary) {
                    rows);
 }
 
-// A row per group that any policy has, in the order of the first one that has it.
+// A row per group that any policy has.
 std::string GroupsTable(const Summary& summary, const std::string& what,
                         std::vector<Group> PolicySummary::*groups) {
-  Row head = {what}, names;
+  Row head = {what};
+  std::set<std::pair<int32_t, std::string>> names;
   for (const PolicySummary& policy : summary.policies) {
     head.push_back(policy.name);
-    for (const Group& group : policy.*groups) {
-      if (std::find(names.begin(), names.end(), group.name) == names.end()) {
-        names.push_back(group.name);
-      }
-    }
+    for (const Group& group : policy.*groups) names.insert({group.order, group.name});
   }
   std::vector<Row> rows;
-  for (const std::string& name : names) {
+  for (const auto& [order, name] : names) {
     Row row = {name};
     for (const PolicySummary& policy : summary.policies) {
       const auto& all = policy.*groups;
@@ -122,7 +121,7 @@ std::string Introduction(const Summary& summary, const std::string& command) {
   std::string text = absl::StrFormat("# Evaluation\n\n`%s`\n\n", command);
   text += absl::StrFormat(
       "%s of %d layers, hidden %d, %d KV heads of %d, %s, policy version %d. Prompts: %s; split "
-      "%s, seed %d; %d answers to each, temperature %g. An answer is right from a reward of %g "
+      "%s, seed %d; answers to each: %d; temperature %g. An answer is right from a reward of %g "
       "on.\n\n",
       model.architecture, model.layers, model.hidden, model.kv_heads, model.head_dim, model.dtype,
       model.policy_version, absl::StrJoin(tasks, ", "), plan.split, plan.seed, plan.samples,

@@ -65,7 +65,7 @@ std::string ReportPicture(const Summary& summary) {
   int64_t prompts = 0;
   for (const TaskShare& task : summary.plan.tasks) prompts += task.prompts;
   svg += Words(kLeft, 28, "start",
-               absl::StrFormat("%d prompts, %d answers to each, temperature %g; lines: 95 %% "
+               absl::StrFormat("%d prompts, answers to each: %d, temperature %g; lines: 95 %% "
                                "intervals",
                                prompts, summary.plan.samples, summary.plan.temperature));
   svg += Grid(plot);

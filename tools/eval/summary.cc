@@ -178,7 +178,8 @@ PolicySummary SummarizePolicy(const Plan& plan, const ModelFacts& model, const B
   }
   for (const TaskShare& task : plan.tasks) {
     const auto of_task = [&](const Answer& a) { return a.key.task == task.name; };
-    summary.tasks.push_back({task.name, ByPrompt(plan, bootstrap, counts(of_task))});
+    const auto place = static_cast<int32_t>(summary.tasks.size());
+    summary.tasks.push_back({task.name, ByPrompt(plan, bootstrap, counts(of_task)), place});
   }
   for (const std::string& tag : tags) {
     const auto tagged = [&](const Answer& a) {
@@ -188,7 +189,7 @@ PolicySummary SummarizePolicy(const Plan& plan, const ModelFacts& model, const B
   }
   for (const int32_t end : events) {
     const auto in_group = [&](const Answer& a) { return GroupEnd(a.events) == end; };
-    summary.events.push_back({EventGroup(end), ByAnswer(bootstrap, counts(in_group))});
+    summary.events.push_back({EventGroup(end), ByAnswer(bootstrap, counts(in_group)), end});
   }
   return summary;
 }

@@ -27,6 +27,7 @@ struct Scores {
 struct Group {
   std::string name;
   Scores scores;
+  int32_t order = 0;  // of the groups of all policies, then by name
 };
 
 struct Cost {  // means over answers, but for the peak

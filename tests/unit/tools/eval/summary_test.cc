@@ -186,6 +186,14 @@ TEST_F(SummaryTest, TheReportSaysWhatTheSummarySays) {
   EXPECT_THAT(picture, Not(HasSubstr("nan")));
 }
 
+TEST_F(SummaryTest, GroupsOfEventsStandInOrderWhoeverHasThem) {
+  Add("b", 0, "x", {0, 0}, 40);
+  const std::string page = ReportPage(Make(), "c");
+  EXPECT_LT(page.find("| 0 | "), page.find("| 2 | "));
+  EXPECT_LT(page.find("| 2 | "), page.find("| 3-4 | "));
+  EXPECT_LT(page.find("| 3-4 | "), page.find("| 33-64 | "));
+}
+
 TEST_F(SummaryTest, NoAnswersAtAllAreNoNumbers) {
   answers_.clear();
   const Summary summary = Make();
