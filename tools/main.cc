@@ -9,6 +9,7 @@
 #include "common/rpc/daemon.h"
 #include "tools/commands.h"
 #include "tools/doctor/doctor.h"
+#include "tools/eval/eval.h"
 #include "tools/fsck/fsck.h"
 #include "tools/launch/launch.h"
 #include "tools/launch/serve.h"
@@ -123,6 +124,34 @@ void AddDoctor(CLI::App& app, DoctorOptions& o) {
   command.add_option("--set", o.sets, "a.b=c over the file, any number")->allow_extra_args(false);
 }
 
+void AddEval(CLI::App& app, eval::EvalOptions& o) {
+  CLI::App& command = *app.add_subcommand("eval", "tasks under several policies, compared");
+  command.add_option("--server", o.server, "HOST:PORT of an inference daemon");
+  command.add_option("--model", o.model, "Hugging Face folder; it is served meanwhile");
+  command.add_option("--env", o.env, "HOST:PORT of an environment daemon");
+  command.add_option("--config", o.config, "YAML whose env: section is served meanwhile");
+  command.add_option("--set", o.sets, "inference.KEY=VALUE or env.KEY=VALUE of what is served")
+      ->allow_extra_args(false);
+  command.add_option("--tasks", o.tasks, "NAME[=WEIGHT],...")->required();
+  AddWhole<int64_t>(command, "--n", "prompts in all, default 100", [&o](int64_t n) { o.n = n; });
+  command.add_option("--split", o.split, "heldout (default), train or sft");
+  AddWhole<uint64_t>(command, "--seed", "default 0", [&o](uint64_t seed) { o.seed = seed; });
+  command.add_option("--samples", o.samples, "of each prompt under each policy, default 1");
+  command
+      .add_option("--policy", o.policies,
+                  "NAME[:KEY=VALUE,...], any number; keys: kind and those of --set context.*")
+      ->allow_extra_args(false);
+  command.add_option("--baselines", o.baselines,
+                     "budget=B,window=W[,...]: full, short, recent, attention, markovian, "
+                     "attention_matching");
+  command.add_option("--max-tokens", o.max_tokens, "default: as the environment says");
+  command.add_option("--temperature", o.temperature, ">= 0, default 1; 0 is greedy");
+  command.add_option("--right", o.right, "reward from which an answer is right, default 1");
+  command.add_option("--concurrency", o.concurrency, "answers at once, default 16");
+  command.add_option("--tries", o.tries, "of each answer, default 8");
+  command.add_option("--out", o.out, "folder of answers and report")->required();
+}
+
 // What was typed, for a shell to read again.
 std::string CommandLine(int argc, char** argv) {
   constexpr char kPlain[] =
@@ -172,6 +201,7 @@ int Main(int argc, char** argv) {
   ServeOptions serve;
   FsckOptions fsck;
   DoctorOptions doctor;
+  eval::EvalOptions evaluation{.command = CommandLine(argc, argv)};
   AddTokenize(app, tokenize);
   AddDetokenize(app, detokenize);
   AddScore(app, score);
@@ -180,6 +210,7 @@ int Main(int argc, char** argv) {
   AddServe(app, serve);
   AddFsck(app, fsck);
   AddDoctor(app, doctor);
+  AddEval(app, evaluation);
   const absl::Status known = CheckSubcommand(app, argc, argv);
   if (!known.ok()) return UsageError("palimpsest", known);
   try {
@@ -205,6 +236,10 @@ int Main(int argc, char** argv) {
   }
   if (chosen == "score") {
     return Finish(chosen, CheckScore(score), [&] { return RunScore(score, std::cout); });
+  }
+  if (chosen == "eval") {
+    return Finish(chosen, eval::CheckEval(evaluation),
+                  [&] { return eval::RunEval(evaluation, std::cout); });
   }
   return Finish(chosen, CheckGenerate(generate), [&] { return RunGenerate(generate, std::cout); });
 }
