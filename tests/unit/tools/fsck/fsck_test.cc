@@ -28,7 +28,7 @@ constexpr char kRun[] = "test";
 constexpr uint64_t kSeed = 11;
 
 // 2 supervised batches, then 4 of RL with 2 prompts of 2 rollouts each.
-orchestrator::RunPlan SmallPlan() {
+orchestrator::RunPlan SmallPlan(int32_t max_staleness) {
   orchestrator::RunPlan plan;
   plan.tasks = {"registers"};
   plan.stop_strings = {"$"};
@@ -37,6 +37,7 @@ orchestrator::RunPlan SmallPlan() {
   plan.rl.prompts_per_batch = 2;
   plan.rl.samples = 2;
   plan.rl.max_in_flight = 4;
+  plan.rl.max_staleness = max_staleness;
   plan.heldout = {.prompts = 2};
   plan.peers.patience = absl::Seconds(1);
   plan.peers.poll = absl::Milliseconds(1);
@@ -44,11 +45,11 @@ orchestrator::RunPlan SmallPlan() {
   return plan;
 }
 
-absl::Status Attempt(FakeWorld& world, const std::string& folder) {
+absl::Status Attempt(FakeWorld& world, const std::string& folder, int32_t max_staleness = 0) {
   Metrics metrics("orchestrator", "test", SystemClock());
-  ASSIGN_OR_RETURN(const auto run,
-                   orchestrator::Run::Open(SmallPlan(), {kRun, folder, kSeed, "the command"},
-                                           world.peers(), metrics, SystemClock()));
+  ASSIGN_OR_RETURN(const auto run, orchestrator::Run::Open(SmallPlan(max_staleness),
+                                                           {kRun, folder, kSeed, "the command"},
+                                                           world.peers(), metrics, SystemClock()));
   return run->Execute();
 }
 
@@ -123,10 +124,11 @@ class FsckTest : public testing::Test {
     sqlite3_close(db);
   }
 
-  void Look() {
+  void Look(int64_t max_staleness = 0) {
     std::ostringstream out, table;
     code_ =
-        RunFsck({.run = folder_, .max_staleness = 0, .settle = absl::ZeroDuration()}, out, table);
+        RunFsck({.run = folder_, .max_staleness = max_staleness, .settle = absl::ZeroDuration()},
+                out, table);
     table_ = table.str();
     json_ = out.str().empty() ? json() : json::parse(out.str());
   }
@@ -167,6 +169,32 @@ class FsckTest : public testing::Test {
 std::string FsckTest::whole_;
 
 TEST_F(FsckTest, ARunThatWasKilledAndRolledBackIsSound) { ExpectSound(); }
+
+// No false alarm: neither on what a kill leaves nor on what the next attempt makes of it.
+TEST_F(FsckTest, WhereverItIsKilledARunIsSoundThenAndAtItsEnd) {
+  const ScopedLogSink quiet([](const std::string&) {});
+  int killed = 0;
+  for (const int32_t max_staleness : {0, 1}) {
+    for (int calls = 15; calls < 300; calls += 19) {
+      fs::remove_all(folder_);
+      fs::create_directories(folder_);
+      FakeWorld world(folder_);
+      world.checkpoint_every = 3;
+      world.DieAfter(calls);
+      const absl::Status first = Attempt(world, folder_, max_staleness);
+      Look(max_staleness);
+      EXPECT_EQ(code_, 0) << "killed after " << calls << " calls\n" << table_;
+      if (first.ok()) break;
+      ++killed;
+      world.RollTrainerBack();
+      world.Revive();
+      ASSERT_TRUE(Attempt(world, folder_, max_staleness).ok());
+      Look(max_staleness);
+      EXPECT_EQ(code_, 0) << "ended after " << calls << " calls\n" << table_;
+    }
+  }
+  EXPECT_GT(killed, 6);
+}
 
 TEST_F(FsckTest, ALiveLedgerIsReadBesideItsWriter) {
   const auto ledger = Ledger::Open(folder_ + "/ledger.sqlite", kRun, kSeed);
