@@ -114,6 +114,7 @@ absl::StatusOr<Policy> ParsePolicy(const std::string& text) {
     RETURN_IF_ERROR(SetContext(where, kind, settings, policy));
     return policy;
   }
+  if (policy.messages) return Refuse(where, "injected tokens would go beyond the budget of short");
   ASSIGN_OR_RETURN(policy.length, Count(where, "budget", Take(settings, "budget", "")));
   if (settings.empty()) return policy;
   return Refuse(where, absl::StrFormat("kind=short has no \"%s\"", settings.begin()->first));

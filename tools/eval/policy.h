@@ -20,8 +20,8 @@ struct Policy {
 };
 
 // "NAME" or "NAME:key=value,..". Key `kind`: none (default), short (key `budget`: see `length`),
-// kv_budget or segments, these with the keys of `--set context.*`. Beside any kind: `inject` (a
-// text without commas) with `inject_every` and `inject_at_events`.
+// kv_budget or segments, these with the keys of `--set context.*`. Beside all but short: `inject`
+// (a text without commas) with `inject_every` and `inject_at_events`.
 absl::StatusOr<Policy> ParsePolicy(const std::string& text);
 
 // "budget=B,window=W[,key=value..]" -> full, short, recent, attention, markovian and

@@ -210,12 +210,15 @@ class Case(unittest.TestCase):
 
     def test_a_conversation_is_a_prompt_too(self):
         done = subprocess.run([BINARY, "eval", *self.places, "--tasks", "chatty", "--n", "2", "--max-tokens", "9", "--policy",
-                               "full", "--policy", "short:kind=short,budget=26", "--out", self.folder / "chat"],
+                               "full", "--policy", "short:kind=short,budget=26", "--policy", "clock:inject=!,inject_every=4", "--out",
+                               self.folder / "chat"],
                               capture_output=True, text=True, timeout=60)
         self.assertEqual(done.returncode, 0, done.stderr)
         for a in self.answers("chat"):
             self.assertGreater(a["prompt_tokens"], 10)
-            self.assertLessEqual(a["tokens"], 9 if a["policy"] == "full" else 26 - a["prompt_tokens"])
+            most = {"full": 9, "short": 26 - a["prompt_tokens"], "clock": 11}  # injected after 4 and 8 sampled ones
+            self.assertEqual(a["tokens"] == most[a["policy"]], a["finish"] == "length", a)
+        self.assertEqual({a["policy"] for a in self.answers("chat") if a["finish"] == "length"}, {"full", "short", "clock"})
 
     def test_what_cannot_be_asked_is_refused_before_anything_is_written(self):
         unknown = subprocess.run([BINARY, "eval", *self.places, "--tasks", "chess", "--policy", "full", "--out",

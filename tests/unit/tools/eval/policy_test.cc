@@ -61,6 +61,8 @@ TEST(PolicyTest, WhatMakesNoSenseIsRefusedByName) {
               HasSubstr("--policy a:"));
   EXPECT_THAT(Why(ParsePolicy("a:kind=short,budget=0").status()), HasSubstr("budget=0"));
   EXPECT_THAT(Why(ParsePolicy("a:kind=short,budget=9,window=3").status()), HasSubstr("\"window\""));
+  EXPECT_THAT(Why(ParsePolicy("a:kind=short,budget=9,inject=x,inject_every=2").status()),
+              HasSubstr("beyond the budget"));
   EXPECT_THAT(Why(ParsePolicy("a:inject=hey").status()), HasSubstr("inject_every"));
   EXPECT_THAT(Why(ParsePolicy("a:inject_every=4").status()), HasSubstr("needs a text"));
   EXPECT_THAT(Why(ParsePolicy("a:inject=x,inject_every=-1").status()),
