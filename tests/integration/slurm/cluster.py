@@ -130,6 +130,7 @@ class Cluster:
     def __init__(self, folder, shared):
         self.folder, self.shared = pathlib.Path(folder), pathlib.Path(shared)
         self.nodes = {}
+        self.running = []
         sh("mount", "-t", "tmpfs", "none", "/run")
         sh("hostname", "ctl")
         hosts = self.folder / "hosts"
@@ -169,8 +170,16 @@ class Cluster:
 
     def background(self, name, *command):
         with open(self.folder / f"{name}.out", "ab") as log:
-            return subprocess.Popen([str(part) for part in command], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                                    start_new_session=True)  # Ctrl-C is for the test
+            process = subprocess.Popen([str(part) for part in command], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                                       start_new_session=True)  # Ctrl-C is for the test
+        self.running.append(process)
+        return process
+
+    def stop(self):
+        """Nobody writes into the folder any more."""
+        for process in reversed(self.running):
+            process.kill()
+            process.wait()
 
     def start(self, name):
         """slurmd is process 1 of its node: with it dies all that ever ran there."""

@@ -112,6 +112,7 @@ class Slurm(unittest.TestCase):
         # What the user has on the cluster: a checkout with a build. The binaries are those under test.
         (folder / "checkout/build/release/bin").symlink_to(pathlib.Path(BINARY).resolve().parent)
         cls.slurm = cluster.Cluster(folder / "slurm", folder / "shared")
+        cls.addClassCleanup(cls.slurm.stop)
         cls.slurm.checkout = folder / "checkout"
 
     def assert_same_ledger(self, job):
