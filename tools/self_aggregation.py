@@ -82,7 +82,8 @@ def main(args):
     if args.budget:
         context.kv_budget.budget = args.budget
         context.kv_budget.window = args.window
-        context.kv_budget.keep_ratio = args.keep_ratio
+        if args.keep_ratio is not None:
+            context.kv_budget.keep_ratio = args.keep_ratio
     draw = random.Random(args.seed)
     with grpc.insecure_channel(args.address) as channel:
         fleet = Fleet(channel, pb, pb_grpc)
@@ -109,7 +110,7 @@ def parse():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--budget", type=int, default=0, help="slots; 0: nothing is compacted")
     parser.add_argument("--window", type=int, default=0, help="slots of one event")
-    parser.add_argument("--keep-ratio", type=float, default=0.25)
+    parser.add_argument("--keep-ratio", type=float, help="of a window; absent: the server's default")
     parser.add_argument("--candidate", default="\n\nCandidate {number}:\n", help="stands before each answer that is read")
     parser.add_argument("--instruction", default="\n\nA better answer, from these:\n")
     args = parser.parse_args()
@@ -118,6 +119,8 @@ def parse():
     for name in ("population", "aggregate", "rounds", "max_tokens"):
         if getattr(args, name) < 1:
             parser.error(f"--{name.replace('_', '-')} {getattr(args, name)} is below 1")
+    if not args.budget and (args.window or args.keep_ratio is not None):
+        parser.error("--window and --keep-ratio say how --budget is kept, which is not given")
     return args
 
 

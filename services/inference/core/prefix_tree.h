@@ -13,10 +13,10 @@
 namespace palimpsest::inference {
 
 // Pages by what they hold: page i of a path holds the K/V of tokens [16 i, 16 i + 16), whose
-// content depends on all tokens before them, so pages form a tree over token blocks. The tree is
-// one more holder of each of its pages. Only whole pages of uncompacted tokens that the live
-// weights made may enter, and all must leave when the weights change: then whatever is found is
-// what processing the tokens again would make. Owner: engine thread.
+// content depends on all tokens before them, so pages form a tree over token blocks. The tree
+// keeps its pages in the pool (PagePool::Keep). Only whole pages of uncompacted tokens that the
+// live weights made may enter, and all must leave when the weights change: then whatever is found
+// is what processing the tokens again would make. Owner: engine thread.
 class PrefixTree {
  public:
   explicit PrefixTree(PagePool& pages) : pages_(pages) {}

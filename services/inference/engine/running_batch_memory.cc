@@ -104,14 +104,6 @@ void RunningBatch::KeepPrefix(const Sequence& s) {
 // A session goes on: no prompt of its own to be shared, so it runs at once.
 void RunningBatch::AdmitStep(std::shared_ptr<RequestState> owner, PolicyVersion version) {
   std::unique_ptr<Sequence> s = sessions_.Take(owner, version);
-  if (!s) {
-    owner->sink->OnFailure({.sample = 0,
-                            .status = absl::CancelledError("the session was deleted"),
-                            .retryable = false,
-                            .outcome = rl::Outcome::kCancelled,
-                            .partial = {}});
-    return;
-  }
   if (!s->cache) {
     s->cache = NewCache(owner->request);
     if (s->events.empty()) AdoptPrefix(*s);

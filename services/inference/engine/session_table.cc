@@ -188,9 +188,8 @@ absl::Status SessionTable::Begin(GenerationRequest& step, bool has_tokenizer) {
 
 std::unique_ptr<Sequence> SessionTable::Take(std::shared_ptr<RequestState> step,
                                              PolicyVersion version) {
-  const auto it = open_.find(step->request.step->id);
-  if (it == open_.end()) return nullptr;
-  std::unique_ptr<Sequence> s = std::move(it->second.resting);
+  Entry& e = open_.at(step->request.step->id);
+  std::unique_ptr<Sequence> s = std::move(e.resting);
   const GenerationRequest& r = step->request;
   const auto fresh = static_cast<int32_t>(r.prompt.size() - s->tokens.size());
   const bool first = s->tokens.empty();
@@ -202,7 +201,7 @@ std::unique_ptr<Sequence> SessionTable::Take(std::shared_ptr<RequestState> step,
   s->response_begin = static_cast<int32_t>(s->tokens.size());
   s->prompt_tokens = r.step->prompt_tokens;
   if (fresh > 0 && !first) s->AddSpan(version, fresh);
-  if (const auto& drawn = it->second.last_drawn; drawn && !r.step->compact) {
+  if (const auto& drawn = e.last_drawn; drawn && !r.step->compact) {
     s->mixed_sampling |=
         rl::ChangesDistribution(*drawn) || drawn->temperature != r.sampling.temperature;
   }

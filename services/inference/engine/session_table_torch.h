@@ -34,7 +34,7 @@ class SessionTable {
   // session is busy until Rest or Release.
   absl::Status Begin(GenerationRequest& step, bool has_tokenizer);
   // The sequence of a step that begins now, with the new tokens at its end; without a cache when
-  // its KV was taken or has never been. Null: the session was deleted meanwhile.
+  // its KV was taken or has never been. The session is there: who deletes one cancels its step.
   std::unique_ptr<Sequence> Take(std::shared_ptr<RequestState> step, PolicyVersion version);
   // The step has ended, well or not: what it made stays.
   void Rest(std::unique_ptr<Sequence> sequence);
