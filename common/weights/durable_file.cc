@@ -42,21 +42,6 @@ std::string TemporaryName() {
   return absl::StrFormat("%s%s-%d-%d", kTemporaryPrefix, host, getpid(), counter.fetch_add(1));
 }
 
-UniqueFd& UniqueFd::operator=(UniqueFd&& other) noexcept {
-  std::swap(fd_, other.fd_);
-  return *this;
-}
-
-UniqueFd::~UniqueFd() {
-  if (fd_ >= 0) close(fd_);
-}
-
-absl::Status UniqueFd::Close(std::string_view path) {
-  const int fd = std::exchange(fd_, -1);
-  if (close(fd) != 0) return IoError(errno, "close", path);
-  return absl::OkStatus();
-}
-
 absl::StatusOr<std::unique_ptr<DurableFile>> DurableFile::Create(const std::string& path) {
   const std::string temporary = FolderOf(path) + "/" + TemporaryName();
   UniqueFd fd(open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644));
@@ -80,7 +65,7 @@ absl::Status DurableFile::Append(std::span<const std::byte> bytes) {
 
 absl::Status DurableFile::Commit() {
   if (fsync(fd_.get()) != 0) return IoError(errno, "fsync", temporary_);
-  RETURN_IF_ERROR(fd_.Close(temporary_));
+  if (close(fd_.Release()) != 0) return IoError(errno, "close", temporary_);  // NFS reports here
   if (rename(temporary_.c_str(), path_.c_str()) != 0) return IoError(errno, "rename to", path_);
   temporary_.clear();
   return SyncPath(FolderOf(path_));

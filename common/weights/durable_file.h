@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "common/base/status.h"
+#include "common/base/unique_fd.h"
 
 // Files that are there whole or not at all, on local disks and on shared file systems alike.
 // Errors keep their errno's meaning (ENOENT is kNotFound), except ESTALE: another node deleted what
@@ -22,21 +23,6 @@ absl::Status IoError(int error_number, std::string_view action, std::string_view
 
 // A name of the same folder that no other process or thread uses: ".tmp-<host>-<pid>-<n>".
 std::string TemporaryName();
-
-// Owns a file descriptor.
-class UniqueFd {
- public:
-  UniqueFd() = default;
-  explicit UniqueFd(int fd) : fd_(fd) {}
-  UniqueFd(UniqueFd&& other) noexcept : fd_(other.fd_) { other.fd_ = -1; }
-  UniqueFd& operator=(UniqueFd&& other) noexcept;
-  ~UniqueFd();
-  int get() const { return fd_; }
-  absl::Status Close(std::string_view path);  // reports what the server says last (NFS)
-
- private:
-  int fd_ = -1;
-};
 
 // One file being written under a temporary name beside `path`; dropped unless committed.
 class DurableFile {

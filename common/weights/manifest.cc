@@ -1,3 +1,4 @@
+#include "common/base/unique_fd.h"
 #include "common/weights/manifest.h"
 
 #include <fcntl.h>

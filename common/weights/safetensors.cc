@@ -1,3 +1,4 @@
+#include "common/base/unique_fd.h"
 #include "common/weights/safetensors.h"
 
 #include <fcntl.h>

@@ -9,6 +9,7 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_format.h"
+#include "common/base/unique_fd.h"
 #include "common/weights/durable_file.h"
 #include "tools/doctor/needs.h"
 #include "tools/doctor/probe.h"
@@ -30,7 +31,7 @@ absl::StatusOr<Answer> Ask(const std::string& role, const DoctorOptions& options
   ASSIGN_OR_RETURN(const std::string program, ProgramBeside("palimpsest-" + role));
   std::vector<std::string> argv = {program, "--config", options.config, action};
   for (const std::string& set : options.sets) argv.insert(argv.end(), {"--set", set});
-  const weights::UniqueFd memory(memfd_create("doctor", MFD_CLOEXEC));
+  const UniqueFd memory(memfd_create("doctor", MFD_CLOEXEC));
   const std::string path = absl::StrFormat("/proc/self/fd/%d", memory.get());
   ASSIGN_OR_RETURN(ChildProcess child, ChildProcess::Start(argv, path));
   Answer answer{.ok = child.Wait().ok()};

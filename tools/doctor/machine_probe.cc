@@ -11,7 +11,7 @@
 #include <map>
 
 #include "absl/strings/str_format.h"
-#include "common/weights/durable_file.h"
+#include "common/base/unique_fd.h"
 #include "tools/doctor/probe.h"
 
 namespace palimpsest::tools {
@@ -59,7 +59,7 @@ std::string WhyNot(const HostPort& at) {
   const int code = getaddrinfo(at.host.c_str(), std::to_string(at.port).c_str(), &hints, &found);
   if (code != 0) return gai_strerror(code);
   std::string why;
-  const weights::UniqueFd fd(socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  const UniqueFd fd(socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0));
   const int yes = 1;
   setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &yes,
              sizeof(yes));  // what ended just now is no hindrance

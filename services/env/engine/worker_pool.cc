@@ -16,7 +16,7 @@ namespace {
 // A Python that ends closes its socket first, and then takes a while.
 constexpr absl::Duration kEndingGrace = absl::Milliseconds(500);
 
-void Post(const Descriptor& event, uint64_t count) {
+void Post(const UniqueFd& event, uint64_t count) {
   // Fails only when the counter is full, which 2^64 - 1 jobs would take.
   [[maybe_unused]] const ssize_t written = write(event.get(), &count, sizeof count);
 }

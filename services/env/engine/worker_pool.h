@@ -12,9 +12,9 @@
 #include "absl/synchronization/notification.h"
 #include "absl/time/time.h"
 #include "common/base/clock.h"
+#include "common/base/unique_fd.h"
 #include "common/telemetry/metrics.h"
 #include "services/env/core/worker.h"
-#include "services/env/engine/descriptor.h"
 #include "services/env/engine/worker_process.h"
 
 namespace palimpsest::env {
@@ -58,8 +58,8 @@ class WorkerPool final : public Worker {
   const WorkerMetrics metrics_;
   Gauge alive_, waiting_;
   Clock& clock_;
-  Descriptor stop_;  // eventfd, readable from the destructor on
-  Descriptor work_;  // eventfd, counts the jobs that were queued
+  UniqueFd stop_;  // eventfd, readable from the destructor on
+  UniqueFd work_;  // eventfd, counts the jobs that were queued
   absl::Mutex mu_;
   bool stopping_ ABSL_GUARDED_BY(mu_) = false;
   std::deque<std::shared_ptr<Job>> jobs_ ABSL_GUARDED_BY(mu_);

@@ -79,7 +79,7 @@ size_t FrameLength(std::string_view header) {
   return length;
 }
 
-Descriptor Above(int fd) { return Descriptor(fcntl(fd, F_DUPFD_CLOEXEC, kHigh)); }
+UniqueFd Above(int fd) { return UniqueFd(fcntl(fd, F_DUPFD_CLOEXEC, kHigh)); }
 
 absl::Status Ended() { return absl::UnavailableError("it ended"); }
 
@@ -97,13 +97,13 @@ absl::StatusOr<std::unique_ptr<WorkerProcess>> WorkerProcess::Start(const Worker
   if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sockets) != 0) {
     return absl::ErrnoToStatus(errno, "socketpair");
   }
-  process->socket_ = Descriptor(sockets[0]);
-  const Descriptor theirs(sockets[1]);
+  process->socket_ = UniqueFd(sockets[0]);
+  const UniqueFd theirs(sockets[1]);
   if (pipe2(pipes, O_CLOEXEC) != 0) return absl::ErrnoToStatus(errno, "pipe2");
-  process->output_ = Descriptor(pipes[0]);
-  const Descriptor writes(pipes[1]);
+  process->output_ = UniqueFd(pipes[0]);
+  const UniqueFd writes(pipes[1]);
   fcntl(process->output_.get(), F_SETFL, O_NONBLOCK);
-  const Descriptor high_socket = Above(theirs.get()), high_output = Above(writes.get());
+  const UniqueFd high_socket = Above(theirs.get()), high_output = Above(writes.get());
   if (high_output.get() < 0) return absl::ErrnoToStatus(errno, "fcntl");
 
   ChildPlan plan{.argv = Pointers(command.argv),

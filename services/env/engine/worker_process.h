@@ -10,8 +10,8 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "common/base/clock.h"
+#include "common/base/unique_fd.h"
 #include "services/env/core/worker.h"
-#include "services/env/engine/descriptor.h"
 
 namespace palimpsest::env {
 
@@ -59,7 +59,7 @@ class WorkerProcess {
   pid_t pid_ = 0;
   int wait_status_ = 0;  // of waitpid, once reaped_
   bool reaped_ = false;
-  Descriptor socket_, output_;  // neither blocks
+  UniqueFd socket_, output_;  // neither blocks
   std::string partial_, last_line_;
   int lines_ = 0;
 };

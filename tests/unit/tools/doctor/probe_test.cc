@@ -7,7 +7,7 @@
 
 #include <filesystem>
 
-#include "common/weights/durable_file.h"
+#include "common/base/unique_fd.h"
 #include "tests/unit/common/weights/scratch_folder.h"
 
 namespace palimpsest::tools {
@@ -68,7 +68,7 @@ class PortProbeTest : public testing::Test {
  protected:
   // A free port of the loopback, listened to or not.
   int Port(bool taken) {
-    socket_ = weights::UniqueFd(socket(AF_INET, SOCK_STREAM, 0));
+    socket_ = UniqueFd(socket(AF_INET, SOCK_STREAM, 0));
     sockaddr_in address{.sin_family = AF_INET};
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     socklen_t size = sizeof(address);
@@ -76,10 +76,10 @@ class PortProbeTest : public testing::Test {
     EXPECT_EQ(bind(socket_.get(), at, size), 0);
     EXPECT_EQ(listen(socket_.get(), 1), 0);
     EXPECT_EQ(getsockname(socket_.get(), at, &size), 0);
-    if (!taken) socket_ = weights::UniqueFd();
+    if (!taken) socket_ = UniqueFd();
     return ntohs(address.sin_port);
   }
-  weights::UniqueFd socket_;
+  UniqueFd socket_;
 };
 
 TEST_F(PortProbeTest, ATakenPortIsNamedByItsKey) {
