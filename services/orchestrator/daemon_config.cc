@@ -3,6 +3,17 @@
 #include "absl/strings/str_format.h"
 #include "common/base/status.h"
 
+// Binds stand in the namespace of their struct.
+namespace palimpsest::rl {
+
+void Bind(Binder& b, OverlongOptions& c) {
+  b.Field("limit", c.limit, "tokens of a response at which it is largest; 0: off");
+  b.Field("stretch", c.stretch, "tokens before the limit over which it grows");
+  b.Field("penalty", c.penalty, "the largest, in units of reward");
+}
+
+}  // namespace palimpsest::rl
+
 namespace palimpsest::orchestrator {
 
 void Bind(Binder& b, ContextSection& c) {
@@ -31,6 +42,8 @@ void Bind(Binder& b, ContextSection& c) {
 void Bind(Binder& b, LearningRate& c) {
   b.Field("begin", c.begin, "at the first step");
   b.Field("end", c.end, "at the last step");
+  b.Enum("shape", c.shape, {{"linear", RateShape::kLinear}, {"cosine", RateShape::kCosine}},
+         "between the two");
 }
 
 void Bind(Binder& b, GateConfig& c) {
@@ -44,7 +57,7 @@ void Bind(Binder& b, SftConfig& c) {
   b.Field("name", c.name, "of the stage");
   b.Field("max_steps", c.max_steps, "at most");
   b.Field("batch", c.batch, "demonstrations of a step");
-  b.Section("learning_rate", c.learning_rate, "linear over max_steps");
+  b.Section("learning_rate", c.learning_rate, "over max_steps");
   b.Field("warmup", c.warmup, "first steps, whose rate rises linearly");
   b.Field("answer_noise", c.answer_noise, "chance that a digit of an answer is a uniform one");
   b.Field("contexts", c.contexts, "names of policies; batches take turns");
@@ -57,13 +70,22 @@ void Bind(Binder& b, RlConfig& c) {
   b.Field("steps", c.steps, "optimiser steps");
   b.Field("prompts_per_batch", c.prompts_per_batch, "groups of a step");
   b.Field("samples", c.samples, "rollouts of a group");
-  b.Section("learning_rate", c.learning_rate, "linear over the steps");
+  b.Section("learning_rate", c.learning_rate, "over the steps");
   b.Field("warmup", c.warmup, "first steps, whose rate rises linearly");
   b.Field("temperature", c.temperature, "of the rollouts");
   b.Field("max_tokens", c.max_tokens, "sampled tokens, where the environment names no bound");
   b.Field("context", c.context, "name of the policy of the rollouts and of the evaluation");
   b.Field("max_staleness", c.max_staleness, "versions between sampling and training");
-  b.Field("advantage_eps", c.advantage_eps, "added to a group's standard deviation");
+  b.Enum("advantage", c.advantage.kind,
+         {{"group_std", rl::AdvantageKind::kGroupStd},
+          {"group_mean", rl::AdvantageKind::kGroupMean},
+          {"leave_one_out", rl::AdvantageKind::kLeaveOneOut},
+          {"length_weighted", rl::AdvantageKind::kLengthWeighted}},
+         "what a reward of a group is measured against");
+  b.Field("advantage_eps", c.advantage.epsilon, "added to the deviation of group_std");
+  b.Section("overlong", c.overlong, "punishment of long responses");
+  b.Field("max_redraws", c.max_redraws,
+          "groups of equal rewards that a batch may replace by the next prompts");
   b.Field("eval_every", c.eval_every, "steps between two evaluations; 0 = first and last only");
   b.Field("max_in_flight", c.max_in_flight, "groups generated at once");
   b.Field("max_tries", c.max_tries, "requests for a sample before its group is given up");

@@ -7,10 +7,52 @@
 // Binds stand in the namespace of their struct.
 namespace palimpsest::rl {
 
-void Bind(Binder& b, PolicyLossOptions& c) {
-  b.Field("clip_low", c.clip_low, "ratios below 1 - clip_low push no further; [0, 1)");
-  b.Field("clip_high", c.clip_high, "ratios above 1 + clip_high push no further");
-  b.Field("truncate_ratio", c.truncate_ratio, "cap of the importance ratio, >= 1 + clip_high");
+void Bind(Binder& b, CorrectionOptions& c) {
+  b.Enum("kind", c.kind,
+         {{"none", CorrectionKind::kNone},
+          {"tis", CorrectionKind::kTis},
+          {"icepop", CorrectionKind::kIcePop},
+          {"sequence_mask", CorrectionKind::kSequenceMask},
+          {"geometric_mask", CorrectionKind::kGeometricMask}},
+         "what is done about ratios that went astray");
+  b.Field("lower", c.lower, "ratios below it do not count; of masks only, [0, 1)");
+  b.Field("upper", c.upper, "ratios above it are cut to it (tis) or do not count (masks)");
+}
+
+void Bind(Binder& b, AggregationOptions& c) {
+  b.Enum("kind", c.kind,
+         {{"token_mean", Aggregation::kTokenMean},
+          {"sequence_mean", Aggregation::kSequenceMean},
+          {"constant", Aggregation::kConstant},
+          {"length_weighted", Aggregation::kLengthWeighted}},
+         "how losses of tokens become that of a batch");
+  b.Field("divisor", c.divisor, "tokens that a sequence is divided by; of constant only");
+  b.Field("power", c.power, "of length_weighted only: 0 is token_mean, 1 sequence_mean");
+}
+
+void Bind(Binder& b, KlOptions& c) {
+  b.Enum("estimator", c.estimator,
+         {{"k1", KlEstimator::kK1}, {"k2", KlEstimator::kK2}, {"k3", KlEstimator::kK3}},
+         "of the KL at a token");
+  b.Field("coefficient", c.coefficient, "0: no reference is held");
+}
+
+void Bind(Binder& b, ObjectiveOptions& c) {
+  b.Enum("surrogate", c.surrogate.kind,
+         {{"clipped", SurrogateKind::kClipped},
+          {"gspo", SurrogateKind::kGspo},
+          {"cispo", SurrogateKind::kCispo},
+          {"ipo", SurrogateKind::kIpo},
+          {"dppo", SurrogateKind::kDppo}},
+         "what common/rl/README.md says makes which method");
+  b.Field("clip_low", c.surrogate.clip_low,
+          "ratios below 1 - clip_low push no further; of ipo and dppo: moves of probability");
+  b.Field("clip_high", c.surrogate.clip_high, "the same above 1 + clip_high");
+  b.Section("correction", c.correction, "sampler against trainer");
+  b.Section("aggregation", c.aggregation, "of rollouts; demonstrations are a token mean");
+  b.Section("reference_kl", c.reference_kl, "to trainer.reference_folder");
+  b.Field("drift", c.drift, "coefficient of the squared log-ratio to the sampler");
+  b.Field("entropy", c.entropy, "coefficient of an entropy bonus");
 }
 
 }  // namespace palimpsest::rl
@@ -43,7 +85,12 @@ void Bind(Binder& b, AdamOptions& c) {
   b.Field("beta1", c.beta1, "of the mean of the gradients");
   b.Field("beta2", c.beta2, "of the mean of their squares");
   b.Field("epsilon", c.epsilon, "added to the root of the second");
-  b.Field("weight_decay", c.weight_decay, "decoupled; of tensors with two dimensions or more");
+  b.Field("weight_decay", c.weight_decay, "decoupled");
+  b.Enum("decay", c.decay,
+         {{"matrices", DecayGroup::kMatrices},
+          {"inner_matrices", DecayGroup::kInnerMatrices},
+          {"all", DecayGroup::kAll}},
+         "what it is of; inner: neither embedding nor head");
   b.Field("clip_norm", c.clip_norm, "largest L2 norm of all gradients together");
 }
 
@@ -52,6 +99,8 @@ void Bind(Binder& b, Schedule& c) {
   b.Field("warmup_steps", c.warmup_steps, "linear from 0");
   b.Field("final_learning_rate", c.final_learning_rate, "at decay_steps");
   b.Field("decay_steps", c.decay_steps, "step at which the decay ends; 0: constant");
+  b.Enum("decay", c.decay, {{"linear", Decay::kLinear}, {"cosine", Decay::kCosine}},
+         "from learning_rate to final_learning_rate");
 }
 
 void Bind(Binder& b, TrainerSection& c) {
@@ -64,7 +113,9 @@ void Bind(Binder& b, TrainerSection& c) {
   b.Field("threads", e.threads, "of the math");
   b.Field("max_tokens_per_micro_batch", e.max_tokens_per_micro_batch,
           "rows of one forward pass; a group's prompt counts once");
-  b.Section("loss", e.loss, "of the policy");
+  b.Section("loss", e.loss, "of rollouts");
+  b.Field("reference_folder", e.reference_folder,
+          "model of loss.reference_kl; empty: the one that the run started from");
   b.Section("optimizer", e.optimizer, "AdamW");
   b.Section("schedule", e.schedule, "learning rate of batches that bring none");
   b.Enum("gradient", e.gradient,
@@ -75,6 +126,8 @@ void Bind(Binder& b, TrainerSection& c) {
   b.Field("take_truncated_sampling", e.take_truncated_sampling,
           "learn from rollouts whose draws top-k, top-p, penalties or bias changed");
   b.Field("take_greedy", e.take_greedy, "learn from rollouts sampled at temperature 0");
+  b.Field("max_skipped_in_a_row", e.max_skipped_in_a_row,
+          "steps that were not finite until no batch is taken; 0: never");
   b.Field("checkpoint_every", c.checkpoint_every, "steps; 0: only when asked and at the end");
   b.Field("keep_checkpoints", e.keep_checkpoints, "the newest ones");
   b.Field("keep_versions", e.keep_versions, "of the weights store, whatever its readers hold");
@@ -98,6 +151,12 @@ absl::Status Validate(const DaemonConfig& c) {
   }
   RETURN_IF_ERROR(ReadListen("trainer", t.serve).status());
   RETURN_IF_ERROR(Validate(EngineOptionsOf(c)));
+  std::error_code ignored;
+  const std::string& reference = c.trainer.engine.reference_folder;
+  if (!reference.empty() && !std::filesystem::is_directory(reference, ignored)) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("trainer.reference_folder=%s is no folder", reference));
+  }
   return CheckModelFolder(c);
 }
 

@@ -64,7 +64,12 @@ absl::Status CheckRl(const RunPlan& plan) {
   RETURN_IF_ERROR(Positive("rl.temperature", rl.temperature));
   RETURN_IF_ERROR(Positive("rl.max_tokens", rl.max_tokens));
   RETURN_IF_ERROR(NotNegative("rl.max_staleness", rl.max_staleness));
-  RETURN_IF_ERROR(Positive("rl.advantage_eps", rl.advantage_eps));
+  RETURN_IF_ERROR(Positive("rl.advantage_eps", rl.advantage.epsilon));
+  if (const absl::Status overlong = Validate(rl.overlong); !overlong.ok()) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("orchestrator.rl.overlong.%s", std::string(overlong.message())));
+  }
+  RETURN_IF_ERROR(NotNegative("rl.max_redraws", rl.max_redraws));
   RETURN_IF_ERROR(NotNegative("rl.eval_every", static_cast<double>(rl.eval_every)));
   RETURN_IF_ERROR(Positive("rl.max_in_flight", rl.max_in_flight));
   RETURN_IF_ERROR(Positive("rl.max_tries", rl.max_tries));

@@ -9,15 +9,18 @@
 #include "absl/time/time.h"
 #include "common/base/status.h"
 #include "common/context/policy.h"
+#include "common/rl/advantages.h"
 
 // What the orchestrator is told about a run. Values with defaults; the names in YAML stand in
 // services/orchestrator/daemon_config.cc.
 namespace palimpsest::orchestrator {
 
-// Linear over the steps of a stage.
+// Over the steps of a stage: in a line, or half a wave that is flat at both ends.
+enum class RateShape : uint8_t { kLinear, kCosine };
 struct LearningRate {
   double begin = 4e-4;  // > 0
   double end = 4e-4;    // > 0
+  RateShape shape = RateShape::kLinear;
   bool operator==(const LearningRate&) const = default;
 };
 
@@ -55,10 +58,14 @@ struct RlConfig {
   int32_t max_tokens = 256;  // sampled tokens of a rollout, where the environment names no bound
   std::string context = "none";  // name of the policy that rollouts are made under
   int32_t max_staleness = 0;     // versions between sampling and training; 0 = strictly on-policy
-  double advantage_eps = 1e-4;   // in units of reward, > 0
-  int64_t eval_every = 0;        // steps between two held-out measurements; 0 = only first and last
-  int32_t max_in_flight = 16;    // groups generated at once, > 0
-  int32_t max_tries = 5;         // requests for one sample, and judgements of one response, > 0
+  rl::AdvantageOptions advantage;
+  rl::OverlongOptions overlong;  // of rewards, before advantages are taken
+  // Groups whose rewards are all equal teach nothing: so many of them may a batch replace by the
+  // next prompts (DAPO's dynamic sampling). 0 = none.
+  int32_t max_redraws = 0;
+  int64_t eval_every = 0;      // steps between two held-out measurements; 0 = only first and last
+  int32_t max_in_flight = 16;  // groups generated at once, > 0
+  int32_t max_tries = 5;       // requests for one sample, and judgements of one response, > 0
   bool operator==(const RlConfig&) const = default;
 };
 

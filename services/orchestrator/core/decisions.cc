@@ -1,6 +1,8 @@
 #include "services/orchestrator/core/decisions.h"
 
 #include <algorithm>
+#include <cmath>
+#include <numbers>
 
 #include "absl/strings/str_format.h"
 #include "common/base/random.h"
@@ -8,8 +10,10 @@
 namespace palimpsest::orchestrator {
 
 double LearningRateAt(const LearningRate& rate, int32_t warmup, int64_t step, int64_t steps) {
-  const double share = steps > 1 ? static_cast<double>(step) / static_cast<double>(steps - 1) : 0;
-  const double plain = rate.begin + (rate.end - rate.begin) * std::min(1.0, share);
+  double share = steps > 1 ? static_cast<double>(step) / static_cast<double>(steps - 1) : 0;
+  share = std::min(1.0, share);
+  if (rate.shape == RateShape::kCosine) share = (1 - std::cos(std::numbers::pi * share)) / 2;
+  const double plain = rate.begin + (rate.end - rate.begin) * share;
   if (step >= warmup) return plain;
   return plain * static_cast<double>(step + 1) / warmup;
 }

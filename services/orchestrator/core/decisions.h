@@ -10,7 +10,7 @@
 // What comes next in a run: snapshot in, decision out; no clock, no lock, no I/O.
 namespace palimpsest::orchestrator {
 
-// Rate of step `step` (from 0) of a stage of `steps`: linear from begin to end, and times
+// Rate of step `step` (from 0) of a stage of `steps`: from begin to end in its shape, and times
 // (step + 1) / warmup during the warm-up.
 double LearningRateAt(const LearningRate& rate, int32_t warmup, int64_t step, int64_t steps);
 

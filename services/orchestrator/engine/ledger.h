@@ -107,6 +107,8 @@ class Ledger {
   absl::Status Accept(int64_t group, const std::vector<RolloutRow>& rollouts, bool whole,
                       absl::Time now);
   absl::Status DropGroup(int64_t group, const std::string& why);
+  // Groups that were dropped after the latest one that is in a batch.
+  absl::StatusOr<int64_t> DroppedSinceBatch() const;
   // Accepted rollouts of a group, by sample, with their bytes.
   absl::StatusOr<std::vector<RolloutRow>> Rollouts(int64_t group) const;
   absl::StatusOr<std::vector<RolloutRow>> Members(int64_t step) const;
@@ -126,7 +128,8 @@ class Ledger {
   absl::StatusOr<std::vector<EvaluationRow>> Evaluations(const std::string& name, bool greedy,
                                                          bool bytes = false) const;
 
-  // How often something happened to rollouts: the outcomes, "stale", "abandoned", "refilled".
+  // How often something happened to rollouts: the outcomes, "stale", "abandoned", "refilled",
+  // "redrawn".
   absl::Status Count(const std::string& what, int64_t n);
   absl::StatusOr<std::map<std::string, int64_t>> Counts() const;
 

@@ -134,6 +134,17 @@ absl::StatusOr<std::vector<GroupRow>> Ledger::Groups(GroupState state) const {
   }
 }
 
+absl::StatusOr<int64_t> Ledger::DroppedSinceBatch() const {
+  absl::MutexLock lock(&mu_);
+  ASSIGN_OR_RETURN(Statement s,
+                   db_->Query("SELECT COUNT(*) FROM prompt_groups WHERE state = ? AND id > "
+                              "(SELECT COALESCE(MAX(id), -1) FROM prompt_groups WHERE state = ?)",
+                              static_cast<int64_t>(GroupState::kDropped),
+                              static_cast<int64_t>(GroupState::kBatched)));
+  RETURN_IF_ERROR(s.Next().status());
+  return s.Int(0);
+}
+
 absl::StatusOr<std::vector<RolloutRow>> Ledger::Rollouts(int64_t group) const {
   absl::MutexLock lock(&mu_);
   return ReadWithBytes(db_->Query(SelectRollouts("WHERE r.grp = ? ORDER BY r.sample"), group));

@@ -228,6 +228,40 @@ absl::StatusOr<bool> RlStage::DropUnusable(const std::vector<int64_t>& groups) {
   return true;
 }
 
+absl::StatusOr<RlStage::Rewarded> RlStage::RewardsOf(int64_t group) const {
+  ASSIGN_OR_RETURN(const std::vector<RolloutRow> rows, place_.ledger.Rollouts(group));
+  Rewarded rewarded;
+  for (const RolloutRow& row : rows) {
+    const int64_t length = std::max(1, row.total_tokens - row.prompt_tokens);
+    rewarded.ids.push_back(row.id);
+    rewarded.rewards.push_back(row.reward.value_or(0) +
+                               rl::OverlongPenalty(place_.plan.rl.overlong, length));
+    rewarded.lengths.push_back(length);
+  }
+  return rewarded;
+}
+
+// Groups that teach nothing give way to the next prompts, in order and up to the bound of a batch;
+// those over it stay. The ledger knows how many went, so a restart changes nothing.
+absl::StatusOr<bool> RlStage::Redraw(const std::vector<int64_t>& groups) {
+  if (place_.plan.rl.max_redraws == 0) return false;
+  ASSIGN_OR_RETURN(int64_t dropped, place_.ledger.DroppedSinceBatch());
+  bool any = false;
+  for (const int64_t group : groups) {
+    if (dropped >= place_.plan.rl.max_redraws) break;
+    ASSIGN_OR_RETURN(const Rewarded rewarded, RewardsOf(group));
+    if (!rl::AllEqual(rewarded.rewards)) continue;
+    RETURN_IF_ERROR(place_.ledger.DropGroup(group, "its rewards are all equal"));
+    const auto rollouts = static_cast<int64_t>(rewarded.ids.size());
+    RETURN_IF_ERROR(place_.ledger.Count("redrawn", rollouts));
+    place_.metrics.rollouts.With({"redrawn"}).Add(static_cast<double>(rollouts));
+    ready_.erase(group);
+    ++dropped;
+    any = true;
+  }
+  return any;
+}
+
 absl::Status RlStage::Commit() {
   const auto size = static_cast<size_t>(place_.plan.rl.prompts_per_batch);
   const std::vector<int64_t> groups(ready_.begin(),
@@ -235,13 +269,14 @@ absl::Status RlStage::Commit() {
   RETURN_IF_ERROR(LearnVersions(groups));
   ASSIGN_OR_RETURN(const bool dropped, DropUnusable(groups));
   if (dropped) return absl::OkStatus();
+  ASSIGN_OR_RETURN(const bool redrawn, Redraw(groups));
+  if (redrawn) return absl::OkStatus();
   std::map<std::string, double> advantages;
   for (const int64_t group : groups) {
-    ASSIGN_OR_RETURN(const std::vector<RolloutRow> rows, place_.ledger.Rollouts(group));
-    std::vector<double> rewards;
-    for (const RolloutRow& row : rows) rewards.push_back(row.reward.value_or(0));
-    const std::vector<double> values = rl::GroupAdvantages(rewards, place_.plan.rl.advantage_eps);
-    for (size_t i = 0; i < rows.size(); ++i) advantages[rows[i].id] = values[i];
+    ASSIGN_OR_RETURN(const Rewarded rewarded, RewardsOf(group));
+    const std::vector<double> values =
+        rl::GroupAdvantages(place_.plan.rl.advantage, rewarded.rewards, rewarded.lengths);
+    for (size_t i = 0; i < values.size(); ++i) advantages[rewarded.ids[i]] = values[i];
   }
   RETURN_IF_ERROR(place_.ledger.CommitRlBatch({.step = first_step_ + committed_ + 1,
                                                .id = absl::StrFormat("rl.%d", committed_),

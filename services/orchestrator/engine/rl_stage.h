@@ -60,6 +60,14 @@ class RlStage {
   absl::Status Commit();
   absl::Status LearnVersions(const std::vector<int64_t>& groups);
   absl::StatusOr<bool> DropUnusable(const std::vector<int64_t>& groups);
+  // Of a group that is whole: rollouts by sample, with rewards as they are learnt from.
+  struct Rewarded {
+    std::vector<std::string> ids;
+    std::vector<double> rewards;
+    std::vector<int64_t> lengths;  // tokens of the response, > 0
+  };
+  absl::StatusOr<Rewarded> RewardsOf(int64_t group) const;
+  absl::StatusOr<bool> Redraw(const std::vector<int64_t>& groups);
   absl::Status Evaluate();
   double TakeBusySeconds();
   void TellQueues(const RlSnapshot& now);

@@ -8,7 +8,6 @@
 #include <vector>
 
 #include "common/context/policy.h"
-#include "common/rl/policy_loss.h"
 #include "common/rl/rollout.h"
 
 // What the trainer is given and what it answers. Plain values.
@@ -74,6 +73,7 @@ struct RatioStats {
   double clip_share = 0;
   double truncated_share = 0;
   double effective_sample_size = 0;
+  double masked_share = 0;  // not counted by the correction
 };
 
 struct StepResult {
@@ -87,6 +87,7 @@ struct StepResult {
   double entropy = 0;                         // mean over loss tokens, nats
   std::vector<MismatchBucket> mismatch = {};  // ascending by events; empty for SFT
   std::optional<RatioStats> ratio = {};       // absent for SFT
+  std::optional<double> reference_kl = {};    // mean over loss tokens, nats; absent without one
   std::vector<Rejected> rejected = {};
   std::vector<std::pair<std::string, double>> phases = {};  // seconds
   bool skipped = false;  // nothing to learn from, or not finite: the weights did not change

@@ -1,5 +1,8 @@
 #include "services/trainer/core/schedule.h"
 
+#include <cmath>
+#include <numbers>
+
 #include "absl/strings/str_format.h"
 
 namespace palimpsest::trainer {
@@ -21,6 +24,9 @@ absl::Status Validate(const Schedule& s) {
     return absl::InvalidArgumentError(absl::StrFormat(
         "decay_steps=%d is neither 0 nor past warmup_steps=%d", s.decay_steps, s.warmup_steps));
   }
+  if (s.decay == Decay::kCosine && s.decay_steps == 0) {
+    return absl::InvalidArgumentError("decay=cosine with decay_steps=0 has no effect");
+  }
   return absl::OkStatus();
 }
 
@@ -30,8 +36,9 @@ double LearningRate(const Schedule& s, int64_t step) {
   }
   if (s.decay_steps == 0) return s.learning_rate;
   if (step >= s.decay_steps) return s.final_learning_rate;
-  const double part = static_cast<double>(step - s.warmup_steps) /
-                      static_cast<double>(s.decay_steps - s.warmup_steps);
+  double part = static_cast<double>(step - s.warmup_steps) /
+                static_cast<double>(s.decay_steps - s.warmup_steps);
+  if (s.decay == Decay::kCosine) part = (1 - std::cos(std::numbers::pi * part)) / 2;
   return s.learning_rate + part * (s.final_learning_rate - s.learning_rate);
 }
 

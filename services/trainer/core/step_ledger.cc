@@ -24,6 +24,14 @@ absl::StatusOr<std::optional<StepResult>> StepLedger::Find(int64_t step,
   return result;
 }
 
+int64_t StepLedger::NotFiniteInARow() const {
+  int64_t count = 0;
+  for (auto result = results_.rbegin(); result != results_.rend() && result->skipped; ++result) {
+    count += result->loss_tokens > 0;
+  }
+  return count;
+}
+
 void StepLedger::Add(StepResult result) {
   step_ = result.step;
   results_.push_back(std::move(result));

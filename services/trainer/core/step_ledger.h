@@ -22,6 +22,10 @@ class StepLedger {
   // gap, another batch at a trained step, or a step that is no longer remembered.
   absl::StatusOr<std::optional<StepResult>> Find(int64_t step, const std::string& batch_id) const;
 
+  // Steps at the end whose loss or gradient was not finite; those with nothing to learn are passed
+  // over. At most kRemembered.
+  int64_t NotFiniteInARow() const;
+
   // `result` is of step() + 1.
   void Add(StepResult result);
 

@@ -48,8 +48,12 @@ class Trainer {
   virtual std::string last_batch_id() const = 0;
   virtual absl::StatusOr<std::vector<PublishedVersion>> Published() const = 0;  // ascending
 
+  // FAILED_PRECONDITION when so many steps in a row were not finite that no batch is taken.
+  virtual absl::Status Sound() const = 0;
+
   // One optimiser step, or the recorded result of (step, batch id). FAILED_PRECONDITION for a gap
-  // in the steps or another batch at a trained step; whatever fails, the weights are as before.
+  // in the steps, another batch at a trained step, or an engine that is not sound; whatever fails,
+  // the weights are as before.
   virtual absl::StatusOr<TrainOutcome> Train(const Batch& batch) = 0;
   // The weights of step() as a version; the same step again is the same version.
   virtual absl::StatusOr<PublishedVersion> Publish() = 0;

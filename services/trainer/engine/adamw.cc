@@ -71,13 +71,15 @@ void AdamW::Step(double learning_rate, double norm) {
   const double correction1 = 1 - std::pow(options_.beta1, static_cast<double>(updates_));
   const double correction2 = 1 - std::pow(options_.beta2, static_cast<double>(updates_));
   for (size_t i = 0; i < parameters_.size(); ++i) {
-    at::Tensor& parameter = parameters_[i].second;
+    auto& [name, parameter] = parameters_[i];
     if (!parameter.grad().defined()) continue;
     const at::Tensor gradient = parameter.grad() * scale;
     at::Tensor &m = moments_[2 * i].second, &v = moments_[2 * i + 1].second;
     m.mul_(options_.beta1).add_(gradient, 1 - options_.beta1);
     v.mul_(options_.beta2).addcmul_(gradient, gradient, 1 - options_.beta2);
-    if (parameter.dim() >= 2) parameter.mul_(1 - learning_rate * options_.weight_decay);
+    if (Decays(options_.decay, name, parameter.dim())) {
+      parameter.mul_(1 - learning_rate * options_.weight_decay);
+    }
     const at::Tensor spread = v.sqrt().div_(std::sqrt(correction2)).add_(options_.epsilon);
     parameter.addcdiv_(m, spread, -learning_rate / correction1);
   }

@@ -5,6 +5,7 @@
 
 #include "common/base/status.h"
 #include "common/model/decoder.h"
+#include "services/trainer/engine/weight_decay.h"
 
 namespace palimpsest::trainer {
 
@@ -12,8 +13,9 @@ struct AdamOptions {
   double beta1 = 0.9;
   double beta2 = 0.95;
   double epsilon = 1e-8;
-  double weight_decay = 0.01;  // of tensors with two dimensions or more
-  double clip_norm = 1;        // of all gradients together; > 0
+  double weight_decay = 0.01;
+  DecayGroup decay = DecayGroup::kMatrices;  // what weight_decay is of
+  double clip_norm = 1;                      // of all gradients together; > 0
   bool operator==(const AdamOptions&) const = default;
 };
 absl::Status Validate(const AdamOptions& options);

@@ -45,8 +45,10 @@ Json JsonOf(const StepResult& r) {
                      {"max", r.ratio->max},
                      {"clip_share", r.ratio->clip_share},
                      {"truncated_share", r.ratio->truncated_share},
-                     {"effective_sample_size", r.ratio->effective_sample_size}};
+                     {"effective_sample_size", r.ratio->effective_sample_size},
+                     {"masked_share", r.ratio->masked_share}};
   }
+  if (r.reference_kl) json["reference_kl"] = *r.reference_kl;
   return json;
 }
 
@@ -162,8 +164,11 @@ StepResult TakeResult(Fields& f) {
     ratio.Take("clip_share", r.ratio->clip_share);
     ratio.Take("truncated_share", r.ratio->truncated_share);
     ratio.Take("effective_sample_size", r.ratio->effective_sample_size);
+    // Older checkpoints know no masks.
+    if (ratio.Find("masked_share")) ratio.Take("masked_share", r.ratio->masked_share);
     if (!ratio.good()) f.Fail();
   }
+  if (f.Find("reference_kl")) f.Take("reference_kl", r.reference_kl.emplace());
   return r;
 }
 

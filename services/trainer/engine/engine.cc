@@ -10,8 +10,10 @@
 #include "common/telemetry/log.h"
 #include "common/weights/durable_file.h"
 #include "services/trainer/engine/checkpoint_folder.h"
+#include "services/trainer/engine/loss.h"
 #include "services/trainer/engine/mismatch.h"
 #include "services/trainer/engine/peak_memory.h"
+#include "services/trainer/engine/reference.h"
 #include "services/trainer/engine/sequences.h"
 
 namespace palimpsest::trainer {
@@ -22,37 +24,6 @@ constexpr char kOptimizerFile[] = "optimizer.safetensors";
 attention::ReplayOptions OptionsFor(const EngineOptions& options, const model::Decoder& decoder) {
   return {.gradient = options.gradient,
           .scale = 1 / std::sqrt(static_cast<double>(decoder.config().head_dim))};
-}
-
-// -sum w n over tokens: maximum likelihood.
-LossValue Likelihood(std::span<const TokenOutcome> tokens, std::span<const double> logprobs) {
-  LossValue value;
-  for (size_t i = 0; i < tokens.size(); ++i) {
-    value.loss -= tokens[i].token->weight * logprobs[i];
-    value.gradient.push_back(-tokens[i].token->weight);
-  }
-  return value;
-}
-
-rl::PolicyLossResult PolicyLossOf(const rl::PolicyLossOptions& options,
-                                  std::span<const TokenOutcome> tokens,
-                                  std::span<const double> logprobs) {
-  std::vector<double> recorded, advantages, weights;
-  for (const TokenOutcome& t : tokens) {
-    recorded.push_back(t.token->recorded);
-    advantages.push_back(t.token->advantage);
-    weights.push_back(t.token->weight);
-  }
-  return rl::PolicyLoss(options, logprobs, recorded, advantages, weights);
-}
-
-RatioStats StatsOf(const rl::RatioSums& sums) {
-  const auto tokens = static_cast<double>(std::max<int64_t>(1, sums.tokens));
-  return {.mean = sums.ratio / tokens,
-          .max = sums.max_ratio,
-          .clip_share = static_cast<double>(sums.clipped) / tokens,
-          .truncated_share = static_cast<double>(sums.truncated) / tokens,
-          .effective_sample_size = sums.EffectiveShare()};
 }
 
 // Back to idle when it goes.
@@ -69,7 +40,8 @@ class PhaseScope {
 
 struct TrainerEngine::Accumulated {
   PassResult pass;
-  rl::RatioSums ratio;
+  rl::ObjectiveSums objective;
+  double reference_seconds = 0;
   Mismatch mismatch;
 };
 
@@ -104,6 +76,9 @@ absl::StatusOr<std::unique_ptr<TrainerEngine>> TrainerEngine::Open(const EngineO
         engine->optimizer_.Load(found->folder + "/" + kOptimizerFile, found->state.updates));
     engine->ledger_ = found->state.ledger;
     engine->durable_step_ = engine->step();
+  }
+  if (options.loss.reference_kl.coefficient > 0) {
+    ASSIGN_OR_RETURN(engine->reference_, LoadReference(options, engine->decoder().config()));
   }
   ASSIGN_OR_RETURN(engine->store_, weights::StoreWriter::Open(options.run.StoreFolder(),
                                                               {.run = options.run.name,
@@ -149,26 +124,28 @@ absl::StatusOr<TrainerEngine::Admitted> TrainerEngine::Admit(const Batch& batch)
   for (const SftItem& item : batch.sft) {
     take(item, item.id, [&](const SftItem& i) { return SequenceOf(i, limits.shape); });
   }
-  for (LossSequence& sequence : admitted.sequences) {
-    for (LossToken& token : sequence.tokens) {
-      token.weight /= static_cast<double>(admitted.loss_tokens);
-    }
-  }
+  // Demonstrations are learnt as a mean over their tokens, whatever method is set for rollouts.
+  WeighTokens(batch.rl.empty() ? rl::AggregationOptions{} : options_.loss.aggregation,
+              admitted.sequences);
   return admitted;
 }
 
 absl::Status TrainerEngine::Accumulate(const Admitted& admitted, bool rl, Accumulated& sums) const {
-  const LossFunction loss = [&](std::span<const TokenOutcome> tokens,
-                                std::span<const double> logprobs) -> LossValue {
-    if (!rl) return Likelihood(tokens, logprobs);
-    rl::PolicyLossResult result = PolicyLossOf(options_.loss, tokens, logprobs);
-    sums.ratio.Add(result.sums);
-    sums.mismatch.Add(tokens, logprobs);
-    return {result.loss, std::move(result.gradient)};
+  std::vector<double> reference;  // of the micro-batch
+  const LossFunction loss = [&](const PassTokens& pass) {
+    if (!rl) return Likelihood(pass);
+    sums.mismatch.Add(pass);
+    return PolicyLoss(options_.loss, pass, reference, sums.objective);
   };
   ASSIGN_OR_RETURN(const auto micro_batches,
                    Pack(admitted.sequences, options_.max_tokens_per_micro_batch));
   for (const std::vector<const LossSequence*>& micro_batch : micro_batches) {
+    if (rl && reference_ != nullptr) {
+      const absl::Time start = clock_.Now();
+      ASSIGN_OR_RETURN(reference,
+                       ReplayLogProbs(*reference_, OptionsFor(options_, *reference_), micro_batch));
+      sums.reference_seconds += absl::ToDoubleSeconds(clock_.Now() - start);
+    }
     ASSIGN_OR_RETURN(
         const PassResult pass,
         RunPass(*model_.decoder, OptionsFor(options_, *model_.decoder), micro_batch, loss, clock_));
@@ -209,16 +186,33 @@ absl::StatusOr<StepResult> TrainerEngine::Learn(const Batch& batch) {
       .mismatch = sums.mismatch.Buckets(),
       .rejected = std::move(admitted.rejected),
       .phases = {{"forward", sums.pass.forward_seconds}, {"backward", sums.pass.backward_seconds}}};
-  if (!batch.rl.empty()) result.ratio = StatsOf(sums.ratio);
+  if (!batch.rl.empty()) result.ratio = StatsOf(sums.objective);
+  if (!batch.rl.empty() && reference_ != nullptr) {
+    result.reference_kl = sums.objective.reference_kl /
+                          static_cast<double>(std::max<int64_t>(1, admitted.loss_tokens));
+    result.phases.emplace_back("reference", sums.reference_seconds);
+  }
   TakeStep(batch, result);
   result.peak_bytes = PeakMemory();
   return result;
+}
+
+absl::Status TrainerEngine::Sound() const {
+  const int64_t skipped = ledger_.NotFiniteInARow();
+  if (options_.max_skipped_in_a_row == 0 || skipped < options_.max_skipped_in_a_row) {
+    return absl::OkStatus();
+  }
+  return absl::FailedPreconditionError(absl::StrFormat(
+      "the last %d steps, up to step %d, had a loss or gradient that was not finite: no more is "
+      "taken (trainer.max_skipped_in_a_row=%d)",
+      skipped, step(), options_.max_skipped_in_a_row));
 }
 
 absl::StatusOr<TrainOutcome> TrainerEngine::Train(const Batch& batch) {
   RETURN_IF_ERROR(Validate(batch));
   ASSIGN_OR_RETURN(std::optional<StepResult> known, ledger_.Find(batch.step, batch.id));
   if (known) return TrainOutcome{*std::move(known), true};
+  RETURN_IF_ERROR(Sound());
   const PhaseScope scope(phase_, Phase::kReplay);
   absl::StatusOr<StepResult> result = absl::UnknownError("");
   try {

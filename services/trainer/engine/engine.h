@@ -33,6 +33,7 @@ class TrainerEngine final : public Trainer {
   int64_t durable_step() const override { return durable_step_; }
   std::string last_batch_id() const override;
   absl::StatusOr<std::vector<PublishedVersion>> Published() const override;
+  absl::Status Sound() const override;
   absl::StatusOr<TrainOutcome> Train(const Batch& batch) override;
   absl::StatusOr<PublishedVersion> Publish() override;
   absl::Status Save() override;
@@ -59,6 +60,7 @@ class TrainerEngine final : public Trainer {
   TrainerInfo info_;
   std::atomic<Phase> phase_ = Phase::kIdle;
   SourceModel model_;
+  std::unique_ptr<model::Decoder> reference_;  // null without a KL
   AdamW optimizer_;
   StepLedger ledger_;
   int64_t durable_step_ = 0;

@@ -5,14 +5,15 @@
 
 namespace palimpsest::trainer {
 
-void Mismatch::Add(std::span<const TokenOutcome> tokens, std::span<const double> logprobs) {
-  for (size_t i = 0; i < tokens.size(); ++i) {
-    const auto& events = tokens[i].sequence->replay.events;
+void Mismatch::Add(const PassTokens& pass) {
+  for (size_t i = 0; i < pass.tokens.size(); ++i) {
+    const LossToken& token = *pass.tokens[i].token;
+    const auto& events = pass.tokens[i].sequence->replay.events;
     // The row at position - 1 saw the events with at < position.
     const auto seen = static_cast<int32_t>(std::count_if(
         events.begin(), events.end(),
-        [&](const attention::ReplayEvent& e) { return e.event.at < tokens[i].token->position; }));
-    const double difference = logprobs[i] - tokens[i].token->recorded;
+        [&](const attention::ReplayEvent& e) { return e.event.at < token.position; }));
+    const double difference = pass.logprobs[i] - token.recorded;
     MismatchBucket& sums = sums_[seen];
     sums.events = seen;
     ++sums.tokens;

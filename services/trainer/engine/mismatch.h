@@ -1,7 +1,6 @@
 #pragma once
 
 #include <map>
-#include <span>
 #include <vector>
 
 #include "services/trainer/core/batch.h"
@@ -13,7 +12,7 @@ namespace palimpsest::trainer {
 // the token had seen.
 class Mismatch {
  public:
-  void Add(std::span<const TokenOutcome> tokens, std::span<const double> logprobs);
+  void Add(const PassTokens& pass);
   std::vector<MismatchBucket> Buckets() const;
 
  private:

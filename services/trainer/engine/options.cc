@@ -1,6 +1,7 @@
 #include "services/trainer/engine/options.h"
 
 #include "absl/strings/str_format.h"
+#include "services/trainer/core/step_ledger.h"
 
 namespace palimpsest::trainer {
 namespace {
@@ -31,6 +32,19 @@ absl::Status Validate(const EngineOptions& o) {
   RETURN_IF_ERROR(AtLeast("max_tokens_per_micro_batch", o.max_tokens_per_micro_batch, 2));
   RETURN_IF_ERROR(AtLeast("keep_checkpoints", o.keep_checkpoints, 1));
   RETURN_IF_ERROR(AtLeast("keep_versions", o.keep_versions, 2));
+  RETURN_IF_ERROR(AtLeast("max_skipped_in_a_row", o.max_skipped_in_a_row, 0));
+  if (o.max_skipped_in_a_row > static_cast<int32_t>(StepLedger::kRemembered)) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("trainer.max_skipped_in_a_row=%d is more than the %d steps that are "
+                        "remembered",
+                        o.max_skipped_in_a_row, StepLedger::kRemembered));
+  }
+  if (!o.reference_folder.empty() && o.loss.reference_kl.coefficient == 0) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("trainer.reference_folder=%s with trainer.loss.reference_kl.coefficient=0 "
+                        "has no effect",
+                        o.reference_folder));
+  }
   RETURN_IF_ERROR(Under("loss", Validate(o.loss)));
   RETURN_IF_ERROR(Under("optimizer", Validate(o.optimizer)));
   return Under("schedule", Validate(o.schedule));

@@ -7,7 +7,7 @@
 #include "common/compaction/gradient_mode.h"
 #include "common/config/run_sections.h"
 #include "common/model/decoder.h"
-#include "common/rl/policy_loss.h"
+#include "common/rl/objective.h"
 #include "services/trainer/core/schedule.h"
 #include "services/trainer/engine/adamw.h"
 
@@ -19,12 +19,18 @@ struct EngineOptions {
   model::DType dtype = model::DType::kFloat32;
   int32_t threads = 2;                        // of torch
   int32_t max_tokens_per_micro_batch = 8192;  // rows of one forward pass
-  rl::PolicyLossOptions loss;
+  rl::ObjectiveOptions loss;                  // of rollouts
+  // What loss.reference_kl is measured against, a Hugging Face folder or a version of a store;
+  // empty: the model that the run started from. Held, and replayed, only while the coefficient is >
+  // 0.
+  std::string reference_folder;
   AdamOptions optimizer;
   Schedule schedule;
   compaction::GradientMode gradient = compaction::GradientMode::kFull;
   bool take_truncated_sampling = false;
   bool take_greedy = false;
+  // Steps that were not finite, one after the other, after which no batch is taken; 0: never.
+  int32_t max_skipped_in_a_row = 0;
   int32_t keep_checkpoints = 2;  // >= 1
   int32_t keep_versions = 3;     // >= 2, whatever readers hold
   bool operator==(const EngineOptions&) const = default;

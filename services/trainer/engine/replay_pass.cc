@@ -1,8 +1,12 @@
 #include "services/trainer/engine/replay_pass.h"
 
 #include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
+#include <torch/csrc/autograd/autograd.h>
 
 #include <map>
+#include <memory>
+#include <numeric>
 
 #include "absl/time/time.h"
 #include "common/model/logprob.h"
@@ -14,6 +18,7 @@ namespace {
 struct Slice {
   std::vector<int64_t> rows, targets;
   std::vector<TokenOutcome> tokens;
+  std::vector<int64_t> ends;  // of its sequences, in tokens
 };
 
 std::map<double, Slice> SliceByTemperature(const attention::PackedBatch& batch,
@@ -27,8 +32,67 @@ std::map<double, Slice> SliceByTemperature(const attention::PackedBatch& batch,
       slice.targets.push_back(sequence.replay.tokens[token.position]);
       slice.tokens.push_back({&sequence, &token});
     }
+    slice.ends.push_back(static_cast<int64_t>(slice.tokens.size()));
   }
   return slices;
+}
+
+// A micro-batch after its forward pass: what PassTokens says, with autograd behind it.
+struct Forward {
+  std::unique_ptr<attention::PackedBatch> batch;      // autograd looks into it,
+  std::unique_ptr<attention::ReplayContext> context;  // as this does
+  std::vector<TokenOutcome> tokens;
+  std::vector<int64_t> sequences = {0};
+  at::Tensor logprobs, entropies;
+};
+
+absl::StatusOr<Forward> RunForward(const model::Decoder& decoder,
+                                   const attention::ReplayOptions& options,
+                                   std::span<const LossSequence* const> sequences) {
+  std::vector<attention::ReplaySequence> replays;
+  for (const LossSequence* sequence : sequences) replays.push_back(sequence->replay);
+  const context::Shape shape = {decoder.config().layers, decoder.config().kv_heads};
+  ASSIGN_OR_RETURN(attention::PackedBatch packed, attention::PackedBatch::Create(replays, shape));
+  Forward forward;
+  forward.batch = std::make_unique<attention::PackedBatch>(std::move(packed));
+  const attention::PackedBatch& batch = *forward.batch;
+  forward.context = std::make_unique<attention::ReplayContext>(batch, options);
+  const at::Tensor hidden =
+      decoder.Hidden(at::tensor(batch.ids(), at::kLong), at::tensor(batch.positions(), at::kLong),
+                     *forward.context);
+  std::vector<at::Tensor> logprobs, entropies;
+  for (const auto& [temperature, slice] : SliceByTemperature(batch, sequences)) {
+    auto [chosen, entropy] = model::TokenLogProbsAndEntropy(
+        decoder, hidden.index_select(0, at::tensor(slice.rows, at::kLong)),
+        at::tensor(slice.targets, at::kLong), temperature);
+    logprobs.push_back(chosen);
+    entropies.push_back(entropy);
+    const auto before = static_cast<int64_t>(forward.tokens.size());
+    for (int64_t end : slice.ends) forward.sequences.push_back(before + end);
+    forward.tokens.insert(forward.tokens.end(), slice.tokens.begin(), slice.tokens.end());
+  }
+  forward.logprobs = at::cat(logprobs);
+  forward.entropies = at::cat(entropies);
+  return forward;
+}
+
+std::vector<double> Wide(const at::Tensor& values) {
+  const at::Tensor wide = values.detach().to(at::kDouble).contiguous();
+  return {wide.const_data_ptr<double>(), wide.const_data_ptr<double>() + wide.numel()};
+}
+
+at::Tensor Like(const at::Tensor& values, const std::vector<double>& gradient) {
+  return at::tensor(gradient, at::kDouble).to(values.scalar_type());
+}
+
+void RunBackward(const Forward& forward, const LossValue& value) {
+  const at::Tensor of_logprobs = Like(forward.logprobs, value.of_logprobs);
+  if (value.of_entropies.empty()) {
+    forward.logprobs.backward(of_logprobs);
+    return;
+  }
+  torch::autograd::backward({forward.logprobs, forward.entropies},
+                            {of_logprobs, Like(forward.entropies, value.of_entropies)});
 }
 
 }  // namespace
@@ -38,37 +102,26 @@ absl::StatusOr<PassResult> RunPass(const model::Decoder& decoder,
                                    std::span<const LossSequence* const> sequences,
                                    const LossFunction& loss, Clock& clock) {
   const absl::Time start = clock.Now();
-  std::vector<attention::ReplaySequence> replays;
-  for (const LossSequence* sequence : sequences) replays.push_back(sequence->replay);
-  const context::Shape shape = {decoder.config().layers, decoder.config().kv_heads};
-  ASSIGN_OR_RETURN(const attention::PackedBatch batch,
-                   attention::PackedBatch::Create(replays, shape));
-  attention::ReplayContext context(batch, options);
-  const at::Tensor hidden = decoder.Hidden(at::tensor(batch.ids(), at::kLong),
-                                           at::tensor(batch.positions(), at::kLong), context);
-
-  std::vector<at::Tensor> parts;
-  std::vector<TokenOutcome> tokens;
-  PassResult result{.rows = batch.rows()};
-  for (const auto& [temperature, slice] : SliceByTemperature(batch, sequences)) {
-    const auto [logprobs, entropy] = model::TokenLogProbsAndEntropy(
-        decoder, hidden.index_select(0, at::tensor(slice.rows, at::kLong)),
-        at::tensor(slice.targets, at::kLong), temperature);
-    parts.push_back(logprobs);
-    tokens.insert(tokens.end(), slice.tokens.begin(), slice.tokens.end());
-    result.entropy_sum += entropy.detach().sum(at::kDouble).item<double>();
-  }
-  const at::Tensor logprobs = at::cat(parts);
-  const at::Tensor wide = logprobs.detach().to(at::kDouble).contiguous();
-  const LossValue value =
-      loss(tokens, {wide.const_data_ptr<double>(), static_cast<size_t>(wide.numel())});
-  result.loss = value.loss;
+  ASSIGN_OR_RETURN(const Forward forward, RunForward(decoder, options, sequences));
+  const std::vector<double> logprobs = Wide(forward.logprobs), entropies = Wide(forward.entropies);
+  const LossValue value = loss({forward.tokens, logprobs, entropies, forward.sequences});
+  PassResult result{.loss = value.loss,
+                    .entropy_sum = std::accumulate(entropies.begin(), entropies.end(), 0.0),
+                    .rows = forward.batch->rows()};
   result.forward_seconds = absl::ToDoubleSeconds(clock.Now() - start);
 
   const absl::Time turn = clock.Now();
-  logprobs.backward(at::tensor(value.gradient, at::kDouble).to(logprobs.scalar_type()));
+  RunBackward(forward, value);
   result.backward_seconds = absl::ToDoubleSeconds(clock.Now() - turn);
   return result;
+}
+
+absl::StatusOr<std::vector<double>> ReplayLogProbs(const model::Decoder& decoder,
+                                                   const attention::ReplayOptions& options,
+                                                   std::span<const LossSequence* const> sequences) {
+  const c10::NoGradGuard no_grad;
+  ASSIGN_OR_RETURN(const Forward forward, RunForward(decoder, options, sequences));
+  return Wide(forward.logprobs);
 }
 
 }  // namespace palimpsest::trainer

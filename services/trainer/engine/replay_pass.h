@@ -33,13 +33,22 @@ struct TokenOutcome {
   const LossToken* token = nullptr;
 };
 
-// Value of the loss and its derivative by each token's log-probability.
+// The loss tokens of a micro-batch after its forward pass, T of them, sequence after sequence;
+// which comes first depends on the sequences alone.
+struct PassTokens {
+  std::span<const TokenOutcome> tokens;  // [T]
+  std::span<const double> logprobs;      // [T] nats
+  std::span<const double> entropies;     // [T] of each token's distribution, nats
+  std::span<const int64_t> sequences;    // [S + 1] offsets, rising from 0 to T
+};
+
+// Value of the loss and its derivatives.
 struct LossValue {
   double loss = 0;
-  std::vector<double> gradient;
+  std::vector<double> of_logprobs = {};   // [T]
+  std::vector<double> of_entropies = {};  // [T]; empty when the entropy has no part in it
 };
-using LossFunction =
-    std::function<LossValue(std::span<const TokenOutcome>, std::span<const double> logprobs)>;
+using LossFunction = std::function<LossValue(const PassTokens&)>;
 
 struct PassResult {
   double loss = 0;
@@ -55,5 +64,11 @@ absl::StatusOr<PassResult> RunPass(const model::Decoder& decoder,
                                    const attention::ReplayOptions& options,
                                    std::span<const LossSequence* const> sequences,
                                    const LossFunction& loss, Clock& clock);
+
+// [T] log-probabilities of the loss tokens under other weights and the same logs, in the order of
+// PassTokens; nothing is learnt.
+absl::StatusOr<std::vector<double>> ReplayLogProbs(const model::Decoder& decoder,
+                                                   const attention::ReplayOptions& options,
+                                                   std::span<const LossSequence* const> sequences);
 
 }  // namespace palimpsest::trainer

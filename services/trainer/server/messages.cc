@@ -96,7 +96,9 @@ v1::TrainBatchResponse ToProto(const TrainOutcome& outcome) {
     ratio.set_clip_share(r.ratio->clip_share);
     ratio.set_truncated_share(r.ratio->truncated_share);
     ratio.set_effective_sample_size(r.ratio->effective_sample_size);
+    ratio.set_masked_share(r.ratio->masked_share);
   }
+  if (r.reference_kl) proto.set_reference_kl(*r.reference_kl);
   for (const Rejected& x : r.rejected) {
     v1::RejectedRollout& rejected = *proto.add_rejected();
     rejected.set_rollout_id(x.id);

@@ -41,17 +41,18 @@ TrainerServer::TrainerServer(Options options, Trainer& trainer, Telemetry& telem
                    return true;
                  })
       .IgnoreError();
-  telemetry_.SetReady(true);
 }
 
 void TrainerServer::TakeSnapshot() {
   Snapshot now{.step = trainer_.step(),
                .durable_step = trainer_.durable_step(),
-               .last_batch_id = trainer_.last_batch_id()};
+               .last_batch_id = trainer_.last_batch_id(),
+               .sound = trainer_.Sound()};
   auto published = trainer_.Published();
   const absl::MutexLock lock(&mu_);
   now.published = published.ok() ? *std::move(published) : snapshot_.published;
   snapshot_ = std::move(now);
+  TellReady();
   telemetry_.Status(snapshot_.step, snapshot_.durable_step,
                     snapshot_.published.empty() ? -1 : snapshot_.published.back().version.value());
 }
@@ -70,10 +71,19 @@ v1::ServingState TrainerServer::state() const {
 void TrainerServer::SetState(v1::ServingState state) {
   const absl::MutexLock lock(&mu_);
   if (state_ != v1::SERVING_STATE_DRAINING) state_ = state;
-  telemetry_.SetReady(state_ == v1::SERVING_STATE_SERVING);
+  TellReady();
+}
+
+void TrainerServer::TellReady() {
+  telemetry_.SetReady(state_ == v1::SERVING_STATE_SERVING && snapshot_.sound.ok());
 }
 
 absl::Status TrainerServer::Ready() const {
+  RETURN_IF_ERROR(Serving());
+  return snapshot().sound;
+}
+
+absl::Status TrainerServer::Serving() const {
   switch (state()) {
     case v1::SERVING_STATE_SERVING:
       return absl::OkStatus();
@@ -93,7 +103,7 @@ absl::Status TrainerServer::Finish() {
 }
 
 absl::StatusOr<v1::TrainBatchResponse> TrainerServer::TrainNow(const Batch& batch) {
-  RETURN_IF_ERROR(Ready());  // paused or draining since it was queued
+  RETURN_IF_ERROR(Serving());  // paused or draining since it was queued
   ASSIGN_OR_RETURN(const TrainOutcome outcome, trainer_.Train(batch));
   const StepResult& r = outcome.result;
   if (!outcome.already_trained) {
@@ -108,6 +118,9 @@ absl::StatusOr<v1::TrainBatchResponse> TrainerServer::TrainNow(const Batch& batc
     for (const Rejected& x : r.rejected) {
       Log(Severity::kWarning, "item rejected",
           {{"id", x.id}, {"reason", Name(x.reason)}, {"why", x.message}});
+    }
+    if (const absl::Status sound = trainer_.Sound(); !sound.ok()) {
+      Log(Severity::kError, "no more is learnt", {{"why", sound.ToString()}});
     }
     const int64_t behind = trainer_.step() - trainer_.durable_step();
     if (options_.checkpoint_every > 0 && behind >= options_.checkpoint_every) {
@@ -194,7 +207,7 @@ grpc::Status TrainerServer::GetStatus(grpc::ServerContext*, const v1::GetStatusR
 grpc::Status TrainerServer::TrainBatch(grpc::ServerContext* context,
                                        const v1::TrainBatchRequest* request,
                                        v1::TrainBatchResponse* response) {
-  if (absl::Status ready = Ready(); !ready.ok()) return ToGrpc(ready);
+  if (absl::Status serving = Serving(); !serving.ok()) return ToGrpc(serving);
   absl::StatusOr<Batch> batch = FromProto(*request);
   if (!batch.ok()) return ToGrpc(batch.status());
   return Answer(

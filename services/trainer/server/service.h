@@ -30,7 +30,8 @@ class TrainerServer final : public v1::TrainerService::Service {
   // No batch is taken any more; what is queued is done, the steps are saved, the worker ends. Its
   // answer is that of the last save.
   absl::Status Finish();
-  absl::Status Ready() const;  // OK, or UNAVAILABLE with the reason
+  // OK; UNAVAILABLE while paused or draining; FAILED_PRECONDITION while the trainer is not sound.
+  absl::Status Ready() const;
 
   grpc::Status GetServerInfo(grpc::ServerContext*, const v1::TrainerServiceGetServerInfoRequest*,
                              v1::TrainerServiceGetServerInfoResponse*) override;
@@ -55,6 +56,7 @@ class TrainerServer final : public v1::TrainerService::Service {
     int64_t step = 0, durable_step = 0;
     std::string last_batch_id;
     std::vector<PublishedVersion> published;
+    absl::Status sound;
   };
 
   // On the worker.
@@ -66,6 +68,8 @@ class TrainerServer final : public v1::TrainerService::Service {
   Snapshot snapshot() const;
   v1::ServingState state() const;
   void SetState(v1::ServingState state);
+  absl::Status Serving() const;  // OK, or UNAVAILABLE with the reason
+  void TellReady() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   const Options options_;
   Trainer& trainer_;

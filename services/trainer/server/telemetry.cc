@@ -24,6 +24,20 @@ Telemetry::Telemetry(Metrics& m)
       grad_norm_(One(m, "trainer_grad_norm", "of the last step, before clipping")),
       entropy_(One(m, "trainer_entropy", "mean over loss tokens of the last step, nats")),
       peak_bytes_(One(m, "trainer_peak_bytes", "resident memory at its highest in the last step")),
+      learning_rate_(One(m, "trainer_learning_rate", "of the last step")),
+      tokens_per_second_(
+          One(m, "trainer_tokens_per_second", "rows computed per second of the last step")),
+      ratio_mean_(One(m, "trainer_ratio_mean", "importance ratio of the last step, over tokens")),
+      ratio_max_(One(m, "trainer_ratio_max", "importance ratio of the last step, the largest")),
+      clip_share_(
+          One(m, "trainer_clip_share", "of tokens that a bound held back in the last step")),
+      truncated_share_(
+          One(m, "trainer_truncated_share", "of tokens whose factor was cut in the last step")),
+      masked_share_(One(m, "trainer_masked_share", "of tokens that a mask left out, last step")),
+      effective_share_(One(m, "trainer_effective_sample_share",
+                           "effective sample size by tokens of the last step")),
+      reference_kl_(One(m, "trainer_reference_kl",
+                        "estimate of the KL to the reference, last step; nats a token")),
       tokens_(Count(m, "trainer_tokens_total", "rows computed")),
       loss_tokens_(Count(m, "trainer_loss_tokens_total", "tokens learnt from")),
       skipped_(Count(m, "trainer_skipped_steps_total", "steps that changed no weight")),
@@ -43,6 +57,15 @@ Telemetry::Telemetry(Metrics& m)
 
 void Telemetry::SetReady(bool ready) { ready_.Set(ready ? 1 : 0); }
 
+void Telemetry::TrainedRollouts(const RatioStats& ratio) {
+  ratio_mean_.Set(ratio.mean);
+  ratio_max_.Set(ratio.max);
+  clip_share_.Set(ratio.clip_share);
+  truncated_share_.Set(ratio.truncated_share);
+  masked_share_.Set(ratio.masked_share);
+  effective_share_.Set(ratio.effective_sample_size);
+}
+
 void Telemetry::Trained(const StepResult& r) {
   loss_.Set(r.loss);
   grad_norm_.Set(r.grad_norm);
@@ -56,7 +79,15 @@ void Telemetry::Trained(const StepResult& r) {
     mismatch_max_.With({std::to_string(m.events)}).Set(m.max_abs);
   }
   for (const Rejected& x : r.rejected) rejected_.With({std::string(Name(x.reason))}).Add();
-  for (const auto& [phase, seconds] : r.phases) step_seconds_.With({phase}).Observe(seconds);
+  learning_rate_.Set(r.learning_rate);
+  if (r.ratio) TrainedRollouts(*r.ratio);
+  if (r.reference_kl) reference_kl_.Set(*r.reference_kl);
+  double total = 0;
+  for (const auto& [phase, seconds] : r.phases) {
+    step_seconds_.With({phase}).Observe(seconds);
+    total += seconds;
+  }
+  if (total > 0) tokens_per_second_.Set(static_cast<double>(r.tokens) / total);
 }
 
 void Telemetry::Status(int64_t step, int64_t durable_step, int64_t policy_version) {

@@ -16,7 +16,11 @@ class Telemetry {
   void SaveFailed();
 
  private:
-  Gauge ready_, step_, durable_step_, policy_version_, loss_, grad_norm_, entropy_, peak_bytes_;
+  void TrainedRollouts(const RatioStats& ratio);
+
+  Gauge ready_, step_, durable_step_, policy_version_, loss_, grad_norm_, entropy_, peak_bytes_,
+      learning_rate_, tokens_per_second_, ratio_mean_, ratio_max_, clip_share_, truncated_share_,
+      masked_share_, effective_share_, reference_kl_;
   Counter tokens_, loss_tokens_, skipped_, save_failures_;
   MetricFamily<Gauge> mismatch_kl_, mismatch_max_;
   MetricFamily<Counter> rejected_;

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <set>
 
 namespace palimpsest::orchestrator {
@@ -13,6 +14,14 @@ TEST(LearningRateTest, IsLinearBetweenItsEnds) {
   EXPECT_DOUBLE_EQ(LearningRateAt(rate, 0, 2, 5), 0.5);
   EXPECT_DOUBLE_EQ(LearningRateAt(rate, 0, 4, 5), 0.0);
   EXPECT_DOUBLE_EQ(LearningRateAt({0.3, 0.1}, 0, 0, 1), 0.3);
+}
+
+TEST(LearningRateTest, ACosineIsFlatAtBothEnds) {
+  const LearningRate rate{1.0, 0.0, RateShape::kCosine};
+  EXPECT_DOUBLE_EQ(LearningRateAt(rate, 0, 0, 5), 1.0);
+  EXPECT_DOUBLE_EQ(LearningRateAt(rate, 0, 1, 5), (1 + std::sqrt(0.5)) / 2);
+  EXPECT_DOUBLE_EQ(LearningRateAt(rate, 0, 2, 5), 0.5);
+  EXPECT_DOUBLE_EQ(LearningRateAt(rate, 0, 4, 5), 0.0);
 }
 
 TEST(LearningRateTest, WarmUpNeverStartsAtZero) {

@@ -94,11 +94,12 @@ absl::StatusOr<Prompt> FakeWorld::Reset(const Episode& episode) {
 }
 
 // "<version>.<sample>": the reward rises with the version and differs within a group.
-absl::StatusOr<Verdict> FakeWorld::Score(const Episode&, const std::string& response) {
+absl::StatusOr<Verdict> FakeWorld::Score(const Episode& episode, const std::string& response) {
   RETURN_IF_ERROR(Enter());
   if (TakeOne(unjudged)) return Verdict{rl::Outcome::kTaskFailed, 0, "no judge", {}};
   double value = 0;
   if (!absl::SimpleAtod(response, &value)) return absl::InvalidArgumentError(response);
+  if (episode.split == Split::kTrain && episode.index < dull_below) value = 1;
   return Verdict{rl::Outcome::kOk, std::min(1.0, value / 20), "as told", {{"v", value}}};
 }
 

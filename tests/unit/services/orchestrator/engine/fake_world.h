@@ -31,9 +31,10 @@ class FakeWorld : public EnvClient, public InferenceClient, public TrainerClient
   bool RollTrainerBack();
 
   // Each makes the next calls fail so.
-  std::atomic<int> unavailable = 0;            // calls of any peer
-  std::atomic<int> lost_samples = 0;           // samples end as infra_failed
-  std::atomic<int> unjudged = 0;               // scores end as task_failed
+  std::atomic<int> unavailable = 0;   // calls of any peer
+  std::atomic<int> lost_samples = 0;  // samples end as infra_failed
+  std::atomic<int> unjudged = 0;      // scores end as task_failed
+  int64_t dull_below = 0;  // rewards of train prompts below are all equal; set before the run
   std::atomic<bool> keep_old_weights = false;  // rollouts say that the first version made them
   int checkpoint_every = 1;
   std::function<void()> before_generate;  // set before the run begins; by any thread

@@ -239,6 +239,47 @@ TEST_F(RunTest, LostSamplesAreRefilledAndNeverScored) {
   EXPECT_EQ((*ledger)->Counts()->at("ok"), 16);
 }
 
+// Prompts 0 to 4 teach nothing. The first batch replaces 0 and 1 and must take 2 and 3; the second
+// replaces 4.
+TEST_F(RunTest, GroupsOfEqualRewardsGiveWayToTheNextPromptsUpToTheirBound) {
+  plan_.rl.max_redraws = 2;
+  for (int calls = 0; calls < 400; calls += 67) {
+    NewWorld();
+    world_->dull_below = 5;
+    if (calls > 0) world_->DieAfter(calls);
+    const absl::Status first = Attempt();
+    world_->Revive();
+    const absl::Status status = first.ok() ? first : Attempt();
+    ASSERT_TRUE(status.ok()) << status << " after " << calls << " calls";
+    EXPECT_EQ(world_->trained_prompts(), (std::multiset<int64_t>{2, 3, 5, 6, 7, 8, 9, 10}));
+    EXPECT_EQ(world_->changed_batches(), 0);
+    const auto ledger = Ledger::Open(folder_ + "/ledger.sqlite", "test", 11);
+    ASSERT_TRUE(ledger.ok());
+    EXPECT_EQ((*ledger)->Counts()->at("redrawn"), 3 * plan_.rl.samples);
+  }
+}
+
+TEST_F(RunTest, AdvantagesAreOfTheKindThatWasAskedForAndOfRewardsAfterThePunishment) {
+  // Two responses of a group, "v.0" and "v.1", rewards v / 20 and (v + 0.1) / 20, 3 tokens each.
+  plan_.rl.advantage.kind = rl::AdvantageKind::kLeaveOneOut;
+  ASSERT_TRUE(Attempt().ok());
+  const auto advantages = [&] {
+    std::vector<double> found;
+    const auto ledger = Ledger::Open(folder_ + "/ledger.sqlite", "test", 11);
+    const auto rows = (*ledger)->Rollouts(0);
+    for (const RolloutRow& row : *rows) found.push_back(row.advantage.value_or(NAN));
+    return found;
+  };
+  EXPECT_THAT(advantages(),
+              ElementsAre(testing::DoubleNear(-0.005, 1e-12), testing::DoubleNear(0.005, 1e-12)));
+  NewWorld();
+  plan_.rl.advantage.kind = rl::AdvantageKind::kGroupMean;
+  plan_.rl.overlong = {.limit = 3, .stretch = 3};  // all alike, so nothing changes but the reward
+  ASSERT_TRUE(Attempt().ok());
+  EXPECT_THAT(advantages(),
+              ElementsAre(testing::DoubleNear(-0.0025, 1e-12), testing::DoubleNear(0.0025, 1e-12)));
+}
+
 TEST_F(RunTest, AResponseThatCannotBeJudgedIsNoZero) {
   world_->unjudged = 2;
   ASSERT_TRUE(Attempt().ok());

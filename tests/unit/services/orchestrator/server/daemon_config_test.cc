@@ -24,7 +24,14 @@ orchestrator:
       contexts: [none, am, markov]
       answer_noise: 0.6
       gate: {context: am, greedy_reward: 0.9, every: 25, prompts: 64}
-  rl: {steps: 40, context: am, max_staleness: 1}
+  rl:
+    steps: 40
+    context: am
+    max_staleness: 1
+    learning_rate: {begin: 1e-3, end: 1e-4, shape: cosine}
+    advantage: leave_one_out
+    overlong: {limit: 100, stretch: 20}
+    max_redraws: 8
   heldout: {prompts: 256, also: [markov, none]}
 )";
 
@@ -44,6 +51,10 @@ TEST(DaemonConfigTest, TheQuickstartsSectionIsRead) {
   const auto plan = PlanOf(config->orchestrator);
   ASSERT_TRUE(plan.ok());
   EXPECT_EQ(plan->rl.max_staleness, 1);
+  EXPECT_EQ(plan->rl.learning_rate.shape, RateShape::kCosine);
+  EXPECT_EQ(plan->rl.advantage.kind, rl::AdvantageKind::kLeaveOneOut);
+  EXPECT_EQ(plan->rl.overlong, (rl::OverlongOptions{.limit = 100, .stretch = 20}));
+  EXPECT_EQ(plan->rl.max_redraws, 8);
   EXPECT_EQ(plan->sft.size(), 2u);
   EXPECT_EQ(plan->sft[1].gate->prompts, 64);
   const context::ContextPolicy am = *FindContext(*plan, "am");

@@ -105,6 +105,34 @@ TEST(ScheduleTest, TheRateWarmsUpAndThenFallsInALine) {
   EXPECT_FALSE(Validate(Schedule{.warmup_steps = 5, .decay_steps = 5}).ok());
 }
 
+TEST(ScheduleTest, ACosineIsFlatAtItsEndsAndMeetsTheLineInTheMiddle) {
+  const Schedule s{.learning_rate = 1,
+                   .warmup_steps = 0,
+                   .final_learning_rate = 0.2,
+                   .decay_steps = 8,
+                   .decay = Decay::kCosine};
+  EXPECT_DOUBLE_EQ(LearningRate(s, 2), 0.6 + 0.4 * std::cos(std::acos(-1) / 4));
+  EXPECT_DOUBLE_EQ(LearningRate(s, 4), 0.6);
+  EXPECT_GT(LearningRate(s, 1), 0.95);  // the line is at 0.9
+  EXPECT_LT(LearningRate(s, 7), 0.25);  // and here at 0.3
+  EXPECT_DOUBLE_EQ(LearningRate(s, 8), 0.2);
+  EXPECT_FALSE(Validate(Schedule{.decay = Decay::kCosine}).ok());
+}
+
+TEST(StepLedgerTest, StepsThatWereNotFiniteCountUntilOneIs) {
+  StepLedger ledger;
+  EXPECT_EQ(ledger.NotFiniteInARow(), 0);
+  const auto add = [&](bool skipped, int64_t loss_tokens) {
+    ledger.Add({.step = ledger.step() + 1, .loss_tokens = loss_tokens, .skipped = skipped});
+    return ledger.NotFiniteInARow();
+  };
+  EXPECT_EQ(add(true, 5), 1);
+  EXPECT_EQ(add(false, 5), 0);
+  EXPECT_EQ(add(true, 5), 1);
+  EXPECT_EQ(add(true, 0), 1);  // nothing to learn from: neither finite nor not
+  EXPECT_EQ(add(true, 5), 2);
+}
+
 TEST(StepLedgerTest, TheSameBatchAgainHasItsRecordedResult) {
   StepLedger ledger;
   EXPECT_FALSE(ledger.Find(1, "a")->has_value());

@@ -8,11 +8,13 @@
 
 #include "common/weights/durable_file.h"
 #include "services/trainer/engine/checkpoint_folder.h"
+#include "services/trainer/engine/weight_decay.h"
 
 namespace palimpsest::trainer {
 namespace {
 
 namespace fs = std::filesystem;
+using ::testing::ElementsAre;
 
 class CheckpointTest : public ::testing::Test {
  protected:
@@ -80,7 +82,8 @@ TEST(CheckpointStateTest, EveryFieldOfAResultComesBack) {
                .loss_tokens = 5,
                .entropy = 2.5,
                .mismatch = {{3, 4, 0.5, 0.25, 0.125}},
-               .ratio = RatioStats{1, 2, 0.3, 0.4, 0.5},
+               .ratio = RatioStats{1, 2, 0.3, 0.4, 0.5, 0.6},
+               .reference_kl = 0.25,
                .rejected = {{"x", RejectReason::kDigest, "why"}},
                .phases = {{"forward", 1.5}},
                .skipped = true,
@@ -93,6 +96,30 @@ TEST(CheckpointStateTest, EveryFieldOfAResultComesBack) {
   EXPECT_EQ(read->files, state.files);
   EXPECT_TRUE(std::isnan(read->ledger.results()[0].grad_norm));  // JSON has no infinity
   EXPECT_EQ(ToJson(*read), ToJson(state));
+}
+
+TEST(CheckpointStateTest, AResultOfBeforeThereWereMasksIsRead) {
+  CheckpointState state;
+  state.ledger.Add({.step = 1, .ratio = RatioStats{.mean = 2, .masked_share = 0.5}});
+  std::string text = ToJson(state);
+  const std::string masked = "\"masked_share\": 0.5,";
+  ASSERT_NE(text.find(masked), std::string::npos);
+  const auto read = CheckpointStateFromJson(text.erase(text.find(masked), masked.size()));
+  ASSERT_TRUE(read.ok()) << read.status();
+  EXPECT_EQ(read->ledger.results()[0].ratio->mean, 2);
+  EXPECT_EQ(read->ledger.results()[0].ratio->masked_share, 0);
+}
+
+TEST(WeightDecayTest, AGroupIsWhatItsNameSays) {
+  const auto decays = [](DecayGroup group) {
+    return std::vector{Decays(group, "model.norm.weight", 1),
+                       Decays(group, "model.layers.0.mlp.up_proj.weight", 2),
+                       Decays(group, "model.embed_tokens.weight", 2),
+                       Decays(group, "lm_head.weight", 2)};
+  };
+  EXPECT_THAT(decays(DecayGroup::kMatrices), ElementsAre(false, true, true, true));
+  EXPECT_THAT(decays(DecayGroup::kInnerMatrices), ElementsAre(false, true, false, false));
+  EXPECT_THAT(decays(DecayGroup::kAll), ElementsAre(true, true, true, true));
 }
 
 TEST(CheckpointStateTest, OtherTextsAreDataLoss) {

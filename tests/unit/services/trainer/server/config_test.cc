@@ -27,6 +27,15 @@ TEST(ConfigTest, DefaultsAreLegalAndWhatIsPrintedReadsBack) {
   ASSERT_TRUE(Validate(config).ok()) << Validate(config);
   config.trainer.engine.gradient = compaction::GradientMode::kDetached;
   config.trainer.engine.schedule.warmup_steps = 3;
+  config.trainer.engine.loss = {.surrogate = {rl::SurrogateKind::kGspo, 3e-4, 4e-4},
+                                .correction = {rl::CorrectionKind::kGeometricMask, 0.1, 10},
+                                .aggregation = {rl::Aggregation::kConstant, 256},
+                                .reference_kl = {rl::KlEstimator::kK2, 0.01},
+                                .drift = 0.001,
+                                .entropy = 0.002};
+  config.trainer.engine.optimizer.decay = DecayGroup::kInnerMatrices;
+  config.trainer.engine.reference_folder = ".";
+  config.trainer.engine.max_skipped_in_a_row = 4;
   const auto read = Read(PrintConfig(config));
   ASSERT_TRUE(read.ok()) << read.status();
   EXPECT_EQ(EngineOptionsOf(*read), EngineOptionsOf(config));
@@ -35,7 +44,15 @@ TEST(ConfigTest, DefaultsAreLegalAndWhatIsPrintedReadsBack) {
 TEST(ConfigTest, WhatCannotWorkIsRefusedByItsField) {
   const std::pair<const char*, const char*> wrong[] = {
       {"trainer: {dtype: bfloat16}", "trainer.dtype=bfloat16"},
-      {"trainer: {loss: {truncate_ratio: 1}}", "trainer.loss.truncate_ratio=1"},
+      {"trainer: {loss: {correction: {upper: 1}}}", "trainer.loss.correction.upper=1"},
+      {"trainer: {loss: {surrogate: gspo, correction: {kind: icepop}}}", "trainer.loss.correction"},
+      {"trainer: {loss: {aggregation: {kind: constant}}}", "trainer.loss.aggregation.divisor=0"},
+      {"trainer: {loss: {reference_kl: {estimator: k4}}}", "k4"},
+      {"trainer: {reference_folder: x}", "trainer.reference_folder=x with"},
+      {"trainer: {reference_folder: x, loss: {reference_kl: {coefficient: 1}}}",
+       "trainer.reference_folder=x is no folder"},
+      {"trainer: {max_skipped_in_a_row: 300}", "trainer.max_skipped_in_a_row=300"},
+      {"trainer: {schedule: {decay: cosine}}", "trainer.schedule.decay=cosine"},
       {"trainer: {optimizer: {beta1: 1}}", "trainer.optimizer.beta1=1"},
       {"trainer: {schedule: {learning_rate: 0}}", "trainer.schedule.learning_rate=0"},
       {"trainer: {keep_versions: 1}", "trainer.keep_versions=1"},

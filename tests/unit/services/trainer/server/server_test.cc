@@ -26,17 +26,23 @@ class ScriptedTrainer final : public Trainer {
   }
   absl::StatusOr<std::vector<PublishedVersion>> Published() const override { return published_; }
 
+  absl::Status Sound() const override {
+    return broken ? absl::FailedPreconditionError("not finite") : absl::OkStatus();
+  }
+
   absl::StatusOr<TrainOutcome> Train(const Batch& batch) override {
     RETURN_IF_ERROR(Validate(batch));
     ASSIGN_OR_RETURN(auto known, ledger_.Find(batch.step, batch.id));
     if (known) return TrainOutcome{*known, true};
+    RETURN_IF_ERROR(Sound());
     entered.Notify();
     if (hold) go_on.WaitForNotification();
     ledger_.Add({.step = batch.step,
                  .batch_id = batch.id,
                  .loss = 0.5,
                  .mismatch = {{2, 3, 0.1, 0.2, 0.3}},
-                 .ratio = RatioStats{.mean = 1},
+                 .ratio = RatioStats{.mean = 1, .masked_share = 0.25},
+                 .reference_kl = 0.125,
                  .rejected = batch.unreadable});
     return TrainOutcome{ledger_.results().back(), false};
   }
@@ -53,7 +59,7 @@ class ScriptedTrainer final : public Trainer {
     return absl::OkStatus();
   }
 
-  std::atomic<bool> hold = false, disk_full = false;
+  std::atomic<bool> hold = false, disk_full = false, broken = false;
   absl::Notification go_on;
   struct Once {
     absl::Notification note;
@@ -140,7 +146,11 @@ TEST_F(ServerTest, AStepIsTakenOnceAndItsResultIsTheSameForARepeatedCall) {
   EXPECT_EQ(again.SerializeAsString(), first.SerializeAsString());
   EXPECT_EQ(Status().step(), 1);
   EXPECT_EQ(Status().last_batch_id(), "a");
+  EXPECT_EQ(first.ratio().masked_share(), 0.25);
+  EXPECT_EQ(first.reference_kl(), 0.125);
   EXPECT_THAT(metrics_.Text(), HasSubstr("trainer_mismatch_kl{events=\"2\"} 0.1"));
+  EXPECT_THAT(metrics_.Text(), HasSubstr("trainer_masked_share 0.25"));
+  EXPECT_THAT(metrics_.Text(), HasSubstr("trainer_reference_kl 0.125"));
 }
 
 TEST_F(ServerTest, GapsAndOtherBatchesAreRefusedNamingTheNumbers) {
@@ -211,6 +221,24 @@ TEST_F(ServerTest, WhilePausedNoBatchIsTaken) {
   EXPECT_EQ(Status().state(), v1::SERVING_STATE_PAUSED);
   ASSERT_TRUE(Call(&v1::TrainerService::Stub::Resume, {}, &resumed).ok());
   EXPECT_TRUE(Train(Sft(1, "a"), &response).ok());
+}
+
+TEST_F(ServerTest, ATrainerThatIsNotSoundSaysSoAndIsNotReady) {
+  v1::TrainBatchResponse response;
+  ASSERT_TRUE(Train(Sft(1, "a"), &response).ok());
+  EXPECT_TRUE(service_.Ready().ok());
+  EXPECT_THAT(metrics_.Text(), HasSubstr("ready 1"));
+  trainer_.broken = true;
+  const grpc::Status refused = Train(Sft(2, "b"), &response);
+  EXPECT_EQ(refused.error_code(), grpc::StatusCode::FAILED_PRECONDITION);
+  EXPECT_THAT(refused.error_message(), HasSubstr("not finite"));
+  EXPECT_TRUE(Train(Sft(1, "a"), &response).ok()) << "what was trained is still told";
+  v1::SaveCheckpointRequest save;
+  save.set_wait(true);
+  v1::SaveCheckpointResponse saved;
+  ASSERT_TRUE(Call(&v1::TrainerService::Stub::SaveCheckpoint, save, &saved).ok());
+  EXPECT_TRUE(absl::IsFailedPrecondition(service_.Ready()));
+  EXPECT_THAT(metrics_.Text(), HasSubstr("ready 0"));
 }
 
 TEST_F(ServerTest, DrainingSavesTellsTheDaemonAndIsForGood) {
