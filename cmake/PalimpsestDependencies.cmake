@@ -1,6 +1,7 @@
 # All third-party libraries: Debian packages, and libtorch from PyPI's wheel (see deploy/setup.sh).
 find_package(Threads REQUIRED)
 find_package(absl CONFIG REQUIRED)
+find_package(OpenSSL REQUIRED)
 find_package(Protobuf REQUIRED)
 find_package(gRPC CONFIG REQUIRED)
 find_package(yaml-cpp CONFIG REQUIRED)

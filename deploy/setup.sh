@@ -15,7 +15,7 @@ packages=(
   g++ cmake ninja-build ccache lld pkg-config clang-format python3 python3-pip python3-venv git
   libgrpc++-dev libgrpc-dev protobuf-compiler protobuf-compiler-grpc libprotobuf-dev libabsl-dev
   libyaml-cpp-dev prometheus-cpp-dev libcpp-httplib-dev nlohmann-json3-dev libsqlite3-dev libcli11-dev libxxhash-dev
-  libpcre2-dev libicu-dev libssl-dev zlib1g-dev libgloo-dev
+  libpcre2-dev libicu-dev libssl-dev openssl zlib1g-dev libgloo-dev
   libgtest-dev libgmock-dev libbenchmark-dev
 )
 python_packages=(python3-dev)  # one of the pinned packages comes as C source only

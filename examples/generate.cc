@@ -1,11 +1,14 @@
-// Streams one generation under compaction: generate_example HOST:PORT PROMPT.
-// The address of a run's replica stands in <run>/addresses/inference-0.
+// Streams one generation under compaction: generate_example HOST:PORT PROMPT [TLS_FOLDER].
+// The address of a run's replica stands in <run>/addresses/inference-0, its certificates in
+// <run>/tls.
 #include <grpcpp/grpcpp.h>
 #include <unistd.h>
 
 #include <chrono>
 #include <cstdio>
 #include <ctime>
+#include <fstream>
+#include <iterator>
 
 #include "palimpsest/v1/inference.grpc.pb.h"
 
@@ -50,15 +53,29 @@ void Show(const v1::GenerateResponse& update) {
   }
 }
 
+std::string ReadFile(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+// As the role client when `folder` holds ca.pem and client.pem (key and certificate in one file).
+std::shared_ptr<grpc::ChannelCredentials> Credentials(const char* folder) {
+  if (folder == nullptr) return grpc::InsecureChannelCredentials();
+  const std::string own = ReadFile(std::string(folder) + "/client.pem");
+  const std::string ca = ReadFile(std::string(folder) + "/ca.pem");
+  return grpc::SslCredentials(
+      {.pem_root_certs = ca, .pem_private_key = own, .pem_cert_chain = own});
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc != 3) {
-    std::fputs("usage: generate_example HOST:PORT PROMPT\n", stderr);
+  if (argc != 3 && argc != 4) {
+    std::fputs("usage: generate_example HOST:PORT PROMPT [TLS_FOLDER]\n", stderr);
     return 2;
   }
   const auto stub = v1::InferenceService::NewStub(
-      grpc::CreateChannel(argv[1], grpc::InsecureChannelCredentials()));
+      grpc::CreateChannel(argv[1], Credentials(argc == 4 ? argv[3] : nullptr)));
   grpc::ClientContext context;
   context.set_deadline(std::chrono::system_clock::now() + std::chrono::minutes(1));
   const auto stream = stub->Generate(&context, Request(argv[2]));

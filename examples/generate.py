@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Streams one generation under compaction: generate.py HOST:PORT PROMPT. Needs grpcio and grpcio-tools.
+"""Streams one generation under compaction: generate.py HOST:PORT PROMPT [--tls FOLDER]. Needs grpcio and grpcio-tools.
 
-The address of a run's replica stands in <run>/addresses/inference-0.
+The address of a run's replica stands in <run>/addresses/inference-0, its certificates in <run>/tls (deploy/tls).
 """
+import argparse
 import pathlib
 import sys
 import tempfile
@@ -26,7 +27,16 @@ def stubs():
     return inference_pb2, inference_pb2_grpc
 
 
-def main(address, prompt):
+def open_channel(address, tls):
+    """Under TLS as the role client when `tls` names a folder with ca.pem and client.pem, else in clear text."""
+    if not tls:
+        return grpc.insecure_channel(address)
+    own = pathlib.Path(tls, "client.pem").read_bytes()  # the private key and the certificate
+    ca = pathlib.Path(tls, "ca.pem").read_bytes()
+    return grpc.secure_channel(address, grpc.ssl_channel_credentials(ca, private_key=own, certificate_chain=own))
+
+
+def main(address, prompt, tls=None):
     pb, pb_grpc = stubs()
     request = pb.GenerateRequest(
         request_id=str(uuid.uuid4()),  # the same id again joins the same generation
@@ -36,7 +46,7 @@ def main(address, prompt):
     )
     request.context.kv_budget.budget = 32  # slots, prompt included
     request.context.kv_budget.window = 16
-    with grpc.insecure_channel(address) as channel:
+    with open_channel(address, tls) as channel:
         stub = pb_grpc.InferenceServiceStub(channel)
         for update in stub.Generate(request, timeout=60):
             kind = update.WhichOneof("update")
@@ -52,6 +62,9 @@ def main(address, prompt):
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
-        sys.exit("usage: generate.py HOST:PORT PROMPT")
-    main(*sys.argv[1:])
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("address", metavar="HOST:PORT")
+    parser.add_argument("prompt")
+    parser.add_argument("--tls", metavar="FOLDER", help="with ca.pem and client.pem")
+    options = parser.parse_args()
+    main(options.address, options.prompt, options.tls)

@@ -53,8 +53,10 @@ std::unique_ptr<Backend> MakeLocalBackend(const std::string& model_folder,
                                           const std::string& dtype);
 
 // Over gRPC. Speaks to "host:port" when first used and refuses a peer of another contract revision.
+// `tls`: folder with ca.pem and client.pem; empty: clear text.
 // Score and Generate are FAILED_PRECONDITION while the server has older weights than `min_version`.
 absl::StatusOr<std::unique_ptr<Backend>> MakeRemoteBackend(
-    const std::string& server, std::optional<int64_t> min_version = std::nullopt);
+    const std::string& server, std::optional<int64_t> min_version = std::nullopt,
+    const std::string& tls = "");
 
 }  // namespace palimpsest::tools

@@ -18,7 +18,9 @@ namespace {
 using nlohmann::json;
 
 absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const Target& target) {
-  if (!target.server.empty()) return MakeRemoteBackend(target.server, target.min_policy_version);
+  if (!target.server.empty()) {
+    return MakeRemoteBackend(target.server, target.min_policy_version, target.tls);
+  }
   return MakeLocalBackend(target.model, target.dtype.empty() ? "float32" : target.dtype);
 }
 
@@ -81,6 +83,9 @@ absl::Status CheckTarget(const Target& target) {
   if (!target.model.empty() && target.min_policy_version.has_value()) {
     return absl::InvalidArgumentError(
         "--min-policy-version is for --server; a folder has no version");
+  }
+  if (!target.model.empty() && !target.tls.empty()) {
+    return absl::InvalidArgumentError("--tls is for --server; a folder is read in process");
   }
   if (!target.server.empty() && !target.dtype.empty()) {
     return absl::InvalidArgumentError("--dtype is for --model; a server has its own");

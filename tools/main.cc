@@ -37,6 +37,7 @@ void AddWhole(CLI::App& command, const std::string& name, const std::string& doc
 void AddTarget(CLI::App& command, Target& target) {
   command.add_option("--model", target.model, "Hugging Face folder; the work is done in process");
   command.add_option("--server", target.server, "HOST:PORT of an inference daemon");
+  command.add_option("--tls", target.tls, "folder with ca.pem and client.pem, of a server's run");
 }
 
 void AddWeightsTarget(CLI::App& command, Target& target) {
@@ -106,6 +107,7 @@ void AddServe(CLI::App& app, ServeOptions& o) {
   command.add_option("--model", o.model, "Hugging Face folder")->required();
   command.add_option("--port", o.port, "on 127.0.0.1; default 0: a free one");
   command.add_option("--folder", o.folder, "of the daemon, default runs/serve");
+  command.add_option("--tls", o.tls, "folder with ca.pem, inference.pem, operator.pem");
   command.add_option("--set", o.sets, "inference.KEY=VALUE, any number")->allow_extra_args(false);
 }
 
@@ -119,7 +121,7 @@ void AddFsck(CLI::App& app, FsckOptions& o) {
 
 void AddDoctor(CLI::App& app, DoctorOptions& o) {
   CLI::App& command = *app.add_subcommand(
-      "doctor", "can this machine hold the run? Not looked at: other nodes, GPUs, certificates");
+      "doctor", "can this machine hold the run? Not looked at: other nodes, GPUs");
   command.add_option("--config", o.config, "YAML of the run")->required();
   command.add_option("--set", o.sets, "a.b=c over the file, any number")->allow_extra_args(false);
 }
@@ -132,6 +134,7 @@ void AddEval(CLI::App& app, eval::EvalOptions& o) {
   command.add_option("--config", o.config, "YAML whose env: section is served meanwhile");
   command.add_option("--set", o.sets, "inference.KEY=VALUE or env.KEY=VALUE of what is served")
       ->allow_extra_args(false);
+  command.add_option("--tls", o.tls, "folder with ca.pem and client.pem, for --server and --env");
   command.add_option("--tasks", o.tasks, "NAME[=WEIGHT],...")->required();
   AddWhole<int64_t>(command, "--n", "prompts in all, default 100", [&o](int64_t n) { o.n = n; });
   command.add_option("--split", o.split, "heldout (default), train or sft");

@@ -5,6 +5,7 @@
 #include "absl/time/clock.h"
 #include "common/rpc/channel.h"
 #include "common/rpc/status.h"
+#include "common/rpc/tls.h"
 #include "common/tokenizer/utf8.h"
 #include "common/wire/context.h"
 #include "common/wire/rollout.h"
@@ -140,8 +141,11 @@ class RemoteBackend final : public Backend {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Backend>> MakeRemoteBackend(const std::string& server,
-                                                           std::optional<int64_t> min_version) {
-  ASSIGN_OR_RETURN(const auto channel, MakeChannel(server, ChannelConfig{}));
+                                                           std::optional<int64_t> min_version,
+                                                           const std::string& tls) {
+  ASSIGN_OR_RETURN(const Tls ours, Tls::Open({.folder = tls}, Role::kClient, SystemClock()));
+  ASSIGN_OR_RETURN(const auto channel,
+                   MakeChannel(server, ChannelConfig{}, ours.Peer(Role::kInference)));
   return std::make_unique<RemoteBackend>(channel, min_version);
 }
 

@@ -15,10 +15,8 @@ import random
 import sys
 import uuid
 
-import grpc
-
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "examples"))
-from generate import stubs  # noqa: E402
+from generate import open_channel, stubs  # noqa: E402
 
 CALL_SECONDS = 600
 
@@ -85,7 +83,7 @@ def main(args):
         if args.keep_ratio is not None:
             context.kv_budget.keep_ratio = args.keep_ratio
     draw = random.Random(args.seed)
-    with grpc.insecure_channel(args.address) as channel:
+    with open_channel(args.address, args.tls) as channel:
         fleet = Fleet(channel, pb, pb_grpc)
         base = fleet.create(fleet.tokenize(sys.stdin.read()), context)
         words = {"candidate": args.candidate, "instruction": fleet.tokenize(args.instruction)}
@@ -102,6 +100,7 @@ def main(args):
 def parse():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("address")
+    parser.add_argument("--tls", help="folder with ca.pem and client.pem; without it in clear text")
     parser.add_argument("--population", type=int, default=4, help="K, answers of a round")
     parser.add_argument("--aggregate", type=int, default=2, help="k, how many of them each answer of the next reads")
     parser.add_argument("--rounds", type=int, default=2, help="T")

@@ -44,8 +44,9 @@ class DeadlineGuardFactory final : public grpc::experimental::ClientInterceptorF
 
 }  // namespace
 
-absl::StatusOr<std::shared_ptr<grpc::Channel>> MakeChannel(const std::string& address,
-                                                           const ChannelConfig& config) {
+absl::StatusOr<std::shared_ptr<grpc::Channel>> MakeChannel(
+    const std::string& address, const ChannelConfig& config,
+    std::shared_ptr<grpc::ChannelCredentials> credentials) {
   RETURN_IF_ERROR(Validate(config));
   if (address.empty()) return absl::InvalidArgumentError("the address of a channel is empty");
   grpc::ChannelArguments arguments;
@@ -67,8 +68,9 @@ absl::StatusOr<std::shared_ptr<grpc::Channel>> MakeChannel(const std::string& ad
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   std::vector<std::unique_ptr<grpc::experimental::ClientInterceptorFactoryInterface>> guards;
   guards.push_back(std::make_unique<DeadlineGuardFactory>());
-  return grpc::experimental::CreateCustomChannelWithInterceptors(
-      address, grpc::InsecureChannelCredentials(), arguments, std::move(guards));
+  if (credentials == nullptr) credentials = grpc::InsecureChannelCredentials();
+  return grpc::experimental::CreateCustomChannelWithInterceptors(address, credentials, arguments,
+                                                                 std::move(guards));
 }
 
 std::unique_ptr<grpc::ClientContext> MakeContext(const ChannelConfig& config) {

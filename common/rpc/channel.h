@@ -9,16 +9,19 @@
 
 namespace grpc {
 class Channel;
+class ChannelCredentials;
 class ClientContext;
 }  // namespace grpc
 
 namespace palimpsest {
 
-// A channel to "host:port" in clear text. Connects when first used. Every call on it must have a
+// A channel to "host:port", with the credentials of Tls::Peer or in clear text. Connects when first
+// used. Every call on it must have a
 // deadline: one without is our own bug, is cancelled at once and told in the log. gRPC's own
 // retries are off, see CallWithRetry.
-absl::StatusOr<std::shared_ptr<grpc::Channel>> MakeChannel(const std::string& address,
-                                                           const ChannelConfig& config);
+absl::StatusOr<std::shared_ptr<grpc::Channel>> MakeChannel(
+    const std::string& address, const ChannelConfig& config,
+    std::shared_ptr<grpc::ChannelCredentials> credentials = nullptr);
 
 // A context whose deadline is config.call_deadline from now. One per attempt of a call.
 std::unique_ptr<grpc::ClientContext> MakeContext(const ChannelConfig& config);

@@ -57,6 +57,8 @@ void Bind(Binder& b, RpcServerConfig& c) {
   b.Field("insecure", c.insecure, "allows a host beyond loopback although calls are not encrypted");
   b.Field("advertise", c.advertise, "host that others connect to; empty: as in host");
   b.Bytes("max_message", c.max_message, "largest message, both ways");
+  b.Bytes("max_metadata", c.max_metadata, "headers of one call");
+  b.Field("max_streams", c.max_streams, "calls of one connection at once; more wait");
   b.Field("keepalive", c.keepalive, "silence before a ping");
   b.Field("keepalive_timeout", c.keepalive_timeout, "without an answer the peer is lost");
   b.Field("drain", c.drain, "for running calls at shutdown");
@@ -67,13 +69,14 @@ absl::Status Validate(const RpcServerConfig& c) {
   if (c.port < 0 || c.port > 65535) {
     return absl::InvalidArgumentError(absl::StrFormat("port=%d is outside of [0, 65535]", c.port));
   }
-  if (!IsLoopback(c.host) && !c.insecure) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("host=%s can be reached from other machines and calls are not encrypted; "
-                        "use 127.0.0.1, or set insecure: true on a network you trust",
-                        c.host));
-  }
   RETURN_IF_ERROR(CheckMessage(c.max_message));
+  if (c.max_metadata < 4096 || c.max_metadata > (1 << 20)) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("max_metadata=%d bytes is outside of [4KiB, 1MiB]", c.max_metadata));
+  }
+  if (c.max_streams < 1) {
+    return absl::InvalidArgumentError(absl::StrFormat("max_streams=%d is below 1", c.max_streams));
+  }
   RETURN_IF_ERROR(CheckTime("keepalive", c.keepalive, absl::Seconds(1)));
   RETURN_IF_ERROR(CheckTime("keepalive_timeout", c.keepalive_timeout, absl::Milliseconds(100)));
   return CheckTime("drain", c.drain, absl::ZeroDuration());
@@ -93,6 +96,23 @@ absl::Status Validate(const ChannelConfig& c) {
   RETURN_IF_ERROR(CheckTime("keepalive", c.keepalive, absl::Seconds(1)));
   RETURN_IF_ERROR(CheckTime("keepalive_timeout", c.keepalive_timeout, absl::Milliseconds(100)));
   return CheckTime("max_reconnect_backoff", c.max_reconnect_backoff, absl::Milliseconds(100));
+}
+
+absl::Status CheckReach(std::string_view field, std::string_view value, std::string_view host,
+                        bool insecure, bool tls) {
+  const size_t dot = field.rfind('.');
+  const std::string_view section =
+      dot == std::string_view::npos ? std::string_view() : field.substr(0, dot + 1);
+  if (insecure && tls) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "%sinsecure=true says that nothing is encrypted, tls.folder the contrary; keep one",
+        section));
+  }
+  if (IsLoopback(host) || insecure || tls) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrFormat(
+      "%s=%s can be reached from other machines and nothing there is encrypted; use 127.0.0.1, "
+      "name certificates in tls.folder, or set %sinsecure: true on a network you trust",
+      field, value, section));
 }
 
 bool IsLoopback(std::string_view host) {

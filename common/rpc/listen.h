@@ -5,6 +5,7 @@
 
 #include "absl/status/statusor.h"
 #include "common/rpc/config.h"
+#include "common/tls/section.h"
 
 namespace palimpsest {
 
@@ -18,17 +19,19 @@ struct ListenSection {
 // Binds the keys into the daemon's own section: `env.listen`, `env.insecure`, ...
 void BindListen(Binder& b, ListenSection& c);
 
-// One place of a daemon's section. INVALID_ARGUMENT names `section` and `key`; beyond loopback only
-// with `insecure`.
+// One place of a daemon's section, of which `c` has the options. INVALID_ARGUMENT names `section`
+// and `key`; beyond loopback as CheckReach says.
 absl::StatusOr<HostPort> ReadPlace(std::string_view section, std::string_view key,
-                                   std::string_view text, bool insecure);
+                                   std::string_view text, const ListenSection& c,
+                                   const TlsSection& tls);
 
 // The two servers of a daemon.
 struct Listening {
   RpcServerConfig rpc;
   HostPort metrics;
 };
-// INVALID_ARGUMENT names `section` and key. Neither goes beyond loopback without `insecure`.
-absl::StatusOr<Listening> ReadListen(std::string_view section, const ListenSection& c);
+// INVALID_ARGUMENT names `section` and key. Neither goes beyond loopback but as CheckReach says.
+absl::StatusOr<Listening> ReadListen(std::string_view section, const ListenSection& c,
+                                     const TlsSection& tls);
 
 }  // namespace palimpsest

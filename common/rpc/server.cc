@@ -15,11 +15,17 @@
 namespace palimpsest {
 namespace {
 
+// From a connection to the end of its handshake: who says nothing holds a socket no longer.
+constexpr absl::Duration kHandshake = absl::Seconds(20);
+
 int Millis(absl::Duration d) { return static_cast<int>(absl::ToInt64Milliseconds(d)); }
 
 void SetArguments(const RpcServerConfig& config, grpc::ServerBuilder& builder) {
   builder.SetMaxReceiveMessageSize(static_cast<int>(config.max_message));
   builder.SetMaxSendMessageSize(static_cast<int>(config.max_message));
+  builder.AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE, static_cast<int>(config.max_metadata));
+  builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, config.max_streams);
+  builder.AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, Millis(kHandshake));
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, Millis(config.keepalive));
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, Millis(config.keepalive_timeout));
@@ -41,8 +47,9 @@ std::string AdvertisedHost(const RpcServerConfig& config) {
 
 absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(
     const RpcServerConfig& config, const std::vector<grpc::Service*>& services, Metrics& metrics,
-    Clock& clock) {
+    Clock& clock, const Tls& tls) {
   RETURN_IF_ERROR(Validate(config));
+  RETURN_IF_ERROR(CheckReach("host", config.host, config.host, config.insecure, tls.on()));
   if (services.empty()) return absl::InvalidArgumentError("a server needs a service");
   // Process-wide switches of gRPC that every later builder reads.
   static std::once_flag switches;
@@ -55,7 +62,7 @@ absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(
   SetArguments(config, builder);
   int port = 0;
   const std::string listen = JoinHostPort(config.host, config.port);
-  builder.AddListeningPort(listen, grpc::InsecureServerCredentials(), &port);
+  builder.AddListeningPort(listen, tls.Server(metrics), &port);
   for (grpc::Service* service : services) builder.RegisterService(service);
   std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>> interceptors;
   interceptors.push_back(MakeServerMetrics(metrics, clock));

@@ -8,6 +8,7 @@
 #include "absl/time/time.h"
 #include "common/base/clock.h"
 #include "common/rpc/config.h"
+#include "common/rpc/tls.h"
 #include "common/telemetry/metrics.h"
 
 namespace grpc {
@@ -20,15 +21,16 @@ namespace palimpsest {
 // What others connect to: `advertise`, or `host`, or for a wildcard the name of this machine.
 std::string AdvertisedHost(const RpcServerConfig& config);
 
-// One gRPC server with gRPC's health service, reflection, keepalive, size limits and call metrics.
-// Any thread.
+// One gRPC server with gRPC's health service, reflection, keepalive, limits, access control and
+// call metrics. Any thread.
 class RpcServer {
  public:
   // Serves at once. `services`, `metrics` and `clock` must outlive the server. A port that is taken
-  // is kUnavailable; SO_REUSEPORT is off, so two daemons never share one.
+  // is kUnavailable; SO_REUSEPORT is off, so two daemons never share one. In clear text `config`
+  // must say `insecure` to go beyond loopback.
   static absl::StatusOr<std::unique_ptr<RpcServer>> Start(
       const RpcServerConfig& config, const std::vector<grpc::Service*>& services, Metrics& metrics,
-      Clock& clock);
+      Clock& clock, const Tls& tls = {});
   ~RpcServer();  // Shutdown()
 
   int port() const { return port_; }

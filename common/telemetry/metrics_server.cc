@@ -5,6 +5,7 @@
 #include <thread>
 
 #include "absl/strings/str_format.h"
+#include "common/tls/https.h"
 
 namespace palimpsest {
 namespace {
@@ -19,14 +20,35 @@ void SetSocketOptions(socket_t socket) {
   setsockopt(socket, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof(yes));
 }
 
+std::unique_ptr<httplib::Server> MakeServer(const std::shared_ptr<Https>& https) {
+  if (https == nullptr) return std::make_unique<httplib::Server>();
+  auto server = std::make_unique<httplib::SSLServer>([&](SSL_CTX& context) {
+    https->Configure(&context);
+    return true;
+  });
+  server->set_pre_routing_handler([](const httplib::Request& request, httplib::Response& response) {
+    const absl::Status may = Https::Check(request.ssl, request.path);
+    if (may.ok()) return httplib::Server::HandlerResponse::Unhandled;
+    response.status = 403;
+    response.set_content(std::string(may.message()) + "\n", "text/plain; charset=utf-8");
+    return httplib::Server::HandlerResponse::Handled;
+  });
+  return server;
+}
+
 }  // namespace
 
 struct MetricsServer::Impl {
-  httplib::Server http;
+  explicit Impl(std::shared_ptr<Https> under)
+      : https(std::move(under)), server(MakeServer(https)) {}
+
+  const std::shared_ptr<Https> https;  // null: clear text
+  const std::unique_ptr<httplib::Server> server;
   std::thread listener;
   int port = 0;
 
   void Configure(Metrics& metrics, std::function<absl::Status()> ready) {
+    httplib::Server& http = *server;
     http.set_socket_options(SetSocketOptions);
     http.new_task_queue = [] { return new httplib::ThreadPool(kWorkers); };
     http.set_keep_alive_max_count(1);
@@ -49,26 +71,27 @@ struct MetricsServer::Impl {
 MetricsServer::MetricsServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 
 absl::StatusOr<std::unique_ptr<MetricsServer>> MetricsServer::Start(
-    const std::string& host, int port, Metrics& metrics, std::function<absl::Status()> ready) {
-  auto impl = std::make_unique<Impl>();
+    const std::string& host, int port, Metrics& metrics, std::function<absl::Status()> ready,
+    std::shared_ptr<Https> https) {
+  auto impl = std::make_unique<Impl>(std::move(https));
   impl->Configure(metrics, std::move(ready));
   if (port == 0) {
-    impl->port = impl->http.bind_to_any_port(host.c_str());
-  } else if (impl->http.bind_to_port(host.c_str(), port)) {
+    impl->port = impl->server->bind_to_any_port(host.c_str());
+  } else if (impl->server->bind_to_port(host.c_str(), port)) {
     impl->port = port;
   }
   if (impl->port <= 0) {
     return absl::UnavailableError(
         absl::StrFormat("the metrics server cannot listen on %s:%d", host, port));
   }
-  impl->listener = std::thread([http = &impl->http] { http->listen_after_bind(); });
+  impl->listener = std::thread([http = impl->server.get()] { http->listen_after_bind(); });
   // A stop before the loop runs would be lost, and the join would then hang.
-  while (!impl->http.is_running()) std::this_thread::yield();
+  while (!impl->server->is_running()) std::this_thread::yield();
   return std::unique_ptr<MetricsServer>(new MetricsServer(std::move(impl)));
 }
 
 MetricsServer::~MetricsServer() {
-  impl_->http.stop();
+  impl_->server->stop();
   impl_->listener.join();
 }
 

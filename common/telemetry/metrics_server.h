@@ -9,15 +9,19 @@
 
 namespace palimpsest {
 
+class Https;
+
 // Answers GET /metrics, and GET /healthz with 200 or 503. Two worker threads, one request per
 // connection, so that a stop never waits for an idle peer.
 class MetricsServer {
  public:
   // `port` 0 takes a free one. `ready` is called on a worker thread: OK answers 200, else 503 with
-  // the message. `metrics` must outlive the server.
+  // the message. `metrics` must outlive the server. With `https` only clients whose certificate may
+  // call the page get it; others 403.
   static absl::StatusOr<std::unique_ptr<MetricsServer>> Start(const std::string& host, int port,
                                                               Metrics& metrics,
-                                                              std::function<absl::Status()> ready);
+                                                              std::function<absl::Status()> ready,
+                                                              std::shared_ptr<Https> https = {});
   ~MetricsServer();  // stops; requests that are being answered are finished
 
   int port() const;

@@ -36,12 +36,18 @@ absl::Status Run(const EnvDaemonConfig& config, StopSignal& stop) {
                    WorkerTasks::Start(config.env.workers, built_in, start, metrics));
   EnvironmentServer service(std::move(environments), *workers, {config.run.name, config.env.rank},
                             metrics, SystemClock());
-  ASSIGN_OR_RETURN(const Listening at, ReadListen("env", config.env.serve));
-  ASSIGN_OR_RETURN(const auto server, RpcServer::Start(at.rpc, {&service}, metrics, SystemClock()));
-  ASSIGN_OR_RETURN(
-      const auto http, MetricsServer::Start(at.metrics.host, at.metrics.port, metrics, [&stop] {
-        return stop.Requested() ? absl::UnavailableError("stopping") : absl::OkStatus();
-      }));
+  ASSIGN_OR_RETURN(const Tls tls, OfStart(Tls::Open(config.tls, Role::kEnv, SystemClock())));
+  ASSIGN_OR_RETURN(const Listening at, ReadListen("env", config.env.serve, config.tls));
+  ASSIGN_OR_RETURN(const auto server,
+                   RpcServer::Start(at.rpc, {&service}, metrics, SystemClock(), tls));
+  ASSIGN_OR_RETURN(const auto http, MetricsServer::Start(
+                                        at.metrics.host, at.metrics.port, metrics,
+                                        [&stop] {
+                                          return stop.Requested()
+                                                     ? absl::UnavailableError("stopping")
+                                                     : absl::OkStatus();
+                                        },
+                                        tls.https()));
   RETURN_IF_ERROR(
       WriteAddress(config.run.folder, "env", config.env.rank, {server->address(), getpid()}));
   ready.Set(1);

@@ -1,6 +1,7 @@
 #include "services/orchestrator/daemon_config.h"
 
 #include "absl/strings/str_format.h"
+#include "common/base/clock.h"
 #include "common/base/status.h"
 
 // Binds stand in the namespace of their struct.
@@ -121,6 +122,7 @@ void Bind(Binder& b, OrchestratorSection& c) {
 
 void Bind(Binder& b, OrchestratorDaemonConfig& c) {
   b.Section("run", c.run);
+  b.Section("tls", c.tls, "certificates of the run");
   b.Section("orchestrator", c.orchestrator);
 }
 
@@ -220,7 +222,8 @@ absl::StatusOr<RunPlan> PlanOf(const OrchestratorSection& c) {
 
 absl::Status Validate(const OrchestratorDaemonConfig& c) {
   RETURN_IF_ERROR(Validate(c.run));
-  RETURN_IF_ERROR(ReadListen("orchestrator", c.orchestrator.serve).status());
+  RETURN_IF_ERROR(Validate(c.tls, Role::kOrchestrator, SystemClock().Now()));
+  RETURN_IF_ERROR(ReadListen("orchestrator", c.orchestrator.serve, c.tls).status());
   return PlanOf(c.orchestrator).status();
 }
 

@@ -43,9 +43,10 @@ struct OrchestratorSection {
 };
 void Bind(Binder& b, OrchestratorSection& c);
 
-// What the daemon reads of the YAML: `run:` and `orchestrator:`.
+// What the daemon reads of the YAML: `run:`, `tls:` and `orchestrator:`.
 struct OrchestratorDaemonConfig {
   RunSection run;
+  TlsSection tls;
   OrchestratorSection orchestrator;
   bool operator==(const OrchestratorDaemonConfig&) const = default;
 };

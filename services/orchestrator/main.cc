@@ -27,8 +27,8 @@ constexpr char kName[] = "palimpsest-orchestrator";
 constexpr absl::Duration kRedraw = absl::Seconds(1);
 constexpr absl::Duration kLastLook = absl::Seconds(2);  // for those who watch the end
 
-PeerConfig HowToReachPeers(const OrchestratorDaemonConfig& config) {
-  PeerConfig peers{.run_folder = config.run.folder, .run = config.run.name};
+PeerConfig HowToReachPeers(const OrchestratorDaemonConfig& config, const Tls& tls) {
+  PeerConfig peers{.run_folder = config.run.folder, .run = config.run.name, .tls = tls};
   peers.train_call = config.orchestrator.plan.peers.train_deadline;
   peers.generate_call = config.orchestrator.plan.peers.generate_deadline;
   return peers;
@@ -74,7 +74,9 @@ absl::Status RunDaemon(const std::string& command, const OrchestratorDaemonConfi
   if (error) return absl::InternalError(config.run.folder + ": " + error.message());
   ASSIGN_OR_RETURN(RunPlan plan, OfStart(PlanOf(config.orchestrator)));
   Metrics metrics("orchestrator", Version(), SystemClock());
-  const PeerConfig peers = HowToReachPeers(config);
+  ASSIGN_OR_RETURN(const Tls tls,
+                   OfStart(Tls::Open(config.tls, Role::kOrchestrator, SystemClock())));
+  const PeerConfig peers = HowToReachPeers(config, tls);
   GrpcEnvClient env(plan.peers.env, peers);
   GrpcInferenceClient inference(plan.peers.inference, peers);
   GrpcTrainerClient trainer(peers);
@@ -92,12 +94,16 @@ absl::Status RunDaemon(const std::string& command, const OrchestratorDaemonConfi
         return facts;
       },
       [&stop] { return stop.Requested(); }, codec);
-  ASSIGN_OR_RETURN(const Listening at, ReadListen("orchestrator", config.orchestrator.serve));
-  ASSIGN_OR_RETURN(const auto server, RpcServer::Start(at.rpc, {&service}, metrics, SystemClock()));
-  ASSIGN_OR_RETURN(const auto http,
-                   MetricsServer::Start(at.metrics.host, at.metrics.port, metrics, [&] {
-                     return run->Ended() ? absl::UnavailableError("ended") : absl::OkStatus();
-                   }));
+  ASSIGN_OR_RETURN(const Listening at,
+                   ReadListen("orchestrator", config.orchestrator.serve, config.tls));
+  ASSIGN_OR_RETURN(const auto server,
+                   RpcServer::Start(at.rpc, {&service}, metrics, SystemClock(), tls));
+  ASSIGN_OR_RETURN(
+      const auto http,
+      MetricsServer::Start(
+          at.metrics.host, at.metrics.port, metrics,
+          [&] { return run->Ended() ? absl::UnavailableError("ended") : absl::OkStatus(); },
+          tls.https()));
   RETURN_IF_ERROR(
       WriteAddress(config.run.folder, "orchestrator", 0, {server->address(), getpid()}));
   Log(Severity::kInfo, "orchestrator serves",

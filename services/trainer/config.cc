@@ -3,6 +3,7 @@
 #include <filesystem>
 
 #include "absl/strings/str_format.h"
+#include "common/base/clock.h"
 
 // Binds stand in the namespace of their struct.
 namespace palimpsest::rl {
@@ -135,6 +136,7 @@ void Bind(Binder& b, TrainerSection& c) {
 
 void Bind(Binder& b, DaemonConfig& c) {
   b.Section("run", c.run, "shared by all daemons");
+  b.Section("tls", c.tls, "certificates of the run");
   b.Section("model", c.model, "that the run starts from");
   b.Section("trainer", c.trainer, "batches in, steps and versions out");
 }
@@ -149,7 +151,8 @@ absl::Status Validate(const DaemonConfig& c) {
     return absl::InvalidArgumentError(
         absl::StrFormat("trainer.max_queued=%d is not >= 1", t.max_queued));
   }
-  RETURN_IF_ERROR(ReadListen("trainer", t.serve).status());
+  RETURN_IF_ERROR(Validate(c.tls, Role::kTrainer, SystemClock().Now()));
+  RETURN_IF_ERROR(ReadListen("trainer", t.serve, c.tls).status());
   RETURN_IF_ERROR(Validate(EngineOptionsOf(c)));
   std::error_code ignored;
   const std::string& reference = c.trainer.engine.reference_folder;

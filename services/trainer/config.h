@@ -21,6 +21,7 @@ void Bind(Binder& b, TrainerSection& c);
 // What palimpsest-trainer reads of the YAML.
 struct DaemonConfig {
   RunSection run;
+  TlsSection tls;
   ModelSection model;
   TrainerSection trainer;
 };

@@ -48,11 +48,13 @@ absl::Status Run(const DaemonConfig& config, StopSignal& stop) {
                          .max_queued = static_cast<size_t>(config.trainer.max_queued),
                          .drained = [&stop] { stop.Request(); }},
                         *engine, telemetry, clock);
-  ASSIGN_OR_RETURN(const Listening at, ReadListen(kRole, config.trainer.serve));
+  ASSIGN_OR_RETURN(const Tls tls, OfStart(Tls::Open(config.tls, Role::kTrainer, clock)));
+  ASSIGN_OR_RETURN(const Listening at, ReadListen(kRole, config.trainer.serve, config.tls));
   ASSIGN_OR_RETURN(const auto metrics_server,
-                   MetricsServer::Start(at.metrics.host, at.metrics.port, metrics,
-                                        [&service] { return service.Ready(); }));
-  ASSIGN_OR_RETURN(const auto server, RpcServer::Start(at.rpc, {&service}, metrics, clock));
+                   MetricsServer::Start(
+                       at.metrics.host, at.metrics.port, metrics,
+                       [&service] { return service.Ready(); }, tls.https()));
+  ASSIGN_OR_RETURN(const auto server, RpcServer::Start(at.rpc, {&service}, metrics, clock, tls));
   RETURN_IF_ERROR(WriteAddress(config.run.folder, kRole, 0, {server->address(), getpid()}));
   Log(Severity::kInfo, "listening",
       {{"address", server->address()}, {"metrics_port", metrics_server->port()}});

@@ -11,7 +11,8 @@ BASE = {"common/base"}
 EDGES = {
     "common/base": set(),
     "common/config": BASE,
-    "common/telemetry": BASE,
+    "common/tls": BASE | {"common/config"},
+    "common/telemetry": BASE | {"common/tls"},
     "common/context": BASE,
     "common/tokenizer": BASE,
     "common/weights": BASE,
@@ -21,7 +22,7 @@ EDGES = {
     "common/rl": BASE | {"common/context", "common/attention", "common/compaction", "common/model"},
     "common/collective": BASE,
     "common/wire": BASE | {"common/context", "common/rl", "common/model", "protos"},
-    "common/rpc": BASE | {"common/config", "common/telemetry", "protos"},
+    "common/rpc": BASE | {"common/config", "common/telemetry", "common/tls", "protos"},
 }
 SERVICES = ["inference", "trainer", "orchestrator", "env"]
 ROOMS_OF_COMMON = set(EDGES)
@@ -44,8 +45,8 @@ TORCH, GRPC, PROTO, YAML = r"^(torch|ATen|c10)/", r"^grpc", r"(^google/protobuf/
 FORBID = [
     (r"^services/[^/]+/core$", [TORCH, GRPC, PROTO, YAML, r"^cuda"]),
     (r"^services/[^/]+/engine$", [GRPC, PROTO]),
-    (r"^common/(context|tokenizer|weights|attention|compaction|model|rl)$", [GRPC, PROTO, YAML]),
-    (r"^common/(base|config|telemetry|context|tokenizer|weights|rpc|wire)$", [TORCH]),
+    (r"^common/(tls|context|tokenizer|weights|attention|compaction|model|rl)$", [GRPC, PROTO, YAML]),
+    (r"^common/(base|config|tls|telemetry|context|tokenizer|weights|rpc|wire)$", [TORCH]),
     (r"^(common/(?!config)|services|tools).*$", [YAML]),
 ]
 # Headers never drag the heavy ones along; only .cc files include them. A header of tensors is named *_torch.h and may be

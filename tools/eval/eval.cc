@@ -39,6 +39,9 @@ absl::Status CheckNumbers(const EvalOptions& o) {
 absl::Status CheckPlaces(const EvalOptions& o) {
   if (o.server.empty() == o.model.empty()) return Refuse("give one of --server and --model");
   if (o.env.empty() == o.config.empty()) return Refuse("give one of --env and --config");
+  if (!o.tls.empty() && o.server.empty() && o.env.empty()) {
+    return Refuse("--tls is for --server and --env; what is served meanwhile needs none");
+  }
   for (const std::string& set : o.sets) {
     if (!o.model.empty() && set.starts_with("inference.")) continue;
     if (!o.config.empty() && set.starts_with("env.")) continue;
@@ -82,11 +85,13 @@ absl::Status WriteReport(const Summary& summary, const EvalOptions& o) {
 absl::StatusOr<std::unique_ptr<Services>> MeetServices(const EvalOptions& o, const Plan& plan,
                                                        OwnDaemons* own) {
   const absl::Time deadline = SystemClock().Now() + (own == nullptr ? kMeet : kStart);
-  const auto where = [own](const std::string& given, const char* role) -> Where {
-    if (!given.empty()) return [given] { return given; };
-    return [own, role] { return own->AddressOf(role); };
+  ASSIGN_OR_RETURN(const Tls tls, Tls::Open({.folder = o.tls}, Role::kClient, SystemClock()));
+  // Own daemons stand on loopback in clear text.
+  const auto place = [own, &tls](const std::string& given, const char* role) -> Place {
+    if (!given.empty()) return {[given] { return given; }, tls};
+    return {[own, role] { return own->AddressOf(role); }, {}};
   };
-  auto services = ConnectServices(where(o.server, "inference"), where(o.env, "env"));
+  auto services = ConnectServices(place(o.server, "inference"), place(o.env, "env"));
   RETURN_IF_ERROR(services->Meet(deadline, SystemClock()));
   RETURN_IF_ERROR(CheckTasks(plan, services->tasks()));
   return services;

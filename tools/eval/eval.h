@@ -15,6 +15,7 @@ struct EvalOptions {
   // Who asks and judges: one of the two.
   std::string env;                // host:port of an environment daemon
   std::string config;             // YAML whose env: an own daemon reads
+  std::string tls;                // folder with client.pem, for `server` and `env`
   std::vector<std::string> sets;  // inference.KEY=VALUE, env.KEY=VALUE, for own daemons
 
   std::string tasks;                  // "a,b=2"

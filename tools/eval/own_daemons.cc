@@ -14,7 +14,7 @@ namespace {
 std::vector<std::string> SetsOf(const OwnDaemonsOptions& options, const std::string& section) {
   std::vector<std::string> sets = {TextSet("run.folder", options.folder),
                                    section + ".listen=127.0.0.1:0",
-                                   section + ".metrics=127.0.0.1:0"};
+                                   section + ".metrics=127.0.0.1:0", "tls.folder=''"};
   for (const std::string& set : options.sets) {
     if (set.starts_with(section + ".")) sets.push_back(set);
   }

@@ -47,7 +47,8 @@ template <class Service>
 class Peer {
  public:
   using Stub = typename Service::Stub;
-  explicit Peer(Where where) : where_(std::move(where)) {}
+  Peer(Where where, std::shared_ptr<grpc::ChannelCredentials> credentials)
+      : where_(std::move(where)), credentials_(std::move(credentials)) {}
 
   // One attempt.
   template <class Fn>
@@ -65,7 +66,7 @@ class Peer {
     const absl::MutexLock lock(&mu_);
     if (stub_ == nullptr) {
       ASSIGN_OR_RETURN(const std::string address, where_());
-      ASSIGN_OR_RETURN(const auto channel, MakeChannel(address, ChannelConfig{}));
+      ASSIGN_OR_RETURN(const auto channel, MakeChannel(address, ChannelConfig{}, credentials_));
       stub_ = Service::NewStub(channel);
     }
     return stub_;
@@ -76,6 +77,7 @@ class Peer {
   }
 
   const Where where_;
+  const std::shared_ptr<grpc::ChannelCredentials> credentials_;
   mutable absl::Mutex mu_;
   mutable std::shared_ptr<Stub> stub_ ABSL_GUARDED_BY(mu_);
 };
@@ -304,9 +306,9 @@ class GrpcAsker final : public Asker {
 
 class GrpcServices final : public Services {
  public:
-  GrpcServices(Where server, Where env)
-      : peers_{.inference = Peer<v1::InferenceService>(std::move(server)),
-               .env = Peer<v1::EnvironmentService>(std::move(env))} {}
+  GrpcServices(Place server, Place env)
+      : peers_{.inference = {std::move(server.where), server.tls.Peer(Role::kInference)},
+               .env = {std::move(env.where), env.tls.Peer(Role::kEnv)}} {}
 
   absl::Status Meet(absl::Time deadline, Clock& clock) override {
     for (;;) {
@@ -405,7 +407,7 @@ absl::Status CheckTasks(const Plan& plan, const std::vector<TaskFacts>& tasks) {
   return absl::OkStatus();
 }
 
-std::unique_ptr<Services> ConnectServices(Where server, Where env) {
+std::unique_ptr<Services> ConnectServices(Place server, Place env) {
   return std::make_unique<GrpcServices>(std::move(server), std::move(env));
 }
 

@@ -7,6 +7,7 @@
 
 #include "absl/time/time.h"
 #include "common/base/clock.h"
+#include "common/rpc/tls.h"
 #include "tools/eval/asker.h"
 #include "tools/eval/model_facts.h"
 
@@ -40,6 +41,11 @@ class Services {
 // started again may be elsewhere. Any thread.
 using Where = std::function<absl::StatusOr<std::string>()>;
 
-std::unique_ptr<Services> ConnectServices(Where server, Where env);
+// A daemon and the client's TLS with it.
+struct Place {
+  Where where;
+  Tls tls;
+};
+std::unique_ptr<Services> ConnectServices(Place server, Place env);
 
 }  // namespace palimpsest::tools::eval

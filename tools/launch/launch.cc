@@ -11,6 +11,7 @@
 #include "common/config/flags.h"
 #include "common/config/run_sections.h"
 #include "common/rpc/daemon.h"
+#include "common/rpc/tls.h"
 #include "tools/launch/outcome.h"
 #include "tools/launch/placement.h"
 #include "tools/launch/progress_watch.h"
@@ -24,10 +25,12 @@ namespace palimpsest::tools {
 // What launch reads of the YAML; each daemon judges its own part.
 struct LaunchConfig {
   RunSection run;
+  TlsSection tls;
   PlacementSection placement;
 };
 void Bind(Binder& b, LaunchConfig& c) {
   b.Section("run", c.run);
+  b.Section("tls", c.tls);
   b.Section("placement", c.placement);
 }
 
@@ -46,6 +49,7 @@ absl::StatusOr<LaunchConfig> ReadConfig(const LaunchOptions& options) {
   RETURN_IF_ERROR(LoadConfig(flags, kOthers, config));
   RETURN_IF_ERROR(WithPlace(Validate(config.run), flags));
   RETURN_IF_ERROR(WithPlace(Validate(config.placement), flags));
+  RETURN_IF_ERROR(WithPlace(Validate(config.tls, Role::kOperator, SystemClock().Now()), flags));
   return config;
 }
 
@@ -62,7 +66,7 @@ std::vector<std::string> SetsOf(std::string_view role, int replica, const Placem
     }
   }
   if (node == nullptr) return sets;
-  // `<role>.insecure` is the user's to say: the daemon refuses this without it.
+  // Certificates or `<role>.insecure` are the user's to give: the daemon refuses this without.
   for (const char* key : {"listen", "metrics"}) {
     sets.push_back(absl::StrFormat("%s.%s=0.0.0.0:0", role, key));
   }
@@ -119,6 +123,7 @@ class Launch {
   std::optional<StopSignal> stop_{std::in_place};  // from the first: a warning may come any time
   const LaunchOptions& options_;
   LaunchConfig config_;
+  Tls tls_;
   LocalPlace local_;
   std::unique_ptr<SlurmPlace> slurm_;
   std::vector<DaemonSpec> specs_;
@@ -128,6 +133,7 @@ class Launch {
 
 absl::Status Launch::Prepare() {
   ASSIGN_OR_RETURN(config_, ReadConfig(options_));
+  ASSIGN_OR_RETURN(tls_, Tls::Open(config_.tls, Role::kOperator, SystemClock()));
   if (options_.slurm) {
     ASSIGN_OR_RETURN(slurm_, SlurmPlace::OfThisJob());
     RETURN_IF_ERROR(ValidateNodes(config_.placement, slurm_->nodes().size()));
@@ -153,7 +159,7 @@ int Launch::Go() {
                                 attempt_.number));
   }
   {
-    const ProgressWatch watch(config_.run.folder,
+    const ProgressWatch watch(config_.run.folder, tls_,
                               [this](const v1::Progress& p) { screen_.Show(p); });
     ending = Supervise(specs_, {.stop_grace = config_.placement.stop_grace}, place(), *stop_,
                        SystemClock(), [this](const std::string& line) { screen_.Say(line); });

@@ -20,6 +20,7 @@ constexpr double kMinInterval = 1;                 // seconds between two messag
 
 struct ProgressWatch::Impl {
   std::string folder;
+  Tls tls;
   std::function<void(const v1::Progress&)> show;
   absl::Mutex mu;
   bool stopped ABSL_GUARDED_BY(mu) = false;
@@ -47,7 +48,7 @@ struct ProgressWatch::Impl {
   }
 
   void Watch(const std::string& host_port) {
-    const auto channel = MakeChannel(host_port, ChannelConfig{});
+    const auto channel = MakeChannel(host_port, ChannelConfig{}, tls.Peer(Role::kOrchestrator));
     if (!channel.ok()) return;
     const auto stub = v1::OrchestratorService::NewStub(*channel);
     const auto context = MakeContext(ChannelConfig{});
@@ -63,10 +64,11 @@ struct ProgressWatch::Impl {
   }
 };
 
-ProgressWatch::ProgressWatch(const std::string& run_folder,
+ProgressWatch::ProgressWatch(const std::string& run_folder, const Tls& tls,
                              std::function<void(const v1::Progress&)> show)
     : impl_(std::make_unique<Impl>()) {
   impl_->folder = run_folder;
+  impl_->tls = tls;
   impl_->show = std::move(show);
   impl_->thread = std::thread([impl = impl_.get()] { impl->Follow(); });
 }

@@ -4,6 +4,7 @@
 #include <memory>
 #include <string>
 
+#include "common/rpc/tls.h"
 #include "palimpsest/v1/orchestrator.pb.h"
 
 namespace palimpsest::tools {
@@ -12,8 +13,9 @@ namespace palimpsest::tools {
 // address in the run's folder and asks again while there is none.
 class ProgressWatch {
  public:
-  // `show` is called on the watch's thread with each message.
-  ProgressWatch(const std::string& run_folder, std::function<void(const v1::Progress&)> show);
+  // `show` is called on the watch's thread with each message. `tls`: of an operator.
+  ProgressWatch(const std::string& run_folder, const Tls& tls,
+                std::function<void(const v1::Progress&)> show);
   ~ProgressWatch();  // cancels the call and joins
 
  private:

@@ -12,6 +12,7 @@
 #include "common/rpc/address.h"
 #include "common/rpc/channel.h"
 #include "common/rpc/daemon.h"
+#include "common/rpc/tls.h"
 #include "palimpsest/v1/inference.grpc.pb.h"
 #include "tools/launch/outcome.h"
 #include "tools/launch/publish_folder.h"
@@ -24,8 +25,8 @@ constexpr char kName[] = "palimpsest serve";
 constexpr absl::Duration kLook = absl::Milliseconds(300);
 
 // The version that the daemon at `host_port` serves; nullopt while it serves none.
-std::optional<int64_t> ServedVersion(const std::string& host_port) {
-  const auto channel = MakeChannel(host_port, ChannelConfig{});
+std::optional<int64_t> ServedVersion(const std::string& host_port, const Tls& tls) {
+  const auto channel = MakeChannel(host_port, ChannelConfig{}, tls.Peer(Role::kInference));
   if (!channel.ok()) return std::nullopt;
   v1::InferenceServiceGetServerInfoRequest request;
   request.set_revision(v1::CONTRACT_REVISION_CURRENT);
@@ -40,8 +41,8 @@ std::optional<int64_t> ServedVersion(const std::string& host_port) {
 // Prints where the daemon serves, on a thread of its own, until it goes.
 class Announcer {
  public:
-  Announcer(const ServeOptions& options, const RunSection& run)
-      : options_(options), run_(run), thread_([this] { Run(); }) {}
+  Announcer(const ServeOptions& options, const RunSection& run, const Tls& tls)
+      : options_(options), run_(run), tls_(tls), thread_([this] { Run(); }) {}
   ~Announcer() {
     over_.Notify();
     thread_.join();
@@ -53,7 +54,7 @@ class Announcer {
     while (!over_.WaitForNotificationWithTimeout(kLook)) {
       const absl::StatusOr<Address> address = ReadAddress(run_.folder, "inference", 0);
       if (!address.ok() || *address == announced) continue;
-      const std::optional<int64_t> version = ServedVersion(address->host_port);
+      const std::optional<int64_t> version = ServedVersion(address->host_port, tls_);
       if (!version) continue;
       announced = *address;
       const nlohmann::json line = {{"server", address->host_port},
@@ -66,6 +67,7 @@ class Announcer {
 
   const ServeOptions& options_;
   const RunSection& run_;
+  const Tls tls_;
   absl::Notification over_;
   std::thread thread_;  // last: it uses all of the above
 };
@@ -75,7 +77,8 @@ class Announcer {
 absl::StatusOr<DaemonSpec> InferenceSpec(const ServeOptions& options, const RunSection& run) {
   std::vector<std::string> sets = {TextSet("run.name", run.name), TextSet("run.folder", run.folder),
                                    absl::StrFormat("inference.listen=127.0.0.1:%d", options.port),
-                                   "inference.first_version_wait=1s"};
+                                   "inference.first_version_wait=1s",
+                                   TextSet("tls.folder", options.tls)};
   sets.insert(sets.end(), options.sets.begin(), options.sets.end());
   return MakeSpec("inference", 0, run.folder, "/dev/null", sets);
 }
@@ -101,7 +104,10 @@ absl::Status CheckServe(const ServeOptions& options) {
 int RunServe(const ServeOptions& options) {
   const RunSection run{.name = "serve", .folder = options.folder};
   absl::StatusOr<DaemonSpec> spec = InferenceSpec(options, run);
-  const absl::Status sound = spec.ok() ? CheckConfigOf(*spec) : spec.status();
+  const absl::StatusOr<Tls> tls =
+      Tls::Open({.folder = options.tls}, Role::kOperator, SystemClock());
+  absl::Status sound = spec.ok() ? tls.status() : spec.status();
+  if (sound.ok()) sound = CheckConfigOf(*spec);
   if (!sound.ok()) return UsageError(kName, sound);
   const absl::StatusOr<Attempt> attempt = Begin(options, run);
   if (!attempt.ok()) {
@@ -115,7 +121,7 @@ int RunServe(const ServeOptions& options) {
   StopSignal stop;
   RunEnding ending;
   {
-    const Announcer announcer(options, run);
+    const Announcer announcer(options, run, *tls);
     ending = Supervise({*spec}, {}, LocalPlace(), stop, SystemClock(), say);
   }
   if (ending.failure.empty()) return kExitOk;  // a signal is how it ends

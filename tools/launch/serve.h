@@ -11,6 +11,7 @@ struct ServeOptions {
   std::string model;                  // Hugging Face folder
   std::string folder = "runs/serve";  // of the daemon: store, addresses, logs
   int port = 0;                       // on 127.0.0.1; 0 takes a free one
+  std::string tls;                    // folder of certificates; empty: clear text
   std::vector<std::string> sets;      // inference.KEY=VALUE, handed to the daemon
 };
 absl::Status CheckServe(const ServeOptions& options);

@@ -3,6 +3,7 @@
 #include <set>
 
 #include "absl/strings/str_format.h"
+#include "common/base/clock.h"
 #include "common/base/status.h"
 
 namespace palimpsest::env {
@@ -35,6 +36,7 @@ void Bind(Binder& b, EnvSection& c) {
 
 void Bind(Binder& b, EnvDaemonConfig& c) {
   b.Section("run", c.run);
+  b.Section("tls", c.tls, "certificates of the run");
   b.Section("env", c.env);
 }
 
@@ -43,7 +45,8 @@ absl::Status Validate(const EnvDaemonConfig& c) {
   if (c.env.rank < 0) {
     return absl::InvalidArgumentError(absl::StrFormat("env.rank=%d is negative", c.env.rank));
   }
-  RETURN_IF_ERROR(ReadListen("env", c.env.serve).status());
+  RETURN_IF_ERROR(Validate(c.tls, Role::kEnv, SystemClock().Now()));
+  RETURN_IF_ERROR(ReadListen("env", c.env.serve, c.tls).status());
   const absl::Status tasks = BuiltInEnvironments(c.env.tasks).status();
   if (!tasks.ok()) return absl::InvalidArgumentError("env." + std::string(tasks.message()));
   std::set<std::string> names;

@@ -22,9 +22,10 @@ struct EnvSection {
 };
 void Bind(Binder& b, EnvSection& c);
 
-// What the daemon reads of the YAML: `run:` and `env:`.
+// What the daemon reads of the YAML: `run:`, `tls:` and `env:`.
 struct EnvDaemonConfig {
   RunSection run;
+  TlsSection tls;
   EnvSection env;
   bool operator==(const EnvDaemonConfig&) const = default;
 };

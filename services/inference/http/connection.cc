@@ -1,5 +1,8 @@
 #include "services/inference/http/connection.h"
 
+#include <fcntl.h>
+#include <openssl/err.h>
+#include <openssl/ssl.h>
 #include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -25,16 +28,29 @@ bool Poll(int socket, short events, absl::Duration most) {
   return poll(&watched, 1, static_cast<int>(absl::ToInt64Milliseconds(most))) > 0;
 }
 
+// SSL_read and its like have no flag for a single call that does not wait.
+SSL* MakeSession(ssl_ctx_st* tls, int socket) {
+  if (tls == nullptr) return nullptr;
+  fcntl(socket, F_SETFL, fcntl(socket, F_GETFL) | O_NONBLOCK);
+  SSL* const session = SSL_new(tls);
+  if (session != nullptr) SSL_set_fd(session, socket);
+  return session;
+}
+
 }  // namespace
 
-Connection::Connection(int socket, int64_t max_bytes, const std::atomic<bool>& stopping)
+Connection::Connection(int socket, int64_t max_bytes, const std::atomic<bool>& stopping,
+                       ssl_ctx_st* tls)
     : socket_(socket),
       stopping_(stopping),
       request_deadline_(absl::Now() + kWholeRequest),
-      bytes_left_(max_bytes) {}
+      bytes_left_(max_bytes),
+      session_(MakeSession(tls, socket), SSL_free) {}
 
 // Closing while bytes are unread would reset the connection under the answer.
 Connection::~Connection() {
+  if (session_ != nullptr && !over_) SSL_shutdown(session_.get());
+  ERR_clear_error();
   shutdown(socket_, SHUT_WR);
   char dropped[1024];
   const absl::Time until = absl::Now() + kFarewell;
@@ -44,9 +60,34 @@ Connection::~Connection() {
   close(socket_);
 }
 
+short Connection::Wanted(int result) const {
+  const int error = SSL_get_error(session_.get(), result);
+  ERR_clear_error();
+  if (error == SSL_ERROR_WANT_READ) return POLLIN;
+  if (error == SSL_ERROR_WANT_WRITE) return POLLOUT;
+  over_ = true;
+  return 0;
+}
+
+bool Connection::Handshake() {
+  if (session_ == nullptr) return false;  // no memory for it
+  while (!over_) {
+    const int done = SSL_accept(session_.get());
+    if (done == 1) return true;
+    const short events = Wanted(done);
+    if (events == 0 || !WaitFor(events, ReadPatience())) over_ = true;
+  }
+  return false;
+}
+
 bool Connection::Alive() const {
+  if (over_) return false;
   if (!Poll(socket_, POLLIN, absl::ZeroDuration())) return true;
   char byte = 0;
+  if (session_ != nullptr) {
+    const int got = SSL_peek(session_.get(), &byte, 1);
+    return got > 0 || Wanted(got) != 0;
+  }
   const ssize_t got = recv(socket_, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
   return got > 0 || (got < 0 && (errno == EAGAIN || errno == EINTR));
 }
@@ -60,17 +101,33 @@ bool Connection::WaitFor(short events, absl::Duration most) {
   return false;
 }
 
+absl::Duration Connection::ReadPatience() const {
+  return std::min(kSilence, request_deadline_ - absl::Now());
+}
+
 bool Connection::Readable() {
-  return taken_ < buffer_.size() ||
-         WaitFor(POLLIN, std::min(kSilence, request_deadline_ - absl::Now()));
+  return taken_ < buffer_.size() || (session_ != nullptr && SSL_pending(session_.get()) > 0) ||
+         WaitFor(POLLIN, ReadPatience());
+}
+
+int64_t Connection::Receive() {
+  if (session_ == nullptr) return recv(socket_, buffer_.data(), buffer_.size(), MSG_DONTWAIT);
+  while (!over_) {
+    const int got = SSL_read(session_.get(), buffer_.data(), static_cast<int>(buffer_.size()));
+    if (got > 0) return got;
+    const short events = Wanted(got);
+    if (events == 0) return (SSL_get_shutdown(session_.get()) & SSL_RECEIVED_SHUTDOWN) ? 0 : -1;
+    if (!WaitFor(events, ReadPatience())) return -1;
+  }
+  return -1;
 }
 
 int64_t Connection::Read(char* bytes, size_t size) {
   if (taken_ == buffer_.size()) {
     if (bytes_left_ <= 0 || !Readable()) return -1;
     buffer_.resize(kBuffer);
-    const ssize_t got = recv(socket_, buffer_.data(), buffer_.size(), MSG_DONTWAIT);
-    buffer_.resize(static_cast<size_t>(std::max<ssize_t>(got, 0)));
+    const int64_t got = Receive();
+    buffer_.resize(static_cast<size_t>(std::max<int64_t>(got, 0)));
     taken_ = 0;
     if (got <= 0) return got;
     bytes_left_ -= got;
@@ -82,12 +139,20 @@ int64_t Connection::Read(char* bytes, size_t size) {
 }
 
 int64_t Connection::Write(const char* bytes, size_t size) {
-  while (true) {
+  while (!over_) {
+    if (session_ != nullptr) {
+      const int sent = SSL_write(session_.get(), bytes, static_cast<int>(std::min(size, kBuffer)));
+      if (sent > 0) return sent;
+      const short events = Wanted(sent);
+      if (events == 0 || !WaitFor(events, kStuck)) return -1;
+      continue;
+    }
     const ssize_t sent = send(socket_, bytes, size, MSG_NOSIGNAL | MSG_DONTWAIT);
     if (sent >= 0) return sent;
     if (errno == EINTR) continue;
     if (errno != EAGAIN || !WaitFor(POLLOUT, kStuck)) return -1;
   }
+  return -1;
 }
 
 void Connection::TurnAway(int socket, const std::string& answer) {

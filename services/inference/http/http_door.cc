@@ -26,6 +26,10 @@ OpenAiApi::Options ApiOptions(const InferenceDaemonConfig& config, const DoorPar
 // What was not understood as HTTP, or is for no path of ours.
 std::string BodyOf(int http_status) {
   if (http_status == 404) return ErrorBody(absl::NotFoundError("no such path or method"));
+  if (http_status == 403) {
+    return ErrorBody(
+        absl::PermissionDeniedError("the client's certificate is of no role for this"));
+  }
   if (http_status == 413) {
     return ErrorBody(absl::InvalidArgumentError("body: larger than inference.http.max_body"));
   }
@@ -33,7 +37,8 @@ std::string BodyOf(int http_status) {
                                      : absl::InternalError("the request could not be answered"));
 }
 
-HttpListener::Options ListenerOptions(const HttpSection& http, const HostPort& place) {
+HttpListener::Options ListenerOptions(const HttpSection& http, const HostPort& place,
+                                      std::shared_ptr<Https> https) {
   const absl::Status busy = absl::ResourceExhaustedError(absl::StrFormat(
       "%d requests are being answered, inference.http.connections", http.connections));
   return {.host = place.host,
@@ -41,7 +46,8 @@ HttpListener::Options ListenerOptions(const HttpSection& http, const HostPort& p
           .connections = http.connections,
           .max_body = http.max_body,
           .busy_body = ErrorBody(busy),
-          .error_body = BodyOf};
+          .error_body = BodyOf,
+          .https = std::move(https)};
 }
 
 class HttpDoor final : public Door {
@@ -49,11 +55,12 @@ class HttpDoor final : public Door {
   HttpDoor(const InferenceDaemonConfig& config, const DoorParts& parts)
       : api_(ApiOptions(config, parts), parts.serving, parts.clock) {}
 
-  absl::Status Listen(const InferenceDaemonConfig& config) {
+  absl::Status Listen(const InferenceDaemonConfig& config, std::shared_ptr<Https> https) {
     const InferenceConfig& c = config.inference;
     ASSIGN_OR_RETURN(const HostPort place,
-                     ReadPlace("inference", "http.listen", c.http.listen, c.serve.rpc.insecure));
-    ASSIGN_OR_RETURN(listener_, HttpListener::Start(ListenerOptions(c.http, place), Routes()));
+                     ReadPlace("inference", "http.listen", c.http.listen, c.serve, config.tls));
+    ASSIGN_OR_RETURN(
+        listener_, HttpListener::Start(ListenerOptions(c.http, place, std::move(https)), Routes()));
     RpcServerConfig seen = c.serve.rpc;
     seen.host = place.host;
     address_ = JoinHostPort(AdvertisedHost(seen), listener_->port());
@@ -82,7 +89,7 @@ absl::StatusOr<std::unique_ptr<Door>> OpenHttpDoor(const InferenceDaemonConfig& 
                                                    const DoorParts& parts) {
   if (config.inference.http.listen.empty()) return nullptr;
   auto door = std::make_unique<HttpDoor>(config, parts);
-  RETURN_IF_ERROR(door->Listen(config));
+  RETURN_IF_ERROR(door->Listen(config, parts.https));
   return door;
 }
 

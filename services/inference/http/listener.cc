@@ -5,6 +5,7 @@
 #include <thread>
 
 #include "absl/strings/str_format.h"
+#include "common/tls/https.h"
 #include "services/inference/http/connection.h"
 
 // The only file that knows cpp-httplib, which parses requests and frames answers. Reading, writing
@@ -15,6 +16,7 @@ namespace {
 
 constexpr int64_t kHeaderBytes = 64 * 1024;
 constexpr char kRetryAfterSeconds[] = "1";
+constexpr char kMethod[] = "/v1";  // of the table of who may call what: one row for all paths
 
 // Of the request that this thread is answering.
 thread_local Connection* current = nullptr;
@@ -62,8 +64,10 @@ class BoundedThreads final : public httplib::TaskQueue {
 
 class Server final : public httplib::Server {
  public:
-  Server(int64_t max_body, const std::string& busy_body)
-      : max_bytes_(max_body + kHeaderBytes),
+  Server(int64_t max_body, const std::string& busy_body, std::shared_ptr<Https> https)
+      : https_(std::move(https)),
+        context_(MakeContext(https_), SSL_CTX_free),
+        max_bytes_(max_body + kHeaderBytes),
         busy_answer_(absl::StrFormat("HTTP/1.1 429 Too Many Requests\r\nRetry-After: %s\r\n"
                                      "Content-Type: application/json\r\nConnection: close\r\n"
                                      "Content-Length: %d\r\n\r\n%s",
@@ -71,12 +75,21 @@ class Server final : public httplib::Server {
   void StopReading() { stopping_ = true; }
 
  private:
+  static SSL_CTX* MakeContext(const std::shared_ptr<Https>& https) {
+    if (https == nullptr) return nullptr;
+    SSL_CTX* const context = SSL_CTX_new(TLS_server_method());
+    https->Configure(context);
+    return context;
+  }
+
   bool process_and_close_socket(socket_t socket) override {
     if (turning_away) {
-      Connection::TurnAway(socket, busy_answer_);
+      // Under TLS a handshake would hold up the accepting thread: the end has to say it.
+      Connection::TurnAway(socket, context_ == nullptr ? busy_answer_ : "");
       return false;
     }
-    Connection connection(socket, max_bytes_, stopping_);
+    Connection connection(socket, max_bytes_, stopping_, context_.get());
+    if (context_ != nullptr && !connection.Handshake()) return false;
     SocketStream stream(connection);
     current = &connection;
     bool closed = false;
@@ -91,6 +104,8 @@ class Server final : public httplib::Server {
     return ok;
   }
 
+  const std::shared_ptr<Https> https_;  // null: clear text
+  const std::unique_ptr<SSL_CTX, void (*)(SSL_CTX*)> context_;
   const int64_t max_bytes_;
   const std::string busy_answer_;
   std::atomic<bool> stopping_{false};
@@ -100,6 +115,16 @@ class Server final : public httplib::Server {
 void SetSocketOptions(socket_t socket) {
   const int yes = 1;
   setsockopt(socket, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof(yes));
+}
+
+// The body of a refusal is the error handler's.
+httplib::Server::HandlerResponse RefuseStrangers(const httplib::Request&,
+                                                 httplib::Response& response) {
+  if (Https::Check(current->session(), kMethod).ok()) {
+    return httplib::Server::HandlerResponse::Unhandled;
+  }
+  response.status = 403;
+  return httplib::Server::HandlerResponse::Handled;
 }
 
 void Send(HttpAnswer answer, httplib::Response& response) {
@@ -121,7 +146,8 @@ void Send(HttpAnswer answer, httplib::Response& response) {
 }  // namespace
 
 struct HttpListener::Impl {
-  explicit Impl(const Options& options) : http(options.max_body, options.busy_body) {}
+  explicit Impl(const Options& options)
+      : http(options.max_body, options.busy_body, options.https) {}
 
   Server http;
   std::thread listener;
@@ -138,6 +164,7 @@ struct HttpListener::Impl {
             response.set_content(error_body(response.status), "application/json");
           }
         });
+    if (options.https != nullptr) http.set_pre_routing_handler(RefuseStrangers);
     for (Route& route : routes) {
       const auto handler = [run = std::move(route.handler)](const httplib::Request& request,
                                                             httplib::Response& response) {

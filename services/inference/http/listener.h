@@ -10,6 +10,10 @@
 
 #include "common/base/status.h"
 
+namespace palimpsest {
+class Https;
+}
+
 namespace palimpsest::inference {
 
 struct HttpRequest {
@@ -35,10 +39,11 @@ class HttpListener {
   struct Options {
     std::string host;
     int port = 0;           // 0: any free one
-    int connections = 1;    // at once, a thread each; more are answered 429
+    int connections = 1;    // at once, a thread each; more are answered 429 (TLS: closed)
     int64_t max_body = 1;   // bytes
     std::string busy_body;  // what those are told
     std::function<std::string(int status)> error_body;  // of what never reached a handler
+    std::shared_ptr<Https> https;  // null: clear text. Who may not use the door is answered 403
   };
   struct Route {
     bool post = false;    // else GET

@@ -1,6 +1,7 @@
 #include "services/inference/server/config.h"
 
 #include "absl/strings/str_format.h"
+#include "common/base/clock.h"
 
 namespace palimpsest::inference {
 namespace {
@@ -61,19 +62,19 @@ void Bind(Binder& b, InferenceConfig& c) {
   b.Field("drain_grace", c.drain_grace, "for running sequences at SIGTERM");
 }
 
-absl::Status Validate(const HttpSection& c, bool insecure) {
-  if (!c.listen.empty()) {
-    RETURN_IF_ERROR(ReadPlace("inference", "http.listen", c.listen, insecure).status());
-  }
+absl::Status Validate(const HttpSection& c) {
   RETURN_IF_ERROR(AtLeast("http.connections", c.connections, 1));
   RETURN_IF_ERROR(AtLeast("http.max_body", c.max_body, 1));
   return AtLeast("http.deadline", c.deadline, absl::Seconds(1));
 }
 
-absl::Status Validate(const InferenceConfig& c) {
+absl::Status Validate(const InferenceConfig& c, const TlsSection& tls) {
   RETURN_IF_ERROR(AtLeast("rank", c.rank, 0));
-  RETURN_IF_ERROR(ReadListen("inference", c.serve).status());
-  RETURN_IF_ERROR(Validate(c.http, c.serve.rpc.insecure));
+  RETURN_IF_ERROR(ReadListen("inference", c.serve, tls).status());
+  if (!c.http.listen.empty()) {
+    RETURN_IF_ERROR(ReadPlace("inference", "http.listen", c.http.listen, c.serve, tls).status());
+  }
+  RETURN_IF_ERROR(Validate(c.http));
   if (c.dtype != "float32" && c.dtype != "bfloat16") {
     return absl::InvalidArgumentError(
         absl::StrFormat("inference.dtype=%s is neither float32 nor bfloat16", c.dtype));
@@ -103,12 +104,14 @@ absl::Status Validate(const InferenceConfig& c) {
 
 void Bind(Binder& b, InferenceDaemonConfig& c) {
   b.Section("run", c.run, "what all daemons of a run share");
+  b.Section("tls", c.tls, "certificates of the run");
   b.Section("inference", c.inference, "one replica");
 }
 
 absl::Status Validate(const InferenceDaemonConfig& c) {
   RETURN_IF_ERROR(Validate(c.run));
-  return Validate(c.inference);
+  RETURN_IF_ERROR(Validate(c.tls, Role::kInference, SystemClock().Now()));
+  return Validate(c.inference, c.tls);
 }
 
 }  // namespace palimpsest::inference

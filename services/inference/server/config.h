@@ -41,11 +41,12 @@ struct InferenceConfig {
   absl::Duration drain_grace = absl::Seconds(20);  // for running sequences at SIGTERM
 };
 void Bind(Binder& b, InferenceConfig& c);
-absl::Status Validate(const InferenceConfig& c);
+absl::Status Validate(const InferenceConfig& c, const TlsSection& tls = {});
 
 // What palimpsest-inference reads of the YAML.
 struct InferenceDaemonConfig {
   RunSection run;
+  TlsSection tls;
   InferenceConfig inference;
 };
 void Bind(Binder& b, InferenceDaemonConfig& c);

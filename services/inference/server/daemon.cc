@@ -97,6 +97,7 @@ class Replica {
   StopSignal& stop_;
   Clock& clock_ = SystemClock();
   GivenUp given_up_;
+  Tls tls_;
   Metrics metrics_;
   Telemetry telemetry_;
   Serving serving_;
@@ -147,7 +148,8 @@ void Replica::Ready() {
 
 absl::Status Replica::OpenDoor() {
   if (!make_door_) return absl::OkStatus();
-  ASSIGN_OR_RETURN(door_, make_door_(config_, {service_, serving_, telemetry_, clock_}));
+  ASSIGN_OR_RETURN(door_,
+                   make_door_(config_, {service_, serving_, telemetry_, clock_, tls_.https()}));
   if (door_ == nullptr) return absl::OkStatus();
   Log(Severity::kInfo, "the HTTP door is open", {{"address", door_->address()}});
   return WriteAddress(config_.run.folder, kHttpRole, config_.inference.rank,
@@ -156,12 +158,14 @@ absl::Status Replica::OpenDoor() {
 
 // The follower stands before the server, whose calls need it.
 absl::Status Replica::Start() {
-  ASSIGN_OR_RETURN(const Listening at, ReadListen(kRole, config_.inference.serve));
-  ASSIGN_OR_RETURN(metrics_server_, MetricsServer::Start(at.metrics.host, at.metrics.port, metrics_,
-                                                         [this] { return ReadyOf(serving_); }));
+  ASSIGN_OR_RETURN(tls_, Tls::Open(config_.tls, Role::kInference, clock_));
+  ASSIGN_OR_RETURN(const Listening at, ReadListen(kRole, config_.inference.serve, config_.tls));
+  ASSIGN_OR_RETURN(metrics_server_, MetricsServer::Start(
+                                        at.metrics.host, at.metrics.port, metrics_,
+                                        [this] { return ReadyOf(serving_); }, tls_.https()));
   ASSIGN_OR_RETURN(follower_,
                    WeightsFollower::Start(FollowerOptions(), serving_, telemetry_, clock_));
-  auto server = RpcServer::Start(at.rpc, {&service_}, metrics_, clock_);
+  auto server = RpcServer::Start(at.rpc, {&service_}, metrics_, clock_, tls_);
   if (server.ok()) {
     server_ = *std::move(server);
     server_->SetServing("", false);

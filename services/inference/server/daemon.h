@@ -8,6 +8,10 @@
 #include "common/rpc/stop_signal.h"
 #include "services/inference/server/config.h"
 
+namespace palimpsest {
+class Https;
+}
+
 namespace palimpsest::inference {
 
 // Makes the engine from a version's folder; main.cc brings the real one, tests a scripted one.
@@ -29,6 +33,7 @@ struct DoorParts {  // they outlive the door
   const Serving& serving;
   Telemetry& telemetry;
   Clock& clock;
+  std::shared_ptr<Https> https;  // null: clear text
 };
 // Null: the config has none.
 using DoorMaker = std::function<absl::StatusOr<std::unique_ptr<Door>>(

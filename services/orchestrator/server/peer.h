@@ -12,6 +12,7 @@
 #include "common/rpc/address.h"
 #include "common/rpc/channel.h"
 #include "common/rpc/status.h"
+#include "common/rpc/tls.h"
 #include "services/orchestrator/core/progress.h"
 
 namespace palimpsest::orchestrator {
@@ -20,6 +21,7 @@ namespace palimpsest::orchestrator {
 struct PeerConfig {
   std::string run_folder;
   std::string run;  // its name, which a peer that says one must say too
+  Tls tls;          // ours; a peer must show the role that it is called by
   ChannelConfig channel;
   absl::Duration call = absl::Seconds(30);           // deadline of quick calls
   absl::Duration switch_call = absl::Minutes(5);     // of publishing and flipping weights
@@ -105,8 +107,9 @@ absl::StatusOr<std::shared_ptr<Stub>> Peer<Stub>::Connected() {
     return absl::UnavailableError(role_ + " has not written its address yet");
   }
   RETURN_IF_ERROR(address.status());
+  ASSIGN_OR_RETURN(const Role role, RoleOfName(role_));
   ASSIGN_OR_RETURN(std::shared_ptr<grpc::Channel> channel,
-                   MakeChannel(address->host_port, config_.channel));
+                   MakeChannel(address->host_port, config_.channel, config_.tls.Peer(role)));
   std::shared_ptr<Stub> stub = new_stub_(std::move(channel));
   const std::unique_ptr<grpc::ClientContext> context = MakeContext(config_.channel);
   SetTimeout(*context, config_.call);

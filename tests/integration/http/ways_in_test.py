@@ -8,6 +8,7 @@ import asyncio
 import json
 import pathlib
 import re
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,7 @@ import clients  # noqa: E402
 clients.enter()
 
 import grpc  # noqa: E402
+import httpx  # noqa: E402
 import openai  # noqa: E402
 import tiny_model  # noqa: E402
 
@@ -45,6 +47,8 @@ def eventually(what, seconds=30):
 
 
 class Case(unittest.TestCase):
+    TLS = False
+
     @classmethod
     def setUpClass(cls):
         folder = pathlib.Path(cls.enterClassContext(tempfile.TemporaryDirectory()))
@@ -54,18 +58,31 @@ class Case(unittest.TestCase):
         subprocess.run([PUBLISH, cls.run_folder / "store", folder / "model"], check=True, timeout=30)
         (folder / "run.yaml").write_text(
             f"run: {{name: tiny, folder: {cls.run_folder}}}\n"
-            "inference: {store_poll: 50ms, threads: 1, http: {listen: '127.0.0.1:0', max_body: 1MiB}}\n")
+            "inference: {store_poll: 50ms, threads: 1, http: {listen: '127.0.0.1:0', max_body: 1MiB}}\n"
+            + (f"tls: {{folder: {cls.run_folder}/tls}}\n" if cls.TLS else ""))
+        if cls.TLS:
+            subprocess.run(["deploy/tls/make-certs.sh", cls.run_folder], check=True, capture_output=True, timeout=60)
         cls.log = folder / "log"
         with open(cls.log, "wb") as log:
             cls.daemon = subprocess.Popen([DAEMON, "--config", folder / "run.yaml"], stderr=log)
         cls.addClassCleanup(cls.daemon.wait)
         cls.addClassCleanup(cls.daemon.kill)
         cls.address = eventually(lambda: cls.address_of("inference"))
-        cls.base = f"http://{cls.address_of('http')}/v1"
-        cls.openai = openai.OpenAI(base_url=cls.base, api_key="none", max_retries=0, timeout=30)
-        cls.channel = cls.enterClassContext(grpc.insecure_channel(cls.address))
+        cls.base = f"{'https' if cls.TLS else 'http'}://{cls.address_of('http')}/v1"
+        cls.openai = openai.OpenAI(base_url=cls.base, api_key="none", max_retries=0, timeout=30,
+                                   http_client=cls.http_as("client"))
+        cls.channel = cls.enterClassContext(generate.open_channel(cls.address, cls.run_folder / "tls" if cls.TLS else None))
         cls.stub = PB_GRPC.InferenceServiceStub(cls.channel)
         eventually(lambda: cls.info().policy_version == 1)
+
+    @classmethod
+    def http_as(cls, role):
+        """What the openai package speaks HTTP with under TLS; in clear text its own."""
+        if not cls.TLS:
+            return None
+        context = ssl.create_default_context(cafile=cls.run_folder / "tls/ca.pem")
+        context.load_cert_chain(cls.run_folder / f"tls/{role}.pem")
+        return httpx.Client(verify=context)
 
     @classmethod
     def address_of(cls, role):
@@ -186,6 +203,42 @@ class Completions(Case):
             self.assertEqual(told["policy_version"], 1)
             self.assertEqual([e["digest"] for e in told["events"]], [e.digest for e in rollout.events])
         self.assertFalse(hasattr(self.complete().choices[0], "palimpsest"))
+
+
+class UnderTls(Case):
+    """The same two ways with the certificate of a client, by other people's implementations of TLS."""
+    TLS = True
+
+    def test_a_client_is_answered_whole_and_streamed(self):
+        over_grpc = self.grpc_says(prompt_text=PROMPT, sampling=GREEDY)
+        self.assertEqual(self.complete().choices[0].text, over_grpc.text)
+        pieces = [chunk.choices[0].text for chunk in self.complete(stream=True)]
+        self.assertGreater(len(pieces), 5)
+        self.assertEqual("".join(pieces), over_grpc.text)
+
+    def test_another_role_is_refused_by_both(self):
+        env = openai.OpenAI(base_url=self.base, api_key="none", max_retries=0, timeout=30, http_client=self.http_as("env"))
+        with self.assertRaises(openai.PermissionDeniedError):
+            env.models.list()
+        own = (self.run_folder / "tls/env.pem").read_bytes()
+        ca = (self.run_folder / "tls/ca.pem").read_bytes()
+        with grpc.secure_channel(self.address, grpc.ssl_channel_credentials(ca, own, own)) as channel:
+            with self.assertRaises(grpc.RpcError) as refused:
+                PB_GRPC.InferenceServiceStub(channel).Drain(PB.InferenceServiceDrainRequest(), timeout=10)
+        self.assertEqual(refused.exception.code(), grpc.StatusCode.PERMISSION_DENIED)
+        self.assertIn("role env may not call /palimpsest.v1.InferenceService/Drain", refused.exception.details())
+
+    def test_only_the_orchestrator_may_drain(self):
+        with self.assertRaises(grpc.RpcError) as refused:
+            self.stub.Drain(PB.InferenceServiceDrainRequest(), timeout=10)
+        self.assertEqual(refused.exception.code(), grpc.StatusCode.PERMISSION_DENIED)
+
+    def test_both_examples_get_through(self):
+        tls = str(self.run_folder / "tls")
+        for command in ([EXAMPLE, self.address, PROMPT, tls],
+                        [sys.executable, "examples/generate.py", self.address, PROMPT, "--tls", tls]):
+            said = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+            self.assertIn(" events\n", said)
 
 
 class Chat(Case):

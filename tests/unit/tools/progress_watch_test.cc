@@ -52,7 +52,7 @@ TEST(ProgressWatchTest, WaitsForTheOrchestratorAndFollowsItThroughARestart) {
     return mu.AwaitWithTimeout(absl::Condition(&done), absl::Seconds(20));
   };
   {
-    const ProgressWatch watch(run, [&](const v1::Progress& progress) {
+    const ProgressWatch watch(run, {}, [&](const v1::Progress& progress) {
       const absl::MutexLock lock(&mu);
       seen = progress.step();
     });
@@ -67,7 +67,7 @@ TEST(ProgressWatchTest, WaitsForTheOrchestratorAndFollowsItThroughARestart) {
 }
 
 TEST(ProgressWatchTest, EndsAtOnceWhereNobodyIsThere) {
-  const ProgressWatch watch("no-such-run", [](const v1::Progress&) {});
+  const ProgressWatch watch("no-such-run", {}, [](const v1::Progress&) {});
 }
 
 }  // namespace

@@ -11,6 +11,7 @@ namespace palimpsest {
 namespace {
 
 using ::testing::HasSubstr;
+using ::testing::StartsWith;
 
 template <class T>
 void ExpectReadsBack(const T& config) {
@@ -39,6 +40,12 @@ TEST(RpcConfigTest, ErrorsNameFieldAndValue) {
   server.max_message = int64_t{3} << 30;
   EXPECT_THAT(Validate(server).message(), HasSubstr("max_message=3221225472"));
   server = {};
+  server.max_metadata = 100;
+  EXPECT_THAT(Validate(server).message(), HasSubstr("max_metadata=100"));
+  server = {};
+  server.max_streams = 0;
+  EXPECT_THAT(Validate(server).message(), HasSubstr("max_streams=0"));
+  server = {};
   server.drain = -absl::Seconds(1);
   EXPECT_THAT(Validate(server).message(), HasSubstr("drain=-1s"));
   ChannelConfig channel;
@@ -57,7 +64,7 @@ TEST(ListenSectionTest, ItsKeysStandInTheDaemonsOwnSection) {
   daemon.serve.metrics = "[::1]:9";
   daemon.serve.rpc.drain = absl::Seconds(3);
   ExpectReadsBack(daemon);
-  const auto read = ReadListen("env", daemon.serve);
+  const auto read = ReadListen("env", daemon.serve, {});
   ASSERT_TRUE(read.ok()) << read.status();
   EXPECT_EQ(read->metrics.port, 9);
   EXPECT_EQ(read->rpc.drain, absl::Seconds(3));
@@ -65,7 +72,7 @@ TEST(ListenSectionTest, ItsKeysStandInTheDaemonsOwnSection) {
 
 TEST(ListenSectionTest, RefusalsNameSectionAndKey) {
   const auto refused = [](const ListenSection& c) {
-    return std::string(ReadListen("env", c).status().message());
+    return std::string(ReadListen("env", c, {}).status().message());
   };
   EXPECT_THAT(refused({.listen = "x"}), HasSubstr("env.listen=\"x\""));
   EXPECT_THAT(refused({.metrics = "x"}), HasSubstr("env.metrics=\"x\""));
@@ -75,15 +82,24 @@ TEST(ListenSectionTest, RefusalsNameSectionAndKey) {
 TEST(ListenSectionTest, GrpcAndMetricsGoBeyondLoopbackOnlyWhenInsecureSaysSo) {
   for (const char* place : {"0.0.0.0:0", "[::]:0", "10.0.0.1:80", "node1:80"}) {
     ListenSection both[] = {{.listen = place}, {.metrics = place}};
-    EXPECT_THAT(ReadListen("env", both[0]).status().message(),
+    EXPECT_THAT(ReadListen("env", both[0], {}).status().message(),
                 HasSubstr(absl::StrFormat("env.listen=%s can be reached", place)));
-    EXPECT_THAT(ReadListen("env", both[1]).status().message(),
+    EXPECT_THAT(ReadListen("env", both[1], {}).status().message(),
                 HasSubstr(absl::StrFormat("env.metrics=%s can be reached", place)));
     for (ListenSection& section : both) {
       section.rpc.insecure = true;
-      EXPECT_TRUE(ReadListen("env", section).ok()) << place;
+      EXPECT_TRUE(ReadListen("env", section, {}).ok()) << place;
     }
   }
+}
+
+TEST(ListenSectionTest, UnderTlsAnyHostWillDoAndInsecureIsAContradiction) {
+  const TlsSection tls{.folder = "tls"};
+  ListenSection section{.listen = "0.0.0.0:0", .metrics = "node1:80"};
+  EXPECT_TRUE(ReadListen("env", section, tls).ok());
+  section.rpc.insecure = true;
+  EXPECT_THAT(std::string(ReadListen("env", section, tls).status().message()),
+              StartsWith("env.insecure=true says that nothing is encrypted, tls.folder"));
 }
 
 TEST(RpcConfigTest, LoopbackIsTold) {

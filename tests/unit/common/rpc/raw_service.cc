@@ -52,25 +52,24 @@ std::string ToString(const ByteBuffer& buffer) {
 
 }  // namespace
 
-RawService::RawService() {
+RawService::RawService(const RawNames& names) {
   const auto add = [this](int index, const char* name, auto reactor) {
     AddMethod(
         new grpc::internal::RpcServiceMethod(name, grpc::internal::RpcMethod::NORMAL_RPC, nullptr));
     MarkMethodCallback(index, new Handler(reactor));
   };
-  add(0, "/test.Raw/Echo",
+  add(0, names.echo,
       [](grpc::CallbackServerContext* context, const ByteBuffer* request, ByteBuffer* response) {
         *response = *request;
         return Finished(context, grpc::Status::OK);
       });
-  add(1, "/test.Raw/Fail",
-      [](grpc::CallbackServerContext* context, const ByteBuffer*, ByteBuffer*) {
-        return Finished(context, ToGrpc(absl::FailedPreconditionError("not yet")));
-      });
-  add(2, "/test.Raw/Hang",
+  add(1, names.fail, [](grpc::CallbackServerContext* context, const ByteBuffer*, ByteBuffer*) {
+    return Finished(context, ToGrpc(absl::FailedPreconditionError("not yet")));
+  });
+  add(2, names.hang,
       [](grpc::CallbackServerContext*, const ByteBuffer*,
          ByteBuffer*) -> grpc::ServerUnaryReactor* { return new HangReactor; });
-  add(3, "/test.Raw/Slow",
+  add(3, names.slow,
       [](grpc::CallbackServerContext*, const ByteBuffer* request,
          ByteBuffer* response) -> grpc::ServerUnaryReactor* {
         *response = *request;
@@ -80,8 +79,9 @@ RawService::RawService() {
 
 absl::StatusOr<std::string> CallRaw(const std::shared_ptr<grpc::Channel>& channel,
                                     const char* method, const std::string& request,
-                                    absl::Duration timeout) {
+                                    absl::Duration timeout, const std::string& header) {
   grpc::ClientContext context;
+  if (!header.empty()) context.AddMetadata("x-test", header);
   if (timeout != absl::InfiniteDuration()) SetTimeout(context, timeout);
   const grpc::Slice slice(request);
   const ByteBuffer bytes(&slice, 1);

@@ -85,6 +85,35 @@ TEST_F(RpcServerTest, MessagesUpToTheLimitPassAndLargerOnesDoNot) {
             absl::StatusCode::kResourceExhausted);
 }
 
+TEST_F(RpcServerTest, HeadersUpToTheLimitPassAndLargerOnesDoNot) {
+  RpcServerConfig config;
+  config.max_metadata = 8 << 10;
+  const auto server = Start(config);
+  const auto channel = Connect(*server);
+  const auto call = [&](size_t bytes) {
+    return CallRaw(channel, "/test.Raw/Echo", "", absl::Seconds(10), std::string(bytes, 'x'));
+  };
+  EXPECT_TRUE(call(6 << 10).ok());
+  EXPECT_EQ(call(12 << 10).status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_TRUE(call(6 << 10).ok()) << "the connection goes on";
+}
+
+TEST_F(RpcServerTest, CallsBeyondTheLimitOfAConnectionWait) {
+  RpcServerConfig config;
+  config.max_streams = 1;
+  const auto server = Start(config);
+  const auto channel = Connect(*server);
+  ASSERT_TRUE(CallRaw(channel, "/test.Raw/Echo", "").ok());  // the client has read the limit
+  std::thread caller(
+      [&] { CallRaw(channel, "/test.Raw/Hang", "", absl::Seconds(2)).IgnoreError(); });
+  EXPECT_TRUE(EventuallySays("palimpsest_rpc_server_in_flight 1\n"));
+  EXPECT_EQ(CallRaw(channel, "/test.Raw/Echo", "", absl::Milliseconds(200)).status().code(),
+            absl::StatusCode::kDeadlineExceeded);
+  EXPECT_TRUE(CallRaw(Connect(*server), "/test.Raw/Echo", "").ok()) << "another connection";
+  caller.join();
+  EXPECT_TRUE(CallRaw(channel, "/test.Raw/Echo", "").ok());
+}
+
 TEST_F(RpcServerTest, CallsAreCountedByMethodAndCode) {
   const auto server = Start();
   const auto channel = Connect(*server);

@@ -6,6 +6,10 @@
 
 #include <atomic>
 
+#include "common/tls/https.h"
+#include "tests/unit/common/tls/pki.h"
+#include "tests/unit/common/weights/scratch_folder.h"
+
 namespace palimpsest {
 namespace {
 
@@ -63,6 +67,69 @@ TEST_F(MetricsServerTest, StopsQuicklyAlsoAfterRequests) {
     ASSERT_TRUE(client.Get("/metrics"));
   }
   EXPECT_LT(absl::Now() - before, absl::Seconds(3));
+}
+
+class HttpsMetricsTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    pki_.WriteTo(scratch_.path());
+    auto https = Https::Open({.folder = scratch_.path()}, Role::kTrainer, clock_);
+    ASSERT_TRUE(https.ok()) << https.status();
+    server_ = MetricsServer::Start(
+                  "127.0.0.1", 0, metrics_, [] { return absl::OkStatus(); }, *std::move(https))
+                  .value();
+  }
+  // Status of a page, or 0 when there is no answer. Who has the file `pem` believes the file `ca`.
+  int Get(const std::string& page, const std::string& pem, const std::string& ca = "ca.pem") {
+    const std::string own = scratch_ / pem;
+    httplib::SSLClient client("127.0.0.1", server_->port(), own, own);
+    client.set_ca_cert_path((scratch_ / ca).c_str());
+    client.enable_server_certificate_verification(true);
+    const auto response = client.Get(page);
+    return response ? response->status : 0;
+  }
+
+  Pki pki_;
+  weights::ScratchFolder scratch_;
+  FakeClock clock_{absl::Now()};
+  Metrics metrics_{"trainer", "1", SystemClock()};
+  std::unique_ptr<MetricsServer> server_;
+};
+
+TEST_F(HttpsMetricsTest, OnlyThoseWhoMayLookGetThePages) {
+  EXPECT_EQ(Get("/metrics", "metrics.pem"), 200);
+  EXPECT_EQ(Get("/healthz", "operator.pem"), 200);
+  EXPECT_EQ(Get("/other", "operator.pem"), 403);
+  for (const char* role : {"env.pem", "inference.pem", "trainer.pem", "client.pem"}) {
+    EXPECT_EQ(Get("/metrics", role), 403) << role;
+  }
+}
+
+TEST_F(HttpsMetricsTest, WhoShowsNoGoodCertificateGetsNoAnswer) {
+  const Pki other("another CA");
+  WritePem(scratch_ / "stranger.pem", other.IssueTo("metrics"));
+  EXPECT_EQ(Get("/metrics", "stranger.pem"), 0);
+  httplib::SSLClient nobody("127.0.0.1", server_->port());
+  nobody.enable_server_certificate_verification(false);
+  EXPECT_FALSE(nobody.Get("/metrics"));
+  httplib::Client clear("127.0.0.1", server_->port());
+  EXPECT_FALSE(clear.Get("/metrics"));
+}
+
+TEST_F(HttpsMetricsTest, ReplacedFilesAreUsedAfterTheirTimeAndBrokenOnesNever) {
+  const Pki fresh("the next CA");
+  WritePem(scratch_ / "fresh.pem", fresh.IssueTo("metrics"));
+  WritePem(scratch_ / "fresh-ca.pem", fresh.ca());
+  WritePem(scratch_ / "old.pem", pki_.IssueTo("metrics"));
+  WritePem(scratch_ / "old-ca.pem", pki_.ca());
+  fresh.WriteTo(scratch_.path());
+  EXPECT_EQ(Get("/metrics", "old.pem", "old-ca.pem"), 200);
+  clock_.Advance(absl::Seconds(31));
+  EXPECT_EQ(Get("/metrics", "fresh.pem", "fresh-ca.pem"), 200);
+  EXPECT_EQ(Get("/metrics", "old.pem", "old-ca.pem"), 0);
+  WritePem(scratch_ / "trainer.pem", "not a key");
+  clock_.Advance(absl::Seconds(31));
+  EXPECT_EQ(Get("/metrics", "fresh.pem", "fresh-ca.pem"), 200);
 }
 
 }  // namespace

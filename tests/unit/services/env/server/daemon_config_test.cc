@@ -30,7 +30,7 @@ TEST(EnvDaemonConfigTest, ReadsItsSections) {
   EXPECT_EQ(config.run.folder, "runs/a");
   EXPECT_EQ(config.env.tasks.registers.far_share, 0.5);
   EXPECT_EQ(config.env.tasks.countdown.max_numbers, 5);
-  EXPECT_EQ(ReadListen("env", config.env.serve)->rpc.port, 81);
+  EXPECT_EQ(ReadListen("env", config.env.serve, config.tls)->rpc.port, 81);
   EXPECT_TRUE(Validate(config).ok());
 }
 

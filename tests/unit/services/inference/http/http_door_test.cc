@@ -17,7 +17,7 @@ class HttpDoorTest : public ::testing::Test {
   absl::StatusOr<std::unique_ptr<Door>> Open(const std::string& listen) {
     config_.run.name = "quick";
     config_.inference.http.listen = listen;
-    return OpenHttpDoor(config_, {service_, serving_, telemetry_, SystemClock()});
+    return OpenHttpDoor(config_, {service_, serving_, telemetry_, SystemClock(), nullptr});
   }
 
   InferenceDaemonConfig config_;

@@ -8,6 +8,9 @@
 
 #include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
+#include "common/tls/https.h"
+#include "tests/unit/common/tls/pki.h"
+#include "tests/unit/common/weights/scratch_folder.h"
 
 namespace palimpsest::inference {
 namespace {
@@ -49,13 +52,15 @@ class ListenerTest : public ::testing::Test {
         .connections = connections,
         .max_body = 1000,
         .busy_body = "busy",
-        .error_body = [](int status) { return "error " + std::to_string(status); }};
+        .error_body = [](int status) { return "error " + std::to_string(status); },
+        .https = https_};
     auto listener = HttpListener::Start(options, {{true, "/post", std::move(post)}});
     ASSERT_TRUE(listener.ok()) << listener.status();
     listener_ = *std::move(listener);
   }
   httplib::Client Client() { return httplib::Client("127.0.0.1", listener_->port()); }
 
+  std::shared_ptr<Https> https_;  // null: clear text
   std::unique_ptr<HttpListener> listener_;
 };
 
@@ -170,6 +175,91 @@ TEST_F(ListenerTest, ATakenPortIsAnError) {
   HttpListener::Options options{
       .host = "127.0.0.1", .port = listener_->port(), .error_body = [](int) { return ""; }};
   EXPECT_TRUE(absl::IsUnavailable(HttpListener::Start(options, {}).status()));
+}
+
+class HttpsListenerTest : public ListenerTest {
+ protected:
+  void SetUp() override {
+    pki_.WriteTo(scratch_.path());
+    https_ = Https::Open({.folder = scratch_.path()}, Role::kInference, SystemClock()).value();
+  }
+  std::unique_ptr<httplib::SSLClient> As(const std::string& role) {
+    const std::string own = scratch_ / (role + ".pem");
+    auto client = std::make_unique<httplib::SSLClient>("127.0.0.1", listener_->port(), own, own);
+    client->set_ca_cert_path((scratch_ / "ca.pem").c_str());
+    client->enable_server_certificate_verification(true);
+    return client;
+  }
+
+  Pki pki_;
+  weights::ScratchFolder scratch_;
+};
+
+TEST_F(HttpsListenerTest, ClientsAreAnsweredAndOtherRolesRefused) {
+  Start(Echo);
+  const std::string large(900, 'x');
+  const auto said = As("client")->Post("/post", large, "application/json");
+  ASSERT_TRUE(said) << httplib::to_string(said.error());
+  EXPECT_EQ(said->status, 200);
+  EXPECT_EQ(said->body, "you said " + large);
+  EXPECT_EQ(As("operator")->Get("/other")->status, 404);
+  for (const char* role : {"env", "metrics", "trainer"}) {
+    const auto refused = As(role)->Post("/post", "hi", "application/json");
+    ASSERT_TRUE(refused) << role;
+    EXPECT_EQ(refused->status, 403) << role;
+    EXPECT_EQ(refused->body, "error 403");
+  }
+}
+
+TEST_F(HttpsListenerTest, WhoShowsNoCertificateGetsNoAnswer) {
+  Start(Echo);
+  EXPECT_FALSE(Client().Post("/post", "hi", "application/json"));
+  httplib::SSLClient nobody("127.0.0.1", listener_->port());
+  nobody.enable_server_certificate_verification(false);
+  EXPECT_FALSE(nobody.Post("/post", "hi", "application/json"));
+}
+
+TEST_F(HttpsListenerTest, StreamsOfManyRecordsComeWhole) {
+  const std::string piece(50000, 'p');
+  int count = 0;
+  Start([&](const HttpRequest&) {
+    return HttpAnswer{.content_type = "text/event-stream",
+                      .next_piece = [&]() -> std::optional<std::string> {
+                        if (++count > 40) return std::nullopt;
+                        return piece;
+                      }};
+  });
+  const auto said = As("client")->Post("/post", "", "text/plain");
+  ASSERT_TRUE(said) << httplib::to_string(said.error());
+  EXPECT_EQ(said->body.size(), 40 * piece.size());
+}
+
+TEST_F(HttpsListenerTest, AHandlerSeesThatItsClientHasGone) {
+  absl::Notification begun, gone;
+  Start([&](const HttpRequest& request) {
+    EXPECT_TRUE(request.alive());
+    begun.Notify();
+    for (int i = 0; i < 1000 && request.alive(); ++i) absl::SleepFor(absl::Milliseconds(10));
+    if (!request.alive()) gone.Notify();
+    return HttpAnswer();
+  });
+  const auto client = As("client");
+  std::thread caller([&] { client->Post("/post", "hi", "text/plain"); });
+  EXPECT_TRUE(begun.WaitForNotificationWithTimeout(absl::Seconds(10)));
+  absl::SleepFor(absl::Milliseconds(50));
+  EXPECT_FALSE(gone.HasBeenNotified());
+  client->stop();
+  EXPECT_TRUE(gone.WaitForNotificationWithTimeout(absl::Seconds(5)));
+  caller.join();
+}
+
+TEST_F(HttpsListenerTest, ItsEndDoesNotWaitForAHandshakeThatNeverComes) {
+  Start(Echo);
+  RawClient silent(listener_->port());
+  absl::SleepFor(absl::Milliseconds(50));
+  const absl::Time before = absl::Now();
+  listener_.reset();
+  EXPECT_LT(absl::Now() - before, absl::Seconds(2));
 }
 
 }  // namespace
