@@ -12,6 +12,7 @@ import pathlib
 import re
 import shutil
 import sqlite3
+import subprocess
 import sys
 import tempfile
 import time
@@ -40,7 +41,8 @@ class Job:
     def __init__(self, slurm, name, *sets):
         self.slurm, self.name = slurm, name
         self.folder = slurm.shared / name
-        self.config = [CONFIG, *(part for text in (f"run.folder={self.folder}", *sets) for part in ("--set", text))]
+        where = (f"run.folder={self.folder}", f"tls.folder={slurm.shared}/tls")
+        self.config = [CONFIG, *(part for text in (*where, *sets) for part in ("--set", text))]
         self.id, self.out = self.submit()
 
     def submit(self, *options):
@@ -111,6 +113,8 @@ class Slurm(unittest.TestCase):
             (folder / name).mkdir(parents=True)
         # What the user has on the cluster: a checkout with a build. The binaries are those under test.
         (folder / "checkout/build/release/bin").symlink_to(pathlib.Path(BINARY).resolve().parent)
+        # For no node by name: what the daemons compare is the role.
+        subprocess.run([ROOT / "deploy/tls/make-certs.sh", folder / "shared"], check=True, capture_output=True, timeout=60)
         cls.slurm = cluster.Cluster(folder / "slurm", folder / "shared")
         cls.addClassCleanup(cls.slurm.stop)
         cls.slurm.checkout = folder / "checkout"
