@@ -11,6 +11,7 @@
 #include <sstream>
 
 #include "absl/strings/str_format.h"
+#include "common/weights/durable_file.h"
 
 namespace palimpsest::tools::eval {
 namespace {
@@ -20,8 +21,8 @@ using nlohmann::json;
 constexpr int64_t kMaxSettings = 1 << 20;  // bytes
 
 // FAILED_PRECONDITION when another process holds it; given back when this one ends.
-absl::StatusOr<weights::UniqueFd> OpenAlone(const std::string& path) {
-  weights::UniqueFd file(open(path.c_str(), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0644));
+absl::StatusOr<UniqueFd> OpenAlone(const std::string& path) {
+  UniqueFd file(open(path.c_str(), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0644));
   if (file.get() < 0) return weights::IoError(errno, "open", path);
   if (flock(file.get(), LOCK_EX | LOCK_NB) == 0) return file;
   return absl::FailedPreconditionError(
@@ -132,7 +133,7 @@ absl::StatusOr<std::unique_ptr<AnswerBook>> AnswerBook::Open(const std::string& 
   std::filesystem::create_directories(folder, error);
   if (error) return weights::IoError(error.value(), "make", folder);
   const std::string path = folder + "/answers.jsonl";
-  ASSIGN_OR_RETURN(weights::UniqueFd file, OpenAlone(path));
+  ASSIGN_OR_RETURN(UniqueFd file, OpenAlone(path));
   RETURN_IF_ERROR(KeepSettings(folder + "/settings.json", settings));
   ASSIGN_OR_RETURN(auto answers, ReadAnswers(path, file.get()));
   return std::unique_ptr<AnswerBook>(new AnswerBook(path, std::move(file), std::move(answers)));

@@ -7,7 +7,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
-#include "common/weights/durable_file.h"
+#include "common/base/unique_fd.h"
 #include "tools/eval/plan.h"
 
 namespace palimpsest::tools::eval {
@@ -47,12 +47,12 @@ class AnswerBook {
   std::map<AnswerKey, Answer> answers() const;
 
  private:
-  AnswerBook(std::string path, weights::UniqueFd file, std::map<AnswerKey, Answer> answers)
+  AnswerBook(std::string path, UniqueFd file, std::map<AnswerKey, Answer> answers)
       : path_(std::move(path)), file_(std::move(file)), answers_(std::move(answers)) {}
 
   const std::string path_;
   mutable absl::Mutex mu_;
-  weights::UniqueFd file_ ABSL_GUARDED_BY(mu_);
+  UniqueFd file_ ABSL_GUARDED_BY(mu_);
   std::map<AnswerKey, Answer> answers_ ABSL_GUARDED_BY(mu_);
 };
 
