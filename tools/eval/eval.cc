@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_format.h"
 #include "common/base/clock.h"
+#include "common/weights/durable_file.h"
 #include "tools/eval/own_daemons.h"
 #include "tools/eval/progress.h"
 #include "tools/eval/report.h"
