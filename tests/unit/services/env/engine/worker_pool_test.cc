@@ -197,7 +197,8 @@ TEST_F(WorkerPoolTest, TheQueueHasABoundAndWaitingAnEnd) {
   });
   absl::Status full;
   for (int i = 0; i < 1000 && !absl::IsResourceExhausted(full); ++i) {
-    full = Ask("say x", absl::Milliseconds(1)).status();  // until the thread above waits
+    SystemClock().SleepFor(absl::Milliseconds(5));  // the only place is left to the thread above
+    full = Ask("say x", absl::Milliseconds(1)).status();
   }
   EXPECT_THAT(std::string(full.message()), HasSubstr("1 calls wait already"));
   worker_->Stop();  // ends the one that hangs and the one that waits
