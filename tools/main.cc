@@ -106,6 +106,7 @@ void AddServe(CLI::App& app, ServeOptions& o) {
   CLI::App& command = *app.add_subcommand("serve", "an inference daemon for a model, until Ctrl-C");
   command.add_option("--model", o.model, "Hugging Face folder")->required();
   command.add_option("--port", o.port, "on 127.0.0.1; default 0: a free one");
+  command.add_option("--replicas", o.replicas, "default 1; several stand behind a router");
   command.add_option("--folder", o.folder, "of the daemon, default runs/serve");
   command.add_option("--tls", o.tls, "folder with ca.pem, inference.pem, operator.pem");
   command.add_option("--set", o.sets, "inference.KEY=VALUE, any number")->allow_extra_args(false);

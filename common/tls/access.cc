@@ -17,7 +17,8 @@ constexpr unsigned Set(std::initializer_list<Role> roles) {
   return set;
 }
 
-constexpr unsigned kLoop = Set({kOrchestrator});                     // steers a run
+constexpr unsigned kLoop = Set({kOrchestrator});  // steers a run
+constexpr unsigned kRelay = Set({kRouter});       // passes on what it has let in by this table
 constexpr unsigned kUse = Set({kOrchestrator, kClient, kOperator});  // a model, an environment
 constexpr unsigned kLook = Set({kOrchestrator, kOperator});          // reads a trainer's state
 constexpr unsigned kHuman = Set({kOperator});                        // watches and steers the loop
@@ -29,22 +30,22 @@ struct Row {
 };
 
 constexpr Row kRows[] = {
-    {"/palimpsest.v1.InferenceService/GetServerInfo", kUse},
-    {"/palimpsest.v1.InferenceService/Generate", kUse},
-    {"/palimpsest.v1.InferenceService/Score", kUse},
-    {"/palimpsest.v1.InferenceService/Tokenize", kUse},
-    {"/palimpsest.v1.InferenceService/Detokenize", kUse},
-    {"/palimpsest.v1.InferenceService/CreateSession", kUse},
-    {"/palimpsest.v1.InferenceService/StepSession", kUse},
-    {"/palimpsest.v1.InferenceService/CompactSession", kUse},
-    {"/palimpsest.v1.InferenceService/ForkSession", kUse},
-    {"/palimpsest.v1.InferenceService/ListSessions", kUse},
-    {"/palimpsest.v1.InferenceService/DeleteSession", kUse},
-    {"/palimpsest.v1.InferenceService/Pause", kLoop},
-    {"/palimpsest.v1.InferenceService/Resume", kLoop},
-    {"/palimpsest.v1.InferenceService/Drain", kLoop},
-    {"/palimpsest.v1.InferenceService/AbortAll", kLoop},
-    {"/palimpsest.v1.InferenceService/UpdateWeights", kLoop},
+    {"/palimpsest.v1.InferenceService/GetServerInfo", kUse | kRelay},
+    {"/palimpsest.v1.InferenceService/Generate", kUse | kRelay},
+    {"/palimpsest.v1.InferenceService/Score", kUse | kRelay},
+    {"/palimpsest.v1.InferenceService/Tokenize", kUse | kRelay},
+    {"/palimpsest.v1.InferenceService/Detokenize", kUse | kRelay},
+    {"/palimpsest.v1.InferenceService/CreateSession", kUse | kRelay},
+    {"/palimpsest.v1.InferenceService/StepSession", kUse | kRelay},
+    {"/palimpsest.v1.InferenceService/CompactSession", kUse | kRelay},
+    {"/palimpsest.v1.InferenceService/ForkSession", kUse | kRelay},
+    {"/palimpsest.v1.InferenceService/ListSessions", kUse | kRelay},
+    {"/palimpsest.v1.InferenceService/DeleteSession", kUse | kRelay},
+    {"/palimpsest.v1.InferenceService/Pause", kLoop | kRelay},
+    {"/palimpsest.v1.InferenceService/Resume", kLoop | kRelay},
+    {"/palimpsest.v1.InferenceService/Drain", kLoop | kRelay},
+    {"/palimpsest.v1.InferenceService/AbortAll", kLoop | kRelay},
+    {"/palimpsest.v1.InferenceService/UpdateWeights", kLoop | kRelay},
 
     {"/palimpsest.v1.TrainerService/GetServerInfo", kLook},
     {"/palimpsest.v1.TrainerService/GetStatus", kLook},

@@ -11,6 +11,8 @@ std::string_view RoleName(Role role) {
   switch (role) {
     case Role::kInference:
       return "inference";
+    case Role::kRouter:
+      return "router";
     case Role::kTrainer:
       return "trainer";
     case Role::kOrchestrator:

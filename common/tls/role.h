@@ -10,11 +10,21 @@
 namespace palimpsest {
 
 // Who a process is. Stands in its certificate as the URI palimpsest://role/<name>.
-enum class Role { kInference, kTrainer, kOrchestrator, kEnv, kClient, kOperator, kMetrics };
+// A router stands before the replicas of inference and is taken for one by its clients.
+enum class Role {
+  kInference,
+  kRouter,
+  kTrainer,
+  kOrchestrator,
+  kEnv,
+  kClient,
+  kOperator,
+  kMetrics
+};
 
-inline constexpr std::array kAllRoles = {Role::kInference, Role::kTrainer, Role::kOrchestrator,
-                                         Role::kEnv,       Role::kClient,  Role::kOperator,
-                                         Role::kMetrics};
+inline constexpr std::array kAllRoles = {Role::kInference,    Role::kRouter, Role::kTrainer,
+                                         Role::kOrchestrator, Role::kEnv,    Role::kClient,
+                                         Role::kOperator,     Role::kMetrics};
 
 inline constexpr std::string_view kRoleUri = "palimpsest://role/";
 

@@ -15,7 +15,7 @@
 # ca.key and ca.pem and run this again.
 set -euo pipefail
 
-roles=(inference trainer orchestrator env client operator metrics)
+roles=(inference router trainer orchestrator env client operator metrics)
 
 say() { printf 'make-certs: %s\n' "$*" >&2; }
 die() { say "$*"; exit 2; }

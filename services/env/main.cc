@@ -67,6 +67,6 @@ absl::Status Run(const EnvDaemonConfig& config, StopSignal& stop) {
 int main(int argc, char** argv) {
   using namespace palimpsest;
   return DaemonMain<env::EnvDaemonConfig>(
-      argc, argv, env::kName, {"model", "inference", "trainer", "orchestrator", "placement"},
-      env::Run);
+      argc, argv, env::kName,
+      {"model", "inference", "trainer", "orchestrator", "placement", "router"}, env::Run);
 }

@@ -1,6 +1,7 @@
 #include "common/rpc/daemon.h"
 #include "services/inference/engine/engine_factory.h"
 #include "services/inference/http/http_door.h"
+#include "services/inference/router/daemon.h"
 #include "services/inference/server/daemon.h"
 
 namespace palimpsest::inference {
@@ -19,16 +20,32 @@ absl::StatusOr<std::unique_ptr<Engine>> Make(const std::string& folder, PolicyVe
                      .observer = std::move(observer)});
 }
 
-absl::Status Run(const InferenceDaemonConfig& config, StopSignal& stop) {
-  return RunDaemon(config, Make, stop, OpenHttpDoor);
+// A replica, or the router before the replicas.
+struct ProcessConfig {
+  InferenceDaemonConfig replica;
+  RouterConfig router;
+};
+void Bind(Binder& b, ProcessConfig& c) {
+  Bind(b, c.replica);
+  b.Section("router", c.router, "one address for all replicas");
+}
+absl::Status Validate(const ProcessConfig& c) {
+  if (!c.router.enabled) return Validate(c.replica);
+  RETURN_IF_ERROR(Validate(c.replica.tls, Role::kRouter, SystemClock().Now()));
+  return Validate(c.router, c.replica.tls);
+}
+
+absl::Status Run(const ProcessConfig& config, StopSignal& stop) {
+  if (config.router.enabled)
+    return RunRouter({config.replica.run, config.router, config.replica.tls}, stop);
+  return RunDaemon(config.replica, Make, stop, OpenHttpDoor);
 }
 
 }  // namespace
 }  // namespace palimpsest::inference
 
 int main(int argc, char** argv) {
-  using palimpsest::inference::InferenceDaemonConfig;
-  return palimpsest::DaemonMain<InferenceDaemonConfig>(
+  return palimpsest::DaemonMain<palimpsest::inference::ProcessConfig>(
       argc, argv, "palimpsest-inference", {"model", "trainer", "orchestrator", "env", "placement"},
       palimpsest::inference::Run);
 }

@@ -126,7 +126,8 @@ int main(int argc, char** argv) {
   std::string command;
   for (int i = 0; i < argc; ++i) command += (i > 0 ? " " : "") + std::string(argv[i]);
   return DaemonMain<orchestrator::OrchestratorDaemonConfig>(
-      argc, argv, orchestrator::kName, {"model", "inference", "trainer", "env", "placement"},
+      argc, argv, orchestrator::kName,
+      {"model", "inference", "trainer", "env", "placement", "router"},
       [&](const orchestrator::OrchestratorDaemonConfig& config, StopSignal& stop) {
         const std::string& typed = config.orchestrator.command;
         return orchestrator::RunDaemon(typed.empty() ? command : typed, config, stop);

@@ -72,6 +72,6 @@ absl::Status Run(const DaemonConfig& config, StopSignal& stop) {
 
 int main(int argc, char** argv) {
   return palimpsest::DaemonMain<palimpsest::trainer::DaemonConfig>(
-      argc, argv, "palimpsest-trainer", {"inference", "orchestrator", "env", "placement"},
+      argc, argv, "palimpsest-trainer", {"inference", "orchestrator", "env", "placement", "router"},
       palimpsest::trainer::Run);
 }

@@ -37,6 +37,9 @@ for s in SERVICES:
 # Another way into the replica; only services/inference itself knows that there is one.
 EDGES["services/inference/http"] = ROOMS_OF_COMMON | {"services/inference/core", "services/inference/server", "protos"}
 EDGES["services/inference"].add("services/inference/http")
+# Before the replicas: no engine, and nothing of a replica's server.
+EDGES["services/inference/router"] = ROOMS_OF_COMMON | {"services/inference/core", "protos"}
+EDGES["services/inference"].add("services/inference/router")
 # The command runs the engine in process: `palimpsest generate --model DIR`.
 EDGES["tools"] = ROOMS_OF_COMMON | {"protos", "services/inference/core", "services/inference/engine"}
 

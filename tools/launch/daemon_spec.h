@@ -22,8 +22,8 @@ struct DaemonSpec {
   int gpus = 0;
 };
 
-// Replica `rank` of palimpsest-<role> of this build, on node 0, with no log yet: an attempt gives
-// it one (run_folder.h). `sets`: a.b=c over the file.
+// Daemon `rank` of the role, by the program of this build, on node 0, with no log yet: an attempt
+// gives it one (run_folder.h). `sets`: a.b=c over the file.
 absl::StatusOr<DaemonSpec> MakeSpec(std::string_view role, int rank, const std::string& run_folder,
                                     const std::string& config_file,
                                     const std::vector<std::string>& sets);

@@ -43,7 +43,8 @@ constexpr std::string_view kLeader = "orchestrator";
 constexpr absl::Duration kUntilKilled = absl::Minutes(5);
 
 absl::StatusOr<LaunchConfig> ReadConfig(const LaunchOptions& options) {
-  constexpr std::string_view kOthers[] = {"model", "inference", "trainer", "orchestrator", "env"};
+  constexpr std::string_view kOthers[] = {"model",   "inference",    "router",
+                                          "trainer", "orchestrator", "env"};
   const ParsedFlags flags{.config_file = options.config, .sets = options.sets};
   LaunchConfig config;
   RETURN_IF_ERROR(LoadConfig(flags, kOthers, config));
@@ -59,6 +60,9 @@ std::vector<std::string> SetsOf(std::string_view role, int replica, const Placem
   std::vector<std::string> sets;
   const int replicas = place.Of(role).replicas;
   if (replicas > 1) sets.push_back(absl::StrFormat("%s.rank=%d", role, replica));
+  if (place.router.replicas > 0 && (role == "inference" || role == "router")) {
+    sets.push_back(absl::StrFormat("router.enabled=%s", role == "router" ? "true" : "false"));
+  }
   if (role == kLeader) {
     for (const std::string_view peer : {"inference", "env"}) {
       const int count = place.Of(peer).replicas;

@@ -11,9 +11,15 @@ absl::Status CheckRole(std::string_view role, const RolePlacement& c) {
     return absl::InvalidArgumentError(
         absl::StrFormat("placement.%s.%s=%d %s", role, key, value, what));
   };
-  if (c.replicas < 1) return refuse("replicas", c.replicas, "is below 1");
   const bool many = role == "inference" || role == "env";
-  if (c.replicas > 1 && !many) return refuse("replicas", c.replicas, "is not 1");
+  if (role == "router") {
+    if (c.replicas < 0 || c.replicas > 1)
+      return refuse("replicas", c.replicas, "is neither 0 nor 1");
+  } else if (c.replicas < 1) {
+    return refuse("replicas", c.replicas, "is below 1");
+  } else if (c.replicas > 1 && !many) {
+    return refuse("replicas", c.replicas, "is not 1");
+  }
   if (c.cpus < 0) return refuse("cpus", c.cpus, "is negative");
   if (c.gpus < 0) return refuse("gpus", c.gpus, "is negative");
   for (const int32_t node : c.nodes) {
@@ -26,7 +32,8 @@ absl::Status CheckRole(std::string_view role, const RolePlacement& c) {
 }  // namespace
 
 void Bind(Binder& b, RolePlacement& c) {
-  b.Field("replicas", c.replicas, "daemons of this role; one for trainer and orchestrator");
+  b.Field("replicas", c.replicas,
+          "daemons of this role; one for trainer and orchestrator, 0 or 1 for router");
   b.Field("nodes", c.nodes, "replica i runs on nodes[i mod size], counted in the Slurm job from 0");
   b.Field("cpus", c.cpus, "of each replica, its own; 0: all that the job has on the node");
   b.Field("gpus", c.gpus, "of each replica, its own");
@@ -36,6 +43,7 @@ void Bind(Binder& b, PlacementSection& c) {
   b.Section("env", c.env);
   b.Section("trainer", c.trainer);
   b.Section("inference", c.inference);
+  b.Section("router", c.router);
   b.Section("orchestrator", c.orchestrator);
   b.Field("stop_grace", c.stop_grace, "from the request to stop to the kill");
 }
@@ -43,6 +51,7 @@ void Bind(Binder& b, PlacementSection& c) {
 const RolePlacement& PlacementSection::Of(std::string_view role) const {
   if (role == "env") return env;
   if (role == "trainer") return trainer;
+  if (role == "router") return router;
   return role == "inference" ? inference : orchestrator;
 }
 

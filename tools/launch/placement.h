@@ -23,10 +23,11 @@ struct RolePlacement {
 // `placement:` of the YAML, read by `palimpsest launch` alone.
 struct PlacementSection {
   RolePlacement env, trainer, inference, orchestrator;
+  RolePlacement router{.replicas = 0};  // 1: the replicas of inference have one address besides
   absl::Duration stop_grace = absl::Seconds(30);  // from the request to stop to the kill
   bool operator==(const PlacementSection&) const = default;
 
-  // That of "env", "trainer", "inference" or "orchestrator".
+  // That of one of kRoles.
   const RolePlacement& Of(std::string_view role) const;
 };
 void Bind(Binder& b, PlacementSection& c);
@@ -36,6 +37,7 @@ absl::Status Validate(const PlacementSection& c);
 absl::Status ValidateNodes(const PlacementSection& c, size_t node_count);
 
 // The roles in the order in which they are started.
-inline constexpr std::string_view kRoles[] = {"env", "trainer", "inference", "orchestrator"};
+inline constexpr std::string_view kRoles[] = {"env", "trainer", "inference", "router",
+                                              "orchestrator"};
 
 }  // namespace palimpsest::tools

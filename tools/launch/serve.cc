@@ -22,6 +22,7 @@ namespace palimpsest::tools {
 namespace {
 
 constexpr char kName[] = "palimpsest serve";
+constexpr int kMostReplicas = 64;
 constexpr absl::Duration kLook = absl::Milliseconds(300);
 
 // The version that the daemon at `host_port` serves; nullopt while it serves none.
@@ -38,6 +39,11 @@ std::optional<int64_t> ServedVersion(const std::string& host_port, const Tls& tl
   return response.policy_version();
 }
 
+// The one that clients speak to.
+std::string_view FrontOf(const ServeOptions& options) {
+  return options.replicas > 1 ? "router" : "inference";
+}
+
 // Prints where the daemon serves, on a thread of its own, until it goes.
 class Announcer {
  public:
@@ -52,7 +58,7 @@ class Announcer {
   void Run() {
     Address announced;
     while (!over_.WaitForNotificationWithTimeout(kLook)) {
-      const absl::StatusOr<Address> address = ReadAddress(run_.folder, "inference", 0);
+      const absl::StatusOr<Address> address = ReadAddress(run_.folder, FrontOf(options_), 0);
       if (!address.ok() || *address == announced) continue;
       const std::optional<int64_t> version = ServedVersion(address->host_port, tls_);
       if (!version) continue;
@@ -72,15 +78,29 @@ class Announcer {
   std::thread thread_;  // last: it uses all of the above
 };
 
-// The daemon gets its whole configuration by --set. Its weights stand in the store before it
-// starts, so it need not wait for them: what cannot be loaded then ends it with the reason.
-absl::StatusOr<DaemonSpec> InferenceSpec(const ServeOptions& options, const RunSection& run) {
-  std::vector<std::string> sets = {TextSet("run.name", run.name), TextSet("run.folder", run.folder),
-                                   absl::StrFormat("inference.listen=127.0.0.1:%d", options.port),
-                                   "inference.first_version_wait=1s",
-                                   TextSet("tls.folder", options.tls)};
-  sets.insert(sets.end(), options.sets.begin(), options.sets.end());
-  return MakeSpec("inference", 0, run.folder, "/dev/null", sets);
+// The daemons get their whole configuration by --set. The weights stand in the store before they
+// start, so they need not wait for them: what cannot be loaded then ends them with the reason.
+absl::StatusOr<std::vector<DaemonSpec>> MakeSpecs(const ServeOptions& options,
+                                                  const RunSection& run) {
+  std::vector<DaemonSpec> specs;
+  const auto add = [&](std::string_view role, int rank, const std::string& set) -> absl::Status {
+    std::vector<std::string> sets = {TextSet("run.name", run.name),
+                                     TextSet("run.folder", run.folder),
+                                     absl::StrFormat("%s.listen=127.0.0.1:%d", role,
+                                                     role == FrontOf(options) ? options.port : 0),
+                                     "inference.first_version_wait=1s",
+                                     TextSet("tls.folder", options.tls),
+                                     set};
+    sets.insert(sets.end(), options.sets.begin(), options.sets.end());
+    ASSIGN_OR_RETURN(DaemonSpec spec, MakeSpec(role, rank, run.folder, "/dev/null", sets));
+    specs.push_back(std::move(spec));
+    return absl::OkStatus();
+  };
+  for (int rank = 0; rank < options.replicas; ++rank) {
+    RETURN_IF_ERROR(add("inference", rank, absl::StrFormat("inference.rank=%d", rank)));
+  }
+  if (options.replicas > 1) RETURN_IF_ERROR(add("router", 0, "router.enabled=true"));
+  return specs;
 }
 
 absl::StatusOr<Attempt> Begin(const ServeOptions& options, const RunSection& run) {
@@ -96,6 +116,10 @@ absl::Status CheckServe(const ServeOptions& options) {
     if (set.starts_with("inference.")) continue;
     return absl::InvalidArgumentError(absl::StrFormat("--set %s is not inference.KEY=VALUE", set));
   }
+  if (options.replicas < 1 || options.replicas > kMostReplicas) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("--replicas %d is outside of [1, %d]", options.replicas, kMostReplicas));
+  }
   if (options.port >= 0 && options.port <= 65535) return absl::OkStatus();
   return absl::InvalidArgumentError(
       absl::StrFormat("--port %d is outside of [0, 65535]", options.port));
@@ -103,18 +127,20 @@ absl::Status CheckServe(const ServeOptions& options) {
 
 int RunServe(const ServeOptions& options) {
   const RunSection run{.name = "serve", .folder = options.folder};
-  absl::StatusOr<DaemonSpec> spec = InferenceSpec(options, run);
+  absl::StatusOr<std::vector<DaemonSpec>> specs = MakeSpecs(options, run);
   const absl::StatusOr<Tls> tls =
       Tls::Open({.folder = options.tls}, Role::kOperator, SystemClock());
-  absl::Status sound = spec.ok() ? tls.status() : spec.status();
-  if (sound.ok()) sound = CheckConfigOf(*spec);
+  absl::Status sound = specs.ok() ? tls.status() : specs.status();
+  if (specs.ok()) {
+    for (const DaemonSpec& spec : *specs) sound.Update(CheckConfigOf(spec));
+  }
   if (!sound.ok()) return UsageError(kName, sound);
   const absl::StatusOr<Attempt> attempt = Begin(options, run);
   if (!attempt.ok()) {
     UsageError(kName, attempt.status());
     return kExitFailed;
   }
-  spec->log_file = attempt->LogOf(spec->name);
+  for (DaemonSpec& spec : *specs) spec.log_file = attempt->LogOf(spec.name);
   const auto say = [](const std::string& message) {
     std::cerr << "serve: " << message << std::endl;
   };
@@ -122,7 +148,7 @@ int RunServe(const ServeOptions& options) {
   RunEnding ending;
   {
     const Announcer announcer(options, run, *tls);
-    ending = Supervise({*spec}, {}, LocalPlace(), stop, SystemClock(), say);
+    ending = Supervise(*specs, {}, LocalPlace(), stop, SystemClock(), say);
   }
   if (ending.failure.empty()) return kExitOk;  // a signal is how it ends
   say(FailureText(ending));

@@ -244,6 +244,7 @@ class CommandLine(Case):
         self.refused(2, "--min-policy-version: -3", "score", "--server", "a:1", "--ids-file", prompt,
                      "--min-policy-version", "-3")
         self.refused(2, "--port 70000", "serve", "--model", MODEL, "--port", "70000")
+        self.refused(2, "--replicas 0", "serve", "--model", MODEL, "--replicas", "0")
         self.refused(2, "run.folder=x", "serve", "--model", MODEL, "--set", "run.folder=x")
         self.refused(2, "", "score", "--model", MODEL, "--ids-file", prompt, "--frobnicate")
 
@@ -304,6 +305,18 @@ class Serve(Case):
         child.send_signal(signal.SIGINT)
         rest, _ = child.communicate(timeout=60)
         self.assertEqual((child.returncode, rest), (0, b""))
+
+    def test_several_replicas_have_one_address(self):
+        child = self.serve("--replicas", "2")
+        ready = json.loads(child.stdout.readline())
+        self.assertIn(ready["server"], (self.run_folder / "addresses/router-0").read_text())
+        prompt = self.file("prompt.json", {"ids": PROMPT})
+        ask = ["--ids-file", prompt, "--max-tokens", 40, "--ignore-eos", "--seed", 5]
+        self.assertEqual(self.ok("generate", "--server", ready["server"], *ask)["ids"],
+                         self.ok("generate", "--model", MODEL, *ask)["ids"])
+        child.send_signal(signal.SIGINT)
+        child.communicate(timeout=60)
+        self.assertEqual(child.returncode, 0)
 
     def test_a_model_that_cannot_be_loaded_ends_it_at_once_with_the_reason(self):
         config = json.loads((self.model / "config.json").read_text())
@@ -401,6 +414,18 @@ class Launch(Case):
             self.assertIn("inference.rank=1", (self.bin / f"run/logs/{attempt}/inference-1.log").read_text())
         self.assertIn("orchestrator.peers.inference=2", self.log("orchestrator"))
         self.assertEqual((self.bin / "run/logs/latest").readlink(), pathlib.Path("attempt-002"))
+
+    def test_a_router_is_started_when_it_is_asked_for(self):
+        self.stand_in("orchestrator", "exit 0")
+        self.assertEqual(self.launch().returncode, 0)
+        self.assertFalse((self.bin / "run/logs/latest/router-0.log").exists())
+        done = self.launch("--set", "placement.router.replicas=1", "--set", "placement.inference.replicas=2")
+        self.assertEqual(done.returncode, 0, done.stderr.decode())
+        self.assertIn("--set router.enabled=true", self.log("router"))
+        self.assertNotIn("rank", self.log("router"))
+        self.assertIn("--set router.enabled=false", self.log("inference"))
+        done = self.launch("--set", "placement.router.replicas=2")
+        self.assertIn("placement.router.replicas=2 is neither 0 nor 1", done.stderr.decode())
 
     def test_slurm_without_a_job_says_so(self):
         self.stand_in("orchestrator", "exit 0")

@@ -17,6 +17,7 @@ TEST(PlacementTest, TheDefaultIsOneOfEachOnTheFirstNode) {
   EXPECT_TRUE(Validate(c).ok());
   EXPECT_TRUE(ValidateNodes(c, 1).ok());
   EXPECT_EQ(c.Of("trainer"), RolePlacement());
+  EXPECT_EQ(c.Of("router").replicas, 0);  // unless it is asked for
 }
 
 TEST(PlacementTest, WhatMakesNoSenseIsRefusedByNameAndValue) {
@@ -29,6 +30,9 @@ TEST(PlacementTest, WhatMakesNoSenseIsRefusedByNameAndValue) {
             "placement.inference.replicas=0 is below 1");
   EXPECT_EQ(refusal([](auto& c) { c.trainer.replicas = 2; }),
             "placement.trainer.replicas=2 is not 1");
+  EXPECT_EQ(refusal([](auto& c) { c.router.replicas = 2; }),
+            "placement.router.replicas=2 is neither 0 nor 1");
+  EXPECT_EQ(refusal([](auto& c) { c.router.replicas = 1; }), "");
   EXPECT_EQ(refusal([](auto& c) { c.env.nodes = {}; }), "placement.env.nodes is empty");
   EXPECT_EQ(refusal([](auto& c) { c.env.nodes = {0, -1}; }), "placement.env.nodes=-1 is negative");
   EXPECT_EQ(refusal([](auto& c) { c.trainer.gpus = -1; }), "placement.trainer.gpus=-1 is negative");

@@ -23,6 +23,7 @@ const std::set<std::string> kUsesOfInference = {"GetServerInfo", "Generate",    
                                                 "ListSessions",  "DeleteSession"};
 const std::map<Role, Wanted> kWanted = {
     {Role::kInference, {}},
+    {Role::kRouter, {{"InferenceService", {"*"}}}},
     {Role::kTrainer, {}},
     {Role::kEnv, {}},
     {Role::kMetrics, {}},

@@ -1,4 +1,4 @@
-#include "tests/unit/services/inference/server/server_fixture.h"
+#include "tests/unit/services/inference/server/generate_contract.h"
 
 namespace palimpsest::inference {
 namespace {
@@ -6,13 +6,12 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::StartsWith;
-using GenerateTest = ServerTest;
 
 std::string Status(grpc::StatusCode code, const std::string& message) {
   return "status " + std::to_string(code) + " " + message;
 }
 
-TEST_F(GenerateTest, SendsAcceptedThenTokensThenFinished) {
+TEST_P(GenerateContract, SendsAcceptedThenTokensThenFinished) {
   StartServer();
   Stream stream = Call(Request("a"));
   EXPECT_EQ(stream.Next(), "accepted");
@@ -31,7 +30,7 @@ TEST_F(GenerateTest, SendsAcceptedThenTokensThenFinished) {
   EXPECT_EQ(stream.last.finished().text(), "all");
 }
 
-TEST_F(GenerateTest, AcceptedComesFirstAlsoWhenTheEngineIsQuicker) {
+TEST_P(GenerateContract, AcceptedComesFirstAlsoWhenTheEngineIsQuicker) {
   StartServer();
   engine_->FinishInsideSubmit(2);
   v1::GenerateRequest request = Request("a");
@@ -41,7 +40,7 @@ TEST_F(GenerateTest, AcceptedComesFirstAlsoWhenTheEngineIsQuicker) {
                                                 "tokens 3+2", "finished 5", "end"));
 }
 
-TEST_F(GenerateTest, WithoutStreamTokensThereIsOnlyAcceptedAndFinished) {
+TEST_P(GenerateContract, WithoutStreamTokensThereIsOnlyAcceptedAndFinished) {
   StartServer();
   v1::GenerateRequest request = Request("a");
   request.set_stream_tokens(false);
@@ -53,7 +52,7 @@ TEST_F(GenerateTest, WithoutStreamTokensThereIsOnlyAcceptedAndFinished) {
   EXPECT_THAT(stream.Rest(), ElementsAre("finished 0", "end"));
 }
 
-TEST_F(GenerateTest, AFailureCarriesCodeOutcomeAndWhatThereIs) {
+TEST_P(GenerateContract, AFailureCarriesCodeOutcomeAndWhatThereIs) {
   StartServer();
   Stream stream = Call(Request("a"));
   ASSERT_EQ(stream.Next(), "accepted");
@@ -68,7 +67,7 @@ TEST_F(GenerateTest, AFailureCarriesCodeOutcomeAndWhatThereIs) {
   EXPECT_EQ(error.partial().tokens_size(), 4);
 }
 
-TEST_F(GenerateTest, WhatTheClientCancelsIsCancelledInTheEngine) {
+TEST_P(GenerateContract, WhatTheClientCancelsIsCancelledInTheEngine) {
   StartServer();
   Stream stream = Call(Request("a"));
   ASSERT_EQ(stream.Next(), "accepted");
@@ -77,7 +76,7 @@ TEST_F(GenerateTest, WhatTheClientCancelsIsCancelledInTheEngine) {
   EXPECT_THAT(stream.Next(), StartsWith("status 1"));
 }
 
-TEST_F(GenerateTest, TheDeadlineReachesTheEngineAndEndsTheGeneration) {
+TEST_P(GenerateContract, TheDeadlineReachesTheEngineAndEndsTheGeneration) {
   StartServer();
   const absl::Time before = absl::Now();
   Stream stream = Call(Request("a"), absl::Milliseconds(500));
@@ -88,7 +87,7 @@ TEST_F(GenerateTest, TheDeadlineReachesTheEngineAndEndsTheGeneration) {
   EXPECT_THAT(stream.Next(), StartsWith("status 4"));
 }
 
-TEST_F(GenerateTest, TheSameRequestWhileItRunsJoinsTheSameGeneration) {
+TEST_P(GenerateContract, TheSameRequestWhileItRunsJoinsTheSameGeneration) {
   StartServer();
   Stream first = Call(Request("a"));
   ASSERT_EQ(first.Next(), "accepted");
@@ -107,7 +106,7 @@ TEST_F(GenerateTest, TheSameRequestWhileItRunsJoinsTheSameGeneration) {
   EXPECT_EQ(engine_->submissions(), 1u);
 }
 
-TEST_F(GenerateTest, TheSameRequestAfterwardsGetsTheSameResults) {
+TEST_P(GenerateContract, TheSameRequestAfterwardsGetsTheSameResults) {
   StartServer();
   engine_->FinishInsideSubmit(3);
   Stream first = Call(Request("a"));
@@ -118,7 +117,7 @@ TEST_F(GenerateTest, TheSameRequestAfterwardsGetsTheSameResults) {
   EXPECT_EQ(engine_->submissions(), 1u);
 }
 
-TEST_F(GenerateTest, WhatMaySucceedLaterIsGeneratedAgain) {
+TEST_P(GenerateContract, WhatMaySucceedLaterIsGeneratedAgain) {
   StartServer();
   Stream first = Call(Request("a"));
   ASSERT_EQ(first.Next(), "accepted");
@@ -130,7 +129,7 @@ TEST_F(GenerateTest, WhatMaySucceedLaterIsGeneratedAgain) {
   EXPECT_EQ(engine_->submissions(), 2u);
 }
 
-TEST_F(GenerateTest, AnIdOfAnotherRequestIsRefusedNamingWhatDiffers) {
+TEST_P(GenerateContract, AnIdOfAnotherRequestIsRefusedNamingWhatDiffers) {
   StartServer();
   engine_->FinishInsideSubmit(1);
   Call(Request("a")).Rest();
@@ -142,7 +141,7 @@ TEST_F(GenerateTest, AnIdOfAnotherRequestIsRefusedNamingWhatDiffers) {
   EXPECT_EQ(engine_->submissions(), 1u);
 }
 
-TEST_F(GenerateTest, ARefusalOfTheEngineIsPassedOnAndFreesTheId) {
+TEST_P(GenerateContract, ARefusalOfTheEngineIsPassedOnAndFreesTheId) {
   StartServer();
   engine_->RefuseNext(absl::ResourceExhaustedError("max_queued=8: full"));
   EXPECT_EQ(Call(Request("a")).Next(),
@@ -152,7 +151,7 @@ TEST_F(GenerateTest, ARefusalOfTheEngineIsPassedOnAndFreesTheId) {
               ElementsAre("accepted", "tokens 3+1", "finished 0", "end"));
 }
 
-TEST_F(GenerateTest, ASlowReaderIsEndedAndItsGenerationCancelled) {
+TEST_P(GenerateContract, ASlowReaderIsEndedAndItsGenerationCancelled) {
   StartServer(true, 4);
   Stream stream = Call(Request("a"));
   ASSERT_EQ(stream.Next(), "accepted");
@@ -168,7 +167,7 @@ struct Refusal {
   std::function<void(v1::GenerateRequest&)> breaks;
 };
 
-TEST_F(GenerateTest, RefusalsNameTheField) {
+TEST_P(GenerateContract, RefusalsNameTheField) {
   StartServer();
   using R = v1::GenerateRequest;
   constexpr auto kInvalid = grpc::StatusCode::INVALID_ARGUMENT;
@@ -211,7 +210,7 @@ TEST_F(GenerateTest, RefusalsNameTheField) {
   EXPECT_EQ(engine_->submissions(), 0u);
 }
 
-TEST_F(GenerateTest, TextIsTokenisedWithoutSpecialTokens) {
+TEST_P(GenerateContract, TextIsTokenisedWithoutSpecialTokens) {
   StartServer();
   v1::GenerateRequest request = Request("a");
   request.set_prompt_text("hi");
@@ -221,7 +220,7 @@ TEST_F(GenerateTest, TextIsTokenisedWithoutSpecialTokens) {
   EXPECT_THAT(engine_->submission(0).prompt, ElementsAre('h', 'i'));
 }
 
-TEST_F(GenerateTest, NothingIsAdmittedBeforeTheWeightsAndWhileDraining) {
+TEST_F(ServerTest, NothingIsAdmittedBeforeTheWeightsAndWhileDraining) {
   StartServer(false);
   EXPECT_THAT(Call(Request("a")).Next(), StartsWith("status 14 starting"));
   InstallEngine();

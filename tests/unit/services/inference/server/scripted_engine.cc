@@ -4,7 +4,7 @@
 
 namespace palimpsest::inference {
 
-ScriptedEngine::ScriptedEngine(PolicyVersion version)
+ScriptedEngine::ScriptedEngine(PolicyVersion version, int32_t vocab)
     : model_{.architecture = "qwen3",
              .dtype = "float32",
              .layers = 2,
@@ -12,7 +12,7 @@ ScriptedEngine::ScriptedEngine(PolicyVersion version)
              .kv_heads = 2,
              .head_dim = 8,
              .hidden = 32,
-             .vocab = 300,
+             .vocab = vocab,
              .max_position = 1024,
              .stop_ids = {256}},
       limits_{.max_running = 4, .max_queued = 8, .max_samples = 4, .kv_pool_bytes = 1 << 20},

@@ -7,6 +7,7 @@
 
 #include "absl/synchronization/mutex.h"
 #include "services/inference/core/engine.h"
+#include "tests/unit/services/inference/server/scripted_sessions.h"
 
 namespace palimpsest::inference {
 
@@ -14,7 +15,7 @@ namespace palimpsest::inference {
 // sink that called the engine back would hang: the contract forbids it. Any thread.
 class ScriptedEngine final : public Engine {
  public:
-  explicit ScriptedEngine(PolicyVersion version = PolicyVersion(1));
+  explicit ScriptedEngine(PolicyVersion version = PolicyVersion(1), int32_t vocab = 300);
 
   // Script.
   void RefuseNext(absl::Status status);
@@ -26,6 +27,7 @@ class ScriptedEngine final : public Engine {
   void Fail(const std::string& request_id, absl::Status status, bool retryable,
             rl::Outcome outcome);
   void RefuseFolders(absl::Status status);
+  void OfferSessions(const std::string& prefix) { sessions_.emplace(prefix); }  // of their ids
 
   // Record.
   bool WaitForSubmissions(size_t count);  // within 10 s
@@ -44,7 +46,7 @@ class ScriptedEngine final : public Engine {
   void Pause() override;
   void Resume() override;
   void Drain(absl::Duration grace) override;
-  Sessions* sessions() override { return nullptr; }
+  Sessions* sessions() override { return sessions_.has_value() ? &*sessions_ : nullptr; }
   PolicyVersion version() const override;
   const ModelInfo& model() const override { return model_; }
   const Limits& limits() const override { return limits_; }
@@ -64,6 +66,7 @@ class ScriptedEngine final : public Engine {
 
   const ModelInfo model_;
   const Limits limits_;
+  std::optional<ScriptedSessions> sessions_;  // of their own lock
   mutable absl::Mutex mu_;
   PolicyVersion version_;
   absl::Status refuse_next_;
