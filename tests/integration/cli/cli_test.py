@@ -241,6 +241,12 @@ class CommandLine(Case):
         self.refused(2, "A subcommand is required")
         self.refused(2, "context.budget is not given", *generate, "--max-tokens", "5", "--context", "kv_budget")
         self.refused(2, "--min-policy-version", *generate, "--max-tokens", "5", "--min-policy-version", "3")
+        self.refused(2, "--tls is for --server", *generate, "--max-tokens", "5", "--tls", "certificates")
+        self.refused(1, "certificates/client.pem is missing", "score", "--server", "a:1", "--tls", "certificates",
+                     "--ids-file", prompt)
+        self.refused(2, "certificates/operator.pem is missing", "serve", "--model", MODEL, "--tls", "certificates")
+        self.refused(2, "--tls is for --server and --env", "eval", "--model", MODEL, "--config", "x", "--tls", "y",
+                     "--tasks", "registers", "--out", "z")
         self.refused(2, "--min-policy-version: -3", "score", "--server", "a:1", "--ids-file", prompt,
                      "--min-policy-version", "-3")
         self.refused(2, "--port 70000", "serve", "--model", MODEL, "--port", "70000")
