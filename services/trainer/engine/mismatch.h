@@ -16,6 +16,10 @@ class Mismatch {
   void Add(std::span<const TokenOutcome> tokens, std::span<const double> logprobs);
   std::vector<MismatchBucket> Buckets() const;
 
+  // Not yet divided, so that those of several add up.
+  std::vector<MismatchBucket> Sums() const;
+  void Add(std::span<const MismatchBucket> sums);
+
  private:
   std::map<int32_t, MismatchBucket> sums_;  // kl and mean_abs are sums here
 };
