@@ -50,11 +50,12 @@ absl::StatusOr<LaunchConfig> ReadConfig(const LaunchOptions& options) {
 }
 
 // What launch itself says to one daemon, before the user's own --set.
-std::vector<std::string> SetsOf(std::string_view role, int replica, const PlacementSection& place,
+std::vector<std::string> SetsOf(std::string_view role, int rank, const PlacementSection& place,
                                 const std::string* node) {
   std::vector<std::string> sets;
-  const int replicas = place.Of(role).replicas;
-  if (replicas > 1) sets.push_back(absl::StrFormat("%s.rank=%d", role, replica));
+  const RolePlacement& own = place.Of(role);
+  if (own.processes() > 1) sets.push_back(absl::StrFormat("%s.rank=%d", role, rank));
+  if (own.ranks > 1) sets.push_back(absl::StrFormat("%s.ranks=%d", role, own.ranks));
   if (role == kLeader) {
     for (const std::string_view peer : {"inference", "env"}) {
       const int count = place.Of(peer).replicas;
@@ -77,7 +78,7 @@ absl::StatusOr<std::vector<DaemonSpec>> MakeSpecs(const LaunchOptions& options,
   std::vector<DaemonSpec> specs;
   for (const std::string_view role : kRoles) {
     const RolePlacement& place = config.placement.Of(role);
-    for (int i = 0; i < place.replicas; ++i) {
+    for (int i = 0; i < place.processes(); ++i) {
       const int node = place.nodes[static_cast<size_t>(i) % place.nodes.size()];
       std::vector<std::string> sets =
           SetsOf(role, i, config.placement,
@@ -86,6 +87,7 @@ absl::StatusOr<std::vector<DaemonSpec>> MakeSpecs(const LaunchOptions& options,
       sets.insert(sets.end(), options.sets.begin(), options.sets.end());
       ASSIGN_OR_RETURN(DaemonSpec spec, MakeSpec(role, i, config.run.folder, options.config, sets));
       spec.leads = role == kLeader;
+      if (place.ranks > 1) spec.team = std::string(role);
       spec.node = node;
       spec.cpus = place.cpus;
       spec.gpus = place.gpus;
