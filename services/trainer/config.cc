@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_format.h"
 #include "common/base/clock.h"
+#include "common/rpc/server.h"
 
 // Binds stand in the namespace of their struct.
 namespace palimpsest::rl {
@@ -107,6 +108,9 @@ void Bind(Binder& b, Schedule& c) {
 void Bind(Binder& b, TrainerSection& c) {
   EngineOptions& e = c.engine;
   BindListen(b, c.serve);
+  b.Field("rank", c.rank, "of this process; palimpsest launch says it");
+  b.Field("ranks", c.ranks, "processes that train together; palimpsest launch says it");
+  b.Field("collective_timeout", c.collective_timeout, "of one wait for another rank");
   b.Field("max_queued", c.max_queued, "calls that wait while one is worked on");
   b.Enum("dtype", e.dtype,
          {{"float32", model::DType::kFloat32}, {"bfloat16", model::DType::kBFloat16}},
@@ -152,7 +156,18 @@ absl::Status Validate(const DaemonConfig& c) {
         absl::StrFormat("trainer.max_queued=%d is not >= 1", t.max_queued));
   }
   RETURN_IF_ERROR(Validate(c.tls, Role::kTrainer, SystemClock().Now()));
-  RETURN_IF_ERROR(ReadListen("trainer", t.serve, c.tls).status());
+  if (t.ranks < 1) {
+    return absl::InvalidArgumentError(absl::StrFormat("trainer.ranks=%d is not >= 1", t.ranks));
+  }
+  if (t.rank < 0 || t.rank >= t.ranks) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("trainer.rank=%d is not in [0, trainer.ranks=%d)", t.rank, t.ranks));
+  }
+  if (t.collective_timeout < absl::Seconds(1)) {
+    return absl::InvalidArgumentError(absl::StrFormat("trainer.collective_timeout=%s is below 1s",
+                                                      absl::FormatDuration(t.collective_timeout)));
+  }
+  RETURN_IF_ERROR(GlooOptionsOf(c).status());
   RETURN_IF_ERROR(Validate(EngineOptionsOf(c)));
   std::error_code ignored;
   const std::string& reference = c.trainer.engine.reference_folder;
@@ -161,6 +176,24 @@ absl::Status Validate(const DaemonConfig& c) {
         absl::StrFormat("trainer.reference_folder=%s is no folder", reference));
   }
   return CheckModelFolder(c);
+}
+
+absl::StatusOr<GlooOptions> GlooOptionsOf(const DaemonConfig& c) {
+  const TrainerSection& t = c.trainer;
+  ASSIGN_OR_RETURN(const Listening at, ReadListen("trainer", t.serve, c.tls));
+  const std::string host = AdvertisedHost(at.rpc);
+  if (t.ranks > 1 && !IsLoopback(host) && !at.rpc.insecure) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("trainer.advertise=%s: ranks speak to one another there and nothing is "
+                        "encrypted, under tls "
+                        "neither; set trainer.insecure: true without tls on a network you trust",
+                        host));
+  }
+  return GlooOptions{.folder = c.run.folder + "/ranks",
+                     .rank = t.rank,
+                     .size = t.ranks,
+                     .host = host,
+                     .timeout = t.collective_timeout};
 }
 
 EngineOptions EngineOptionsOf(const DaemonConfig& c) {

@@ -3,6 +3,7 @@
 #include <string>
 #include <string_view>
 
+#include "common/collective/gloo.h"
 #include "common/config/binder.h"
 #include "common/rpc/listen.h"
 #include "services/trainer/engine/options.h"
@@ -11,7 +12,10 @@ namespace palimpsest::trainer {
 
 // `trainer:` of the YAML.
 struct TrainerSection {
-  ListenSection serve;            // its keys stand beside the others
+  ListenSection serve;  // its keys stand beside the others; of rank 0
+  int32_t rank = 0;     // of this process
+  int32_t ranks = 1;    // that train together
+  absl::Duration collective_timeout = absl::Minutes(10);  // of one wait for another rank
   int32_t checkpoint_every = 10;  // steps; 0 = only when asked and at the end
   int32_t max_queued = 16;        // calls that wait for the worker
   EngineOptions engine;           // without `run` and `model`
@@ -27,6 +31,9 @@ struct DaemonConfig {
 };
 void Bind(Binder& b, DaemonConfig& c);
 absl::Status Validate(const DaemonConfig& c);
+
+// How this rank joins the others; the folder is the run's. `give_up` is not set.
+absl::StatusOr<GlooOptions> GlooOptionsOf(const DaemonConfig& c);
 
 // trainer.engine with the shared sections.
 EngineOptions EngineOptionsOf(const DaemonConfig& c);

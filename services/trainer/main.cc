@@ -11,6 +11,7 @@
 #include "common/telemetry/metrics_server.h"
 #include "services/trainer/config.h"
 #include "services/trainer/engine/engine.h"
+#include "services/trainer/server/ranks.h"
 #include "services/trainer/server/service.h"
 
 namespace palimpsest::trainer {
@@ -31,23 +32,23 @@ v1::ServerInfo InfoOf(const DaemonConfig& config, Clock& clock) {
   return info;
 }
 
-absl::Status Run(const DaemonConfig& config, StopSignal& stop) {
-  SetLogConfig({.role = kRole, .run = config.run.name});
-  Clock& clock = SystemClock();
+// Rank 0: answers until it is told to stop.
+absl::Status Serve(const DaemonConfig& config, TrainerEngine& engine, Collective& ranks,
+                   StopSignal& stop, Clock& clock) {
   Metrics metrics(kRole, Version(), clock);
   Telemetry telemetry(metrics);
-  ASSIGN_OR_RETURN(const std::unique_ptr<TrainerEngine> engine,
-                   OfStart(TrainerEngine::Open(EngineOptionsOf(config), clock)));
   // At step 0 this is version 1; after a rollback, the weights that readers must go back to.
-  ASSIGN_OR_RETURN(const PublishedVersion first, engine->Publish());
+  ASSIGN_OR_RETURN(const PublishedVersion first, engine.Publish());
   Log(Severity::kInfo, "weights stand in the store",
       {{"version", first.version.value()}, {"step", first.source_step}});
 
+  LeadingTrainer trainer(engine, ranks, [&stop] { stop.Request(); });
   TrainerServer service({.info = InfoOf(config, clock),
                          .checkpoint_every = config.trainer.checkpoint_every,
                          .max_queued = static_cast<size_t>(config.trainer.max_queued),
+                         .keep_source = ranks.size() > 1,
                          .drained = [&stop] { stop.Request(); }},
-                        *engine, telemetry, clock);
+                        trainer, telemetry, clock);
   ASSIGN_OR_RETURN(const Tls tls, OfStart(Tls::Open(config.tls, Role::kTrainer, clock)));
   ASSIGN_OR_RETURN(const Listening at, ReadListen(kRole, config.trainer.serve, config.tls));
   ASSIGN_OR_RETURN(const auto metrics_server,
@@ -64,7 +65,32 @@ absl::Status Run(const DaemonConfig& config, StopSignal& stop) {
   const absl::Status saved = service.Finish();
   server->Shutdown();
   RETURN_IF_ERROR(RemoveAddress(config.run.folder, kRole, 0, getpid()));
+  RETURN_IF_ERROR(trainer.End());
   return saved;
+}
+
+absl::Status Run(const DaemonConfig& config, StopSignal& stop) {
+  const TrainerSection& section = config.trainer;
+  SetLogConfig({.role = kRole, .run = config.run.name});
+  Clock& clock = SystemClock();
+  std::unique_ptr<Collective> joined;
+  if (section.ranks > 1) {
+    ASSIGN_OR_RETURN(GlooOptions options, GlooOptionsOf(config));
+    options.give_up = [&stop] { return stop.Requested(); };
+    ASSIGN_OR_RETURN(joined, JoinGloo(options, clock));
+    Log(Severity::kInfo, "joined", {{"rank", section.rank}, {"ranks", section.ranks}});
+  }
+  Collective& ranks = joined ? *joined : Alone();
+  const absl::StatusOr<std::unique_ptr<TrainerEngine>> engine =
+      OfStart(TrainerEngine::Open(EngineOptionsOf(config), clock, ranks));
+  if (!engine.ok()) {
+    ranks.Fail(engine.status());  // the others wait for us
+    return engine.status();
+  }
+  // The others stop when rank 0 says so: a signal is for all of them, and what is queued at rank 0
+  // still needs them.
+  if (section.rank > 0) return Follow(**engine, ranks);
+  return Serve(config, **engine, ranks, stop, clock);
 }
 
 }  // namespace

@@ -20,7 +20,7 @@ EDGES = {
     "common/model": BASE | {"common/weights"},
     "common/attention": BASE | {"common/context", "common/compaction", "common/model"},
     "common/rl": BASE | {"common/context", "common/attention", "common/compaction", "common/model"},
-    "common/collective": BASE,
+    "common/collective": BASE | {"common/weights"},
     "common/wire": BASE | {"common/context", "common/rl", "common/model", "protos"},
     "common/rpc": BASE | {"common/config", "common/telemetry", "common/tls", "protos"},
 }

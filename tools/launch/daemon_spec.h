@@ -15,6 +15,8 @@ struct DaemonSpec {
   std::string log_file;
   bool leads = false;  // the run is over when this one ends well
   std::string role;    // of its replicas, each is dispensable while another one is left
+  // Ranks that train together: when one ends all are ended, and started again together.
+  std::string team;
   // Removed when the daemon is lost for good, so that nobody waits for it. Empty: none.
   std::string address_file;
   int node = 0;  // index into the nodes of the place

@@ -55,11 +55,12 @@ absl::StatusOr<LaunchConfig> ReadConfig(const LaunchOptions& options) {
 }
 
 // What launch itself says to one daemon, before the user's own --set.
-std::vector<std::string> SetsOf(std::string_view role, int replica, const PlacementSection& place,
+std::vector<std::string> SetsOf(std::string_view role, int rank, const PlacementSection& place,
                                 const std::string* node) {
   std::vector<std::string> sets;
-  const int replicas = place.Of(role).replicas;
-  if (replicas > 1) sets.push_back(absl::StrFormat("%s.rank=%d", role, replica));
+  const RolePlacement& own = place.Of(role);
+  if (own.processes() > 1) sets.push_back(absl::StrFormat("%s.rank=%d", role, rank));
+  if (own.ranks > 1) sets.push_back(absl::StrFormat("%s.ranks=%d", role, own.ranks));
   if (place.router.replicas > 0 && (role == "inference" || role == "router")) {
     sets.push_back(absl::StrFormat("router.enabled=%s", role == "router" ? "true" : "false"));
   }
@@ -85,7 +86,7 @@ absl::StatusOr<std::vector<DaemonSpec>> MakeSpecs(const LaunchOptions& options,
   std::vector<DaemonSpec> specs;
   for (const std::string_view role : kRoles) {
     const RolePlacement& place = config.placement.Of(role);
-    for (int i = 0; i < place.replicas; ++i) {
+    for (int i = 0; i < place.processes(); ++i) {
       const int node = place.nodes[static_cast<size_t>(i) % place.nodes.size()];
       std::vector<std::string> sets =
           SetsOf(role, i, config.placement,
@@ -94,6 +95,7 @@ absl::StatusOr<std::vector<DaemonSpec>> MakeSpecs(const LaunchOptions& options,
       sets.insert(sets.end(), options.sets.begin(), options.sets.end());
       ASSIGN_OR_RETURN(DaemonSpec spec, MakeSpec(role, i, config.run.folder, options.config, sets));
       spec.leads = role == kLeader;
+      if (place.ranks > 1) spec.team = std::string(role);
       spec.node = node;
       spec.cpus = place.cpus;
       spec.gpus = place.gpus;

@@ -20,6 +20,8 @@ absl::Status CheckRole(std::string_view role, const RolePlacement& c) {
   } else if (c.replicas > 1 && !many) {
     return refuse("replicas", c.replicas, "is not 1");
   }
+  if (c.ranks < 1) return refuse("ranks", c.ranks, "is below 1");
+  if (c.ranks > 1 && role != "trainer") return refuse("ranks", c.ranks, "is not 1");
   if (c.cpus < 0) return refuse("cpus", c.cpus, "is negative");
   if (c.gpus < 0) return refuse("gpus", c.gpus, "is negative");
   for (const int32_t node : c.nodes) {
@@ -34,7 +36,9 @@ absl::Status CheckRole(std::string_view role, const RolePlacement& c) {
 void Bind(Binder& b, RolePlacement& c) {
   b.Field("replicas", c.replicas,
           "daemons of this role; one for trainer and orchestrator, 0 or 1 for router");
-  b.Field("nodes", c.nodes, "replica i runs on nodes[i mod size], counted in the Slurm job from 0");
+  b.Field("ranks", c.ranks, "of the trainer: processes that train together; one for others");
+  b.Field("nodes", c.nodes,
+          "replica or rank i runs on nodes[i mod size], counted in the Slurm job from 0");
   b.Field("cpus", c.cpus, "of each replica, its own; 0: all that the job has on the node");
   b.Field("gpus", c.gpus, "of each replica, its own");
 }

@@ -10,14 +10,17 @@
 
 namespace palimpsest::tools {
 
-// How many daemons of one role there are, and where each runs. On one machine only `replicas` is
-// meant; `nodes`, `cpus` and `gpus` are for a Slurm job.
+// How many daemons of one role there are, and where each runs. On one machine only `replicas` and
+// `ranks` are meant; `nodes`, `cpus` and `gpus` are for a Slurm job.
 struct RolePlacement {
   int32_t replicas = 1;
-  std::vector<int32_t> nodes = {0};  // replica i runs on nodes[i mod size], counted in the job
+  int32_t ranks = 1;                 // of the trainer: processes that train one model together
+  std::vector<int32_t> nodes = {0};  // replica or rank i runs on nodes[i mod size], of the job
   int32_t cpus = 0;                  // of each replica, its own; 0: all of the job's on the node
   int32_t gpus = 0;                  // of each replica, its own
   bool operator==(const RolePlacement&) const = default;
+
+  int32_t processes() const { return replicas * ranks; }  // one of the two is 1
 };
 
 // `placement:` of the YAML, read by `palimpsest launch` alone.

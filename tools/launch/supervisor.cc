@@ -70,34 +70,73 @@ class Supervisor {
       if (!daemon.lost && clock_.Now() >= daemon.start_at) StartNow(daemon);
       return;
     }
-    const std::optional<Ending> ended = daemon.process->Poll();
+    std::optional<Ending> ended = daemon.process->Poll();
     if (!ended) return;
     daemon.process.reset();
+    Judge(EndTeam(daemon, *ended), *ended);
+  }
+
+  // `daemon` and the rest of its team have ended.
+  void Judge(Daemon& daemon, const Ending& ending) {
+    Daemon& counter = FirstOfTeam(daemon);
     // First of all: srun may end with 0 when the node of its task fails.
     if (!place_.Stands(daemon.spec)) {
-      Lose(daemon, ended->Text() + ", its node is lost", kExitLater);
-    } else if (daemon.spec.leads && ended->ok()) {
+      Lose(daemon, ending.Text() + ", its node is lost", kExitLater);
+    } else if (daemon.spec.leads && ending.ok()) {
       ending_ = RunEnding{};
-    } else if (ended->code == kExitUsage) {
-      Fail(daemon, kExitUsage, ended->Text() + ", it refuses its configuration");
-    } else if (ended->code == kExitFailsAgain) {
-      Lose(daemon, ended->Text() + ", another start would end the same way", kExitFailsAgain);
-    } else if (daemon.restarts >= limits_.per_daemon) {
-      Lose(daemon, absl::StrFormat("%s, after %d restarts", ended->Text(), daemon.restarts),
-           daemon.spec.leads && ended->signal == 0 ? ended->code : kExitFailed);
+    } else if (ending.code == kExitUsage) {
+      Fail(daemon, kExitUsage, ending.Text() + ", it refuses its configuration");
+    } else if (ending.code == kExitFailsAgain) {
+      Lose(daemon, ending.Text() + ", another start would end the same way", kExitFailsAgain);
+    } else if (counter.restarts >= limits_.per_daemon) {
+      Lose(daemon, absl::StrFormat("%s, after %d restarts", ending.Text(), counter.restarts),
+           daemon.spec.leads && ending.signal == 0 ? ending.code : kExitFailed);
     } else {
-      const absl::Duration wait = limits_.first_backoff * (1 << daemon.restarts);
-      ++daemon.restarts;
-      daemon.start_at = clock_.Now() + wait;
-      say_(absl::StrFormat("%s ended: %s; restart %d of %d in %s", daemon.spec.name, ended->Text(),
-                           daemon.restarts, limits_.per_daemon, absl::FormatDuration(wait)));
+      const absl::Duration wait = limits_.first_backoff * (1 << counter.restarts);
+      ++counter.restarts;
+      for (Daemon& other : daemons_) {
+        if (SameTeam(other, daemon)) other.start_at = clock_.Now() + wait;
+      }
+      say_(absl::StrFormat("%s ended: %s; restart %d of %d%s in %s", daemon.spec.name,
+                           ending.Text(), counter.restarts, limits_.per_daemon,
+                           daemon.spec.team.empty() ? "" : " of all its ranks",
+                           absl::FormatDuration(wait)));
     }
     // What a signal killed (128 + n, as srun tells it) has said nothing: the end of its log is
     // older.
-    const bool spoke = ended->signal == 0 && ended->code < 128;
+    const bool spoke = ending.signal == 0 && ending.code < 128;
     if (ending_ && !ending_->failure.empty() && spoke) {
       ending_->cause = LastWords(daemon.spec.log_file);
     }
+  }
+
+  static bool SameTeam(const Daemon& a, const Daemon& b) {
+    return &a == &b || (!a.spec.team.empty() && a.spec.team == b.spec.team);
+  }
+  Daemon& FirstOfTeam(Daemon& daemon) {
+    return *std::find_if(daemons_.begin(), daemons_.end(),
+                         [&](const Daemon& other) { return SameTeam(other, daemon); });
+  }
+
+  // `first` has ended as `ended` says; those of its team are asked to, and killed later: they may
+  // still have to say whom they miss. Returns the daemon whose ending
+  // counts: one that says that another start would be no better, else `first`.
+  Daemon& EndTeam(Daemon& first, Ending& ended) {
+    Daemon* counts = &first;
+    const absl::Time kill_at = clock_.Now() + limits_.team_grace;
+    for (Daemon& other : daemons_) {
+      if (SameTeam(other, first) && other.process) other.process->Signal(place_.stop_signal());
+    }
+    for (Daemon& other : daemons_) {
+      if (!SameTeam(other, first) || !other.process) continue;
+      const Ending theirs = AwaitEnd(other, kill_at, limits_.team_grace);
+      other.process.reset();
+      if (theirs.code == kExitUsage || theirs.code == kExitFailsAgain) {
+        counts = &other;
+        ended = theirs;
+      }
+    }
+    return *counts;
   }
 
   // The run goes on without a replica, or ends with `exit_code`.
@@ -105,7 +144,8 @@ class Supervisor {
     const bool others = std::any_of(daemons_.begin(), daemons_.end(), [&](const Daemon& other) {
       return &other != &daemon && !other.lost && other.spec.role == daemon.spec.role;
     });
-    if (daemon.spec.role.empty() || !others) return Fail(daemon, exit_code, how);
+    if (daemon.spec.role.empty() || !daemon.spec.team.empty() || !others)
+      return Fail(daemon, exit_code, how);
     daemon.lost = true;
     if (!daemon.spec.address_file.empty()) unlink(daemon.spec.address_file.c_str());
     say_(absl::StrFormat("%s is lost: %s; the run goes on without it", daemon.spec.name, how));
@@ -127,20 +167,23 @@ class Supervisor {
           daemon.process->Signal(place_.stop_signal());
       }
       for (Daemon& daemon : daemons_) {
-        if (daemon.spec.leads == leads && daemon.process) AwaitEnd(daemon, kill_at);
+        if (daemon.spec.leads == leads && daemon.process)
+          AwaitEnd(daemon, kill_at, limits_.stop_grace);
       }
     }
   }
 
-  void AwaitEnd(Daemon& daemon, absl::Time kill_at) {
+  // `grace`: how long that is until `kill_at`.
+  Ending AwaitEnd(Daemon& daemon, absl::Time kill_at, absl::Duration grace) {
     while (!daemon.process->Poll() && clock_.Now() < kill_at) clock_.SleepFor(kPoll);
     if (!daemon.process->Poll()) {
       say_(absl::StrFormat("%s did not stop within %s and is killed", daemon.spec.name,
-                           absl::FormatDuration(limits_.stop_grace)));
+                           absl::FormatDuration(grace)));
       daemon.process->Signal(place_.kill_signal());
     }
     const Ending ended = daemon.process->Wait();
     if (!ended.ok()) say_(absl::StrFormat("%s stopped: %s", daemon.spec.name, ended.Text()));
+    return ended;
   }
 
   const RestartLimits limits_;

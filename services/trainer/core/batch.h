@@ -55,6 +55,7 @@ struct Batch {
   std::vector<SftItem> sft = {};
   std::vector<Rejected> unreadable = {};     // items that could not even be read
   std::optional<double> learning_rate = {};  // absent: the schedule's
+  std::string source = {};  // the bytes it was read from, where other ranks are to read them too
 };
 
 // Recomputed minus sampled log-probability over the loss tokens that saw `events` events.

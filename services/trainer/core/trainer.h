@@ -13,6 +13,7 @@ namespace palimpsest::trainer {
 
 struct TrainerInfo {
   std::string run;
+  int32_t ranks = 1;  // processes that train together
   int32_t max_tokens_per_micro_batch = 0;
   int32_t max_tokens_per_sequence = 0;
   int32_t layers = 0, kv_heads = 0, vocab = 0;

@@ -3,11 +3,14 @@
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 
+#include <algorithm>
 #include <cmath>
+#include <cstdio>
 #include <cstring>
 #include <vector>
 
 #include "absl/strings/str_format.h"
+#include "common/weights/durable_file.h"
 #include "common/weights/safetensors.h"
 
 namespace palimpsest::trainer {
@@ -23,6 +26,25 @@ weights::TensorView View(const at::Tensor& tensor) {
                                                       : weights::TensorType::kF32,
           .shape = tensor.sizes().vec(),
           .bytes = {static_cast<const std::byte*>(tensor.const_data_ptr()), tensor.nbytes()}};
+}
+
+constexpr char kWhole[] = "optimizer.safetensors";
+
+std::string FileOf(int rank, int size) {
+  if (size == 1) return kWhole;
+  return absl::StrFormat("optimizer-%05d-of-%05d.safetensors", rank, size);
+}
+
+// How many ranks saved the moments that stand in `folder`.
+absl::StatusOr<int> SavedSize(const std::string& folder) {
+  ASSIGN_OR_RETURN(const std::vector<std::string> names, weights::ListFolder(folder));
+  for (const std::string& name : names) {
+    int rank = 0, size = 0;
+    if (name == kWhole) return 1;
+    const bool part = std::sscanf(name.c_str(), "optimizer-%d-of-%d.", &rank, &size) == 2;
+    if (part && size > 1 && name == FileOf(rank, size)) return size;
+  }
+  return absl::DataLossError(absl::StrFormat("%s holds no moments of the optimiser", folder));
 }
 
 }  // namespace
@@ -43,71 +65,83 @@ absl::Status Validate(const AdamOptions& o) {
   return absl::OkStatus();
 }
 
-AdamW::AdamW(const model::NamedTensors& parameters, const AdamOptions& options)
-    : options_(options), parameters_(parameters) {
-  for (auto& [name, tensor] : parameters_) {
-    tensor.requires_grad_(true);
+AdamW::AdamW(const ParameterShards& shards, const AdamOptions& options)
+    : options_(options), shards_(shards) {
+  for (const auto& [name, slice] : shards_.owned()) {
     for (const char* moment : {"m.", "v."}) {
-      moments_.emplace_back(moment + name, at::zeros(tensor.sizes(), tensor.options()));
+      moments_.emplace_back(moment + name, at::zeros(slice.sizes(), slice.options()));
     }
   }
 }
 AdamW::~AdamW() = default;
 
-double AdamW::GradientNorm() const {
+double SquaredNorm(std::span<const at::Tensor> gradients) {
   double squares = 0;
-  for (const auto& [name, tensor] : parameters_) {
-    if (!tensor.grad().defined()) continue;
-    const double norm = tensor.grad().norm().item<double>();
+  for (const at::Tensor& gradient : gradients) {
+    if (!gradient.defined()) continue;
+    const double norm = gradient.norm().item<double>();
     squares += norm * norm;
   }
-  return std::sqrt(squares);
+  return squares;
 }
 
-void AdamW::Step(double learning_rate, double norm) {
+void AdamW::Step(double learning_rate, double norm, std::span<const at::Tensor> gradients) {
   c10::NoGradGuard no_grad;
   ++updates_;
   const double scale = norm > options_.clip_norm ? options_.clip_norm / norm : 1;
   const double correction1 = 1 - std::pow(options_.beta1, static_cast<double>(updates_));
   const double correction2 = 1 - std::pow(options_.beta2, static_cast<double>(updates_));
-  for (size_t i = 0; i < parameters_.size(); ++i) {
-    auto& [name, parameter] = parameters_[i];
-    if (!parameter.grad().defined()) continue;
-    const at::Tensor gradient = parameter.grad() * scale;
+  for (size_t i = 0; i < gradients.size(); ++i) {
+    if (!gradients[i].defined()) continue;
+    at::Tensor slice = shards_.owned()[i].second;  // a handle
+    const at::Tensor gradient = gradients[i] * scale;
     at::Tensor &m = moments_[2 * i].second, &v = moments_[2 * i + 1].second;
     m.mul_(options_.beta1).add_(gradient, 1 - options_.beta1);
     v.mul_(options_.beta2).addcmul_(gradient, gradient, 1 - options_.beta2);
-    if (Decays(options_.decay, name, parameter.dim())) {
-      parameter.mul_(1 - learning_rate * options_.weight_decay);
+    const auto& [name, whole] = shards_.parameters()[i];
+    if (Decays(options_.decay, name, whole.dim())) {
+      slice.mul_(1 - learning_rate * options_.weight_decay);
     }
     const at::Tensor spread = v.sqrt().div_(std::sqrt(correction2)).add_(options_.epsilon);
-    parameter.addcdiv_(m, spread, -learning_rate / correction1);
+    slice.addcdiv_(m, spread, -learning_rate / correction1);
   }
 }
 
-void AdamW::ClearGradients() {
-  for (auto& [name, tensor] : parameters_) tensor.mutable_grad() = at::Tensor();
-}
-
-absl::Status AdamW::Save(const std::string& path) const {
+absl::Status AdamW::Save(const std::string& folder, int rank, int size) const {
   std::vector<weights::NamedTensor> tensors;
-  for (const auto& [name, tensor] : moments_) tensors.push_back({name, View(tensor)});
-  return weights::WriteSafetensors(path, tensors, {});
-}
-
-absl::Status AdamW::Load(const std::string& path, int64_t updates) {
-  ASSIGN_OR_RETURN(const auto file, weights::SafetensorsFile::Open(path));
-  for (const auto& [name, tensor] : moments_) {
-    const auto found = file->tensors().find(name);
-    const weights::TensorView wanted = View(tensor);
-    if (found == file->tensors().end() || found->second.type != wanted.type ||
-        found->second.shape != wanted.shape) {
-      return absl::DataLossError(absl::StrFormat("%s: no tensor %s of our shape", path, name));
+  for (size_t i = 0; i < moments_.size(); ++i) {
+    const auto& [name, moment] = moments_[i];
+    tensors.push_back({name, View(moment)});
+    if (size == 1) {
+      tensors.back().tensor.shape = shards_.parameters()[i / 2].second.sizes().vec();
     }
   }
-  for (auto& [name, tensor] : moments_) {
-    const auto& bytes = file->tensors().at(name).bytes;
-    std::memcpy(tensor.mutable_data_ptr(), bytes.data(), bytes.size());
+  return weights::WriteSafetensors(folder + "/" + FileOf(rank, size), tensors, {});
+}
+
+absl::Status AdamW::Load(const std::string& folder, int rank, int size, int64_t updates) {
+  ASSIGN_OR_RETURN(const int saved_size, SavedSize(folder));
+  for (int saved = 0; saved < saved_size; ++saved) {
+    const std::string path = folder + "/" + FileOf(saved, saved_size);
+    ASSIGN_OR_RETURN(const auto file, weights::SafetensorsFile::Open(path));
+    for (size_t i = 0; i < moments_.size(); ++i) {
+      auto& [name, moment] = moments_[i];
+      const int64_t count = shards_.parameters()[i / 2].second.numel();
+      const FlatRange theirs = OwnedRange(count, saved, saved_size);
+      const FlatRange ours = OwnedRange(count, rank, size);
+      const auto found = file->tensors().find(name);
+      const int64_t width = moment.element_size();
+      if (found == file->tensors().end() || found->second.type != View(moment).type ||
+          static_cast<int64_t>(found->second.bytes.size()) != theirs.count() * width) {
+        return absl::DataLossError(absl::StrFormat("%s: no tensor %s of our shape", path, name));
+      }
+      const int64_t begin = std::max(theirs.begin, ours.begin);
+      const int64_t end = std::min(theirs.end, ours.end);
+      if (begin >= end) continue;
+      auto* to = static_cast<std::byte*>(moment.mutable_data_ptr()) + (begin - ours.begin) * width;
+      const std::byte* from = found->second.bytes.data() + (begin - theirs.begin) * width;
+      std::memcpy(to, from, static_cast<size_t>((end - begin) * width));
+    }
   }
   updates_ = updates;
   return absl::OkStatus();

@@ -1,10 +1,12 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string>
 
 #include "common/base/status.h"
 #include "common/model/decoder.h"
+#include "services/trainer/engine/parameter_shards.h"
 #include "services/trainer/engine/weight_decay.h"
 
 namespace palimpsest::trainer {
@@ -20,31 +22,36 @@ struct AdamOptions {
 };
 absl::Status Validate(const AdamOptions& options);
 
-// Adam with decoupled weight decay (Loshchilov and Hutter, 2019) over the parameters of a decoder,
-// stepped in place; gradients are where autograd left them. One thread.
+// Adam with decoupled weight decay (Loshchilov and Hutter, 2019) over the slices of the parameters
+// that one rank owns, stepped in place. One thread.
 class AdamW {
  public:
-  // Makes the parameters require gradients. They are fp32 (or fp64).
-  AdamW(const model::NamedTensors& parameters, const AdamOptions& options);
+  // `shards` outlives it.
+  AdamW(const ParameterShards& shards, const AdamOptions& options);
   ~AdamW();
 
-  // L2 norm over all gradients.
-  double GradientNorm() const;
-  // One update with gradients scaled down to clip_norm; `norm` is GradientNorm(), finite.
-  void Step(double learning_rate, double norm);
-  void ClearGradients();
+  // One update with gradients scaled down to clip_norm; `norm` is that of all gradients of all
+  // ranks, finite. `gradients`: as ParameterShards::TakeGradients gives them.
+  void Step(double learning_rate, double norm, std::span<const at::Tensor> gradients);
 
   int64_t updates() const { return updates_; }
-  // The moments as a safetensors file: "m.<parameter>" and "v.<parameter>".
-  absl::Status Save(const std::string& path) const;
-  // As saved after `updates` updates. DATA_LOSS names a tensor that is missing or of another shape.
-  absl::Status Load(const std::string& path, int64_t updates);
+
+  // The moments that rank `rank` of `size` owns, as a file of a checkpoint's folder with tensors
+  // "m.<parameter>" and "v.<parameter>": of one rank optimizer.safetensors with the shapes of the
+  // parameters, of more optimizer-<rank>-of-<size>.safetensors with flat slices.
+  absl::Status Save(const std::string& folder, int rank, int size) const;
+  // As saved after `updates` updates by any number of ranks. DATA_LOSS names a tensor that is
+  // missing or of another shape.
+  absl::Status Load(const std::string& folder, int rank, int size, int64_t updates);
 
  private:
   AdamOptions options_;
-  model::NamedTensors parameters_;
+  const ParameterShards& shards_;
   model::NamedTensors moments_;  // [2 * parameters]: m then v of each
   int64_t updates_ = 0;
 };
+
+// L2 norm of the gradients that a rank owns, squared.
+double SquaredNorm(std::span<const at::Tensor> gradients);
 
 }  // namespace palimpsest::trainer

@@ -1,29 +1,43 @@
 #include "services/trainer/engine/engine.h"
 
 #include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
 
 #include <algorithm>
 #include <cmath>
 #include <exception>
+#include <numeric>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_format.h"
+#include "common/collective/exchange.h"
 #include "common/telemetry/log.h"
 #include "common/weights/durable_file.h"
 #include "services/trainer/engine/checkpoint_folder.h"
+#include "services/trainer/engine/checkpoint_ranks.h"
 #include "services/trainer/engine/loss.h"
 #include "services/trainer/engine/mismatch.h"
 #include "services/trainer/engine/peak_memory.h"
 #include "services/trainer/engine/reference.h"
 #include "services/trainer/engine/sequences.h"
+#include "services/trainer/engine/share.h"
 
 namespace palimpsest::trainer {
 namespace {
 
-constexpr char kOptimizerFile[] = "optimizer.safetensors";
-
 attention::ReplayOptions OptionsFor(const EngineOptions& options, const model::Decoder& decoder) {
   return {.gradient = options.gradient,
           .scale = 1 / std::sqrt(static_cast<double>(decoder.config().head_dim))};
+}
+
+// What `work` returns, or what torch throws in it: out of memory, a shape of ours.
+template <class Work>
+absl::Status Caught(int64_t step, const Work& work) {
+  try {
+    return work();
+  } catch (const std::exception& error) {
+    return absl::InternalError(absl::StrFormat("step %d: %s", step, error.what()));
+  }
 }
 
 // Back to idle when it goes.
@@ -45,13 +59,17 @@ struct TrainerEngine::Accumulated {
   Mismatch mismatch;
 };
 
-TrainerEngine::TrainerEngine(const EngineOptions& options, SourceModel model, Clock& clock)
+TrainerEngine::TrainerEngine(const EngineOptions& options, SourceModel model, Clock& clock,
+                             Collective& ranks)
     : options_(options),
       clock_(clock),
+      ranks_(ranks),
       model_(std::move(model)),
-      optimizer_(model_.decoder->Parameters(), options.optimizer) {
+      shards_(model_.decoder->Parameters(), ranks),
+      optimizer_(shards_, options.optimizer) {
   const model::ModelConfig& config = model_.decoder->config();
   info_ = {.run = options.run.name,
+           .ranks = ranks.size(),
            .max_tokens_per_micro_batch = options.max_tokens_per_micro_batch,
            .max_tokens_per_sequence =
                std::min(config.max_position, options.max_tokens_per_micro_batch + 1),
@@ -61,47 +79,71 @@ TrainerEngine::TrainerEngine(const EngineOptions& options, SourceModel model, Cl
 }
 
 absl::StatusOr<std::unique_ptr<TrainerEngine>> TrainerEngine::Open(const EngineOptions& options,
-                                                                   Clock& clock) {
+                                                                   Clock& clock,
+                                                                   Collective& ranks) {
   RETURN_IF_ERROR(Validate(options));
   at::set_num_threads(options.threads);
-  const std::string root = options.run.CheckpointFolder();
-  ASSIGN_OR_RETURN(const int64_t attempt, NextAttempt(root));
-  ASSIGN_OR_RETURN(const std::optional<FoundCheckpoint> found, NewestCheckpoint(root));
+  ASSIGN_OR_RETURN(const std::optional<FoundCheckpoint> found,
+                   NewestCheckpointTogether(ranks, options.run.CheckpointFolder()));
   ASSIGN_OR_RETURN(SourceModel source,
                    found ? LoadModel(found->folder, options.dtype)
                          : MakeModel(options.model, options.run.seed, options.dtype));
-  std::unique_ptr<TrainerEngine> engine(new TrainerEngine(options, std::move(source), clock));
+  std::unique_ptr<TrainerEngine> engine(
+      new TrainerEngine(options, std::move(source), clock, ranks));
   if (found) {
     RETURN_IF_ERROR(
-        engine->optimizer_.Load(found->folder + "/" + kOptimizerFile, found->state.updates));
+        engine->optimizer_.Load(found->folder, ranks.rank(), ranks.size(), found->state.updates));
     engine->ledger_ = found->state.ledger;
     engine->durable_step_ = engine->step();
   }
   if (options.loss.reference_kl.coefficient > 0) {
     ASSIGN_OR_RETURN(engine->reference_, LoadReference(options, engine->decoder().config()));
   }
-  ASSIGN_OR_RETURN(engine->store_, weights::StoreWriter::Open(options.run.StoreFolder(),
-                                                              {.run = options.run.name,
-                                                               .attempt = attempt,
-                                                               .keep_last = options.keep_versions},
-                                                              clock));
+  if (ranks.rank() == 0) RETURN_IF_ERROR(engine->OpenStore());
   Log(Severity::kInfo, found ? "resumed from a checkpoint" : "started from a new model",
-      {{"step", engine->step()}, {"attempt", attempt}});
+      {{"step", engine->step()}, {"rank", ranks.rank()}, {"ranks", ranks.size()}});
   return engine;
+}
+
+absl::Status TrainerEngine::OpenStore() {
+  ASSIGN_OR_RETURN(const int64_t attempt, NextAttempt(options_.run.CheckpointFolder()));
+  ASSIGN_OR_RETURN(store_, weights::StoreWriter::Open(options_.run.StoreFolder(),
+                                                      {.run = options_.run.name,
+                                                       .attempt = attempt,
+                                                       .keep_last = options_.keep_versions},
+                                                      clock_));
+  return absl::OkStatus();
 }
 
 std::string TrainerEngine::last_batch_id() const {
   return ledger_.results().empty() ? "" : ledger_.results().back().batch_id;
 }
 
-absl::StatusOr<TrainerEngine::Admitted> TrainerEngine::Admit(const Batch& batch) const {
-  ASSIGN_OR_RETURN(const std::vector<PublishedVersion> published, Published());
-  Limits limits{.shape = {info_.layers, info_.kv_heads},
-                .vocab = info_.vocab,
-                .max_tokens_per_sequence = info_.max_tokens_per_sequence,
-                .take_truncated_sampling = options_.take_truncated_sampling,
-                .take_greedy = options_.take_greedy};
-  if (!published.empty()) limits.newest = published.back().version;
+// By rank 0, which writes them: another node may see the store later.
+absl::StatusOr<std::optional<PolicyVersion>> TrainerEngine::NewestVersion() const {
+  absl::StatusOr<std::string> text = "";
+  if (ranks_.rank() == 0) {
+    const absl::StatusOr<std::vector<PublishedVersion>> published = Published();
+    if (!published.ok()) {
+      text = published.status();
+    } else if (!published->empty()) {
+      text = absl::StrFormat("%d", published->back().version.value());
+    }
+  }
+  ASSIGN_OR_RETURN(const std::string told, OfFirst(ranks_, std::move(text)));
+  int64_t version = 0;
+  if (!absl::SimpleAtoi(told, &version)) return std::nullopt;
+  return PolicyVersion(version);
+}
+
+absl::StatusOr<TrainerEngine::Admitted> TrainerEngine::Admit(
+    const Batch& batch, std::optional<PolicyVersion> newest) const {
+  const Limits limits{.shape = {info_.layers, info_.kv_heads},
+                      .vocab = info_.vocab,
+                      .max_tokens_per_sequence = info_.max_tokens_per_sequence,
+                      .newest = newest,
+                      .take_truncated_sampling = options_.take_truncated_sampling,
+                      .take_greedy = options_.take_greedy};
   Admitted admitted{.rejected = batch.unreadable};
   const auto take = [&](const auto& item, const std::string& id, const auto& make) {
     if (std::optional<Rejected> why = Refuse(item, limits)) {
@@ -158,42 +200,87 @@ absl::Status TrainerEngine::Accumulate(const Admitted& admitted, bool rl, Accumu
   return absl::OkStatus();
 }
 
-void TrainerEngine::TakeStep(const Batch& batch, StepResult& result) {
+// In the order of the ranks, so that all of them get the same bits.
+absl::Status TrainerEngine::AddUp(Accumulated& sums) const {
+  if (ranks_.size() == 1) return absl::OkStatus();
+  ASSIGN_OR_RETURN(const auto passes, OneOfAll(ranks_, sums.pass));
+  ASSIGN_OR_RETURN(const auto objectives, OneOfAll(ranks_, sums.objective));
+  ASSIGN_OR_RETURN(const auto references, OneOfAll(ranks_, sums.reference_seconds));
+  const std::vector<MismatchBucket> mismatch = sums.mismatch.Sums();
+  ASSIGN_OR_RETURN(const auto mismatches, OfAll<MismatchBucket>(ranks_, mismatch));
+  sums = {};
+  for (size_t rank = 0; rank < passes.size(); ++rank) {
+    sums.pass.loss += passes[rank].loss;
+    sums.pass.entropy_sum += passes[rank].entropy_sum;
+    sums.pass.rows += passes[rank].rows;
+    // The others wait for the slowest.
+    sums.pass.forward_seconds = std::max(sums.pass.forward_seconds, passes[rank].forward_seconds);
+    sums.pass.backward_seconds =
+        std::max(sums.pass.backward_seconds, passes[rank].backward_seconds);
+    sums.reference_seconds = std::max(sums.reference_seconds, references[rank]);
+    sums.objective.Add(objectives[rank]);
+    sums.mismatch.Add(mismatches[rank]);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status TrainerEngine::TakeStep(const Batch& batch, StepResult& result) {
   phase_ = Phase::kOptimizer;
   const absl::Time start = clock_.Now();
   result.learning_rate = batch.learning_rate.value_or(LearningRate(options_.schedule, batch.step));
-  result.grad_norm = optimizer_.GradientNorm();
+  ASSIGN_OR_RETURN(const std::vector<at::Tensor> gradients, shards_.TakeGradients());
+  ASSIGN_OR_RETURN(const std::vector<double> squares, OneOfAll(ranks_, SquaredNorm(gradients)));
+  result.grad_norm = std::sqrt(std::accumulate(squares.begin(), squares.end(), 0.0));
   result.skipped =
       result.loss_tokens == 0 || !std::isfinite(result.grad_norm) || !std::isfinite(result.loss);
-  if (!result.skipped) optimizer_.Step(result.learning_rate, result.grad_norm);
-  optimizer_.ClearGradients();
+  if (!result.skipped) {
+    optimizer_.Step(result.learning_rate, result.grad_norm, gradients);
+    RETURN_IF_ERROR(shards_.Gather());
+  }
   result.phases.emplace_back("optimizer", absl::ToDoubleSeconds(clock_.Now() - start));
+  return absl::OkStatus();
 }
 
 absl::StatusOr<StepResult> TrainerEngine::Learn(const Batch& batch) {
   ResetPeakMemory();
-  ASSIGN_OR_RETURN(Admitted admitted, Admit(batch));
+  ASSIGN_OR_RETURN(const std::optional<PolicyVersion> newest, NewestVersion());
+  Admitted admitted;
   Accumulated sums;
-  RETURN_IF_ERROR(Accumulate(admitted, !batch.rl.empty(), sums));
-  StepResult result{
-      .step = batch.step,
-      .batch_id = batch.id,
-      .loss = sums.pass.loss,
-      .tokens = sums.pass.rows,
-      .loss_tokens = admitted.loss_tokens,
-      .entropy =
-          sums.pass.entropy_sum / static_cast<double>(std::max<int64_t>(1, admitted.loss_tokens)),
-      .mismatch = sums.mismatch.Buckets(),
-      .rejected = std::move(admitted.rejected),
-      .phases = {{"forward", sums.pass.forward_seconds}, {"backward", sums.pass.backward_seconds}}};
-  if (!batch.rl.empty()) result.ratio = StatsOf(sums.objective);
-  if (!batch.rl.empty() && reference_ != nullptr) {
-    result.reference_kl = sums.objective.reference_kl /
-                          static_cast<double>(std::max<int64_t>(1, admitted.loss_tokens));
-    result.phases.emplace_back("reference", sums.reference_seconds);
+  const absl::Status replayed = Caught(batch.step, [&]() -> absl::Status {
+    ASSIGN_OR_RETURN(admitted, Admit(batch, newest));
+    admitted.sequences = ShareOf(std::move(admitted.sequences), model_.decoder->config(),
+                                 ranks_.rank(), ranks_.size());
+    return Accumulate(admitted, !batch.rl.empty(), sums);
+  });
+  RETURN_IF_ERROR(Agree(ranks_, replayed));
+  StepResult result;
+  const absl::Status stepped = Caught(batch.step, [&]() -> absl::Status {
+    RETURN_IF_ERROR(AddUp(sums));
+    result = {.step = batch.step,
+              .batch_id = batch.id,
+              .loss = sums.pass.loss,
+              .tokens = sums.pass.rows,
+              .loss_tokens = admitted.loss_tokens,
+              .entropy = sums.pass.entropy_sum /
+                         static_cast<double>(std::max<int64_t>(1, admitted.loss_tokens)),
+              .mismatch = sums.mismatch.Buckets(),
+              .rejected = std::move(admitted.rejected),
+              .phases = {{"forward", sums.pass.forward_seconds},
+                         {"backward", sums.pass.backward_seconds}}};
+    if (!batch.rl.empty()) result.ratio = StatsOf(sums.objective);
+    if (!batch.rl.empty() && reference_ != nullptr) {
+      result.reference_kl = sums.objective.reference_kl /
+                            static_cast<double>(std::max<int64_t>(1, admitted.loss_tokens));
+      result.phases.emplace_back("reference", sums.reference_seconds);
+    }
+    return TakeStep(batch, result);
+  });
+  if (!stepped.ok()) {
+    ranks_.Fail(stepped);  // the others have gone on without us
+    return stepped;
   }
-  TakeStep(batch, result);
-  result.peak_bytes = PeakMemory();
+  ASSIGN_OR_RETURN(const std::vector<int64_t> peaks, OneOfAll(ranks_, PeakMemory()));
+  result.peak_bytes = *std::max_element(peaks.begin(), peaks.end());
   return result;
 }
 
@@ -214,14 +301,9 @@ absl::StatusOr<TrainOutcome> TrainerEngine::Train(const Batch& batch) {
   if (known) return TrainOutcome{*std::move(known), true};
   RETURN_IF_ERROR(Sound());
   const PhaseScope scope(phase_, Phase::kReplay);
-  absl::StatusOr<StepResult> result = absl::UnknownError("");
-  try {
-    result = Learn(batch);
-  } catch (const std::exception& error) {  // torch throws: out of memory, a shape of ours
-    result = absl::InternalError(absl::StrFormat("step %d: %s", batch.step, error.what()));
-  }
+  absl::StatusOr<StepResult> result = Learn(batch);
   if (!result.ok()) {
-    optimizer_.ClearGradients();
+    shards_.DropGradients();
     return result.status();
   }
   ledger_.Add(*result);
@@ -232,12 +314,12 @@ absl::Status TrainerEngine::Save() {
   if (durable_step_ == step() && step() > 0) return absl::OkStatus();
   const PhaseScope scope(phase_, Phase::kCheckpoint);
   const auto fill = [&](const std::string& folder) -> absl::Status {
-    RETURN_IF_ERROR(SaveModel(model_, folder));
-    return optimizer_.Save(folder + "/" + kOptimizerFile);
+    if (ranks_.rank() == 0) RETURN_IF_ERROR(SaveModel(model_, folder));
+    return optimizer_.Save(folder, ranks_.rank(), ranks_.size());
   };
-  RETURN_IF_ERROR(WriteCheckpoint(options_.run.CheckpointFolder(),
-                                  {.updates = optimizer_.updates(), .ledger = ledger_},
-                                  options_.keep_checkpoints, fill));
+  RETURN_IF_ERROR(WriteCheckpointTogether(ranks_, options_.run.CheckpointFolder(),
+                                          {.updates = optimizer_.updates(), .ledger = ledger_},
+                                          options_.keep_checkpoints, fill));
   durable_step_ = step();
   return absl::OkStatus();
 }
@@ -265,6 +347,10 @@ absl::StatusOr<std::vector<PublishedVersion>> TrainerEngine::Published() const {
 }
 
 absl::StatusOr<PublishedVersion> TrainerEngine::Publish() {
+  if (store_ == nullptr) {
+    return absl::FailedPreconditionError(
+        absl::StrFormat("rank %d publishes nothing: rank 0 does", ranks_.rank()));
+  }
   const PhaseScope scope(phase_, Phase::kPublish);
   ASSIGN_OR_RETURN(const PolicyVersion version,
                    store_->Publish(step(), [&](const std::string& folder) {

@@ -3,11 +3,13 @@
 #include <atomic>
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "common/base/clock.h"
+#include "common/collective/collective.h"
 #include "common/weights/store.h"
 #include "services/trainer/core/admission.h"
 #include "services/trainer/core/step_ledger.h"
@@ -15,17 +17,26 @@
 #include "services/trainer/engine/adamw.h"
 #include "services/trainer/engine/model_source.h"
 #include "services/trainer/engine/options.h"
+#include "services/trainer/engine/parameter_shards.h"
 #include "services/trainer/engine/replay_pass.h"
 
 namespace palimpsest::trainer {
 
 // The weights and what moves them: replays batches with their recorded events, steps, saves,
 // publishes. One thread, save for info() and phase().
+//
+// Of several ranks each holds all weights, replays its share of a batch and owns a part of the
+// optimiser's state. All ranks call Open, Train and Save with the same arguments in the same order
+// and get the same answers; rank 0 alone publishes and says which versions there are. What fails on
+// one rank before gradients meet fails on all, under its name, and the weights are as before; a
+// failure after that is the collective's.
 class TrainerEngine final : public Trainer {
  public:
-  // Goes on from the newest whole checkpoint of the run, or makes the model.
+  // Goes on from the newest whole checkpoint of the run, of any number of ranks, or makes the
+  // model. `clock` and `ranks` outlive it.
   static absl::StatusOr<std::unique_ptr<TrainerEngine>> Open(const EngineOptions& options,
-                                                             Clock& clock);
+                                                             Clock& clock,
+                                                             Collective& ranks = Alone());
 
   const TrainerInfo& info() const override { return info_; }
   Phase phase() const override { return phase_.load(); }
@@ -49,22 +60,27 @@ class TrainerEngine final : public Trainer {
   };
   struct Accumulated;  // over micro-batches
 
-  TrainerEngine(const EngineOptions& options, SourceModel model, Clock& clock);
-  absl::StatusOr<Admitted> Admit(const Batch& batch) const;
+  TrainerEngine(const EngineOptions& options, SourceModel model, Clock& clock, Collective& ranks);
+  absl::Status OpenStore();
+  absl::StatusOr<std::optional<PolicyVersion>> NewestVersion() const;
+  absl::StatusOr<Admitted> Admit(const Batch& batch, std::optional<PolicyVersion> newest) const;
   absl::StatusOr<StepResult> Learn(const Batch& batch);
   absl::Status Accumulate(const Admitted& admitted, bool rl, Accumulated& sums) const;
-  void TakeStep(const Batch& batch, StepResult& result);
+  absl::Status AddUp(Accumulated& sums) const;
+  absl::Status TakeStep(const Batch& batch, StepResult& result);
 
   EngineOptions options_;
   Clock& clock_;
+  Collective& ranks_;
   TrainerInfo info_;
   std::atomic<Phase> phase_ = Phase::kIdle;
   SourceModel model_;
   std::unique_ptr<model::Decoder> reference_;  // null without a KL
+  ParameterShards shards_;
   AdamW optimizer_;
   StepLedger ledger_;
   int64_t durable_step_ = 0;
-  std::unique_ptr<weights::StoreWriter> store_;
+  std::unique_ptr<weights::StoreWriter> store_;  // of rank 0
 };
 
 }  // namespace palimpsest::trainer

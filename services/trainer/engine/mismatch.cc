@@ -33,4 +33,21 @@ std::vector<MismatchBucket> Mismatch::Buckets() const {
   return buckets;
 }
 
+std::vector<MismatchBucket> Mismatch::Sums() const {
+  std::vector<MismatchBucket> all;
+  for (const auto& [events, sums] : sums_) all.push_back(sums);
+  return all;
+}
+
+void Mismatch::Add(std::span<const MismatchBucket> others) {
+  for (const MismatchBucket& other : others) {
+    MismatchBucket& sums = sums_[other.events];
+    sums.events = other.events;
+    sums.tokens += other.tokens;
+    sums.kl += other.kl;
+    sums.mean_abs += other.mean_abs;
+    sums.max_abs = std::max(sums.max_abs, other.max_abs);
+  }
+}
+
 }  // namespace palimpsest::trainer

@@ -15,6 +15,10 @@ class Mismatch {
   void Add(const PassTokens& pass);
   std::vector<MismatchBucket> Buckets() const;
 
+  // Not yet divided, so that those of several add up.
+  std::vector<MismatchBucket> Sums() const;
+  void Add(std::span<const MismatchBucket> sums);
+
  private:
   std::map<int32_t, MismatchBucket> sums_;  // kl and mean_abs are sums here
 };

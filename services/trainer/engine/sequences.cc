@@ -40,22 +40,31 @@ absl::StatusOr<LossSequence> SequenceOf(const SftItem& item, context::Shape shap
   return sequence;
 }
 
-absl::StatusOr<std::vector<std::vector<const LossSequence*>>> Pack(
-    const std::vector<LossSequence>& sequences, int64_t max_rows) {
+std::vector<int64_t> PromptGroups(const std::vector<LossSequence>& sequences) {
   // Prompts with events of their own are not counted as shared: they may differ.
   std::map<std::vector<int32_t>, int64_t> group_of;
   int64_t groups = 0;
-  std::vector<rl::PackItem> items;
+  std::vector<int64_t> found;
   for (const LossSequence& sequence : sequences) {
     const attention::ReplaySequence& s = sequence.replay;
-    rl::PackItem item{.group = groups, .prompt_tokens = s.prompt_tokens, .rows = s.rows};
+    int64_t group = groups;
     if (s.events.empty() || s.events.front().event.at >= s.prompt_tokens) {
-      item.group =
-          group_of.try_emplace({s.tokens.begin(), s.tokens.begin() + s.prompt_tokens}, groups)
-              .first->second;
+      group = group_of.try_emplace({s.tokens.begin(), s.tokens.begin() + s.prompt_tokens}, groups)
+                  .first->second;
     }
-    if (item.group == groups) ++groups;
-    items.push_back(item);
+    if (group == groups) ++groups;
+    found.push_back(group);
+  }
+  return found;
+}
+
+absl::StatusOr<std::vector<std::vector<const LossSequence*>>> Pack(
+    const std::vector<LossSequence>& sequences, int64_t max_rows) {
+  const std::vector<int64_t> groups = PromptGroups(sequences);
+  std::vector<rl::PackItem> items;
+  for (size_t i = 0; i < sequences.size(); ++i) {
+    const attention::ReplaySequence& s = sequences[i].replay;
+    items.push_back({.group = groups[i], .prompt_tokens = s.prompt_tokens, .rows = s.rows});
   }
   ASSIGN_OR_RETURN(const std::vector<std::vector<int>> parts,
                    rl::PackMicroBatches(items, max_rows));

@@ -18,6 +18,9 @@ LossSequence SequenceOf(const RlItem& item);
 // policy does not work for it.
 absl::StatusOr<LossSequence> SequenceOf(const SftItem& item, context::Shape shape);
 
+// Of each sequence the group whose prompt's rows it shares, from 0 in the order of the batch.
+std::vector<int64_t> PromptGroups(const std::vector<LossSequence>& sequences);
+
 // Sequences cut into micro-batches of at most `max_rows` rows; prompts that can be shared are
 // counted once.
 absl::StatusOr<std::vector<std::vector<const LossSequence*>>> Pack(

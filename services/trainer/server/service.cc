@@ -180,7 +180,7 @@ grpc::Status TrainerServer::GetServerInfo(grpc::ServerContext*,
   const TrainerInfo& info = trainer_.info();
   *response->mutable_server() = options_.info;
   response->set_state(state());
-  response->set_ranks(1);
+  response->set_ranks(info.ranks);
   response->set_max_tokens_per_micro_batch(info.max_tokens_per_micro_batch);
   response->set_max_tokens_per_sequence(info.max_tokens_per_sequence);
   response->set_layers(info.layers);
@@ -210,6 +210,7 @@ grpc::Status TrainerServer::TrainBatch(grpc::ServerContext* context,
   if (absl::Status serving = Serving(); !serving.ok()) return ToGrpc(serving);
   absl::StatusOr<Batch> batch = FromProto(*request);
   if (!batch.ok()) return ToGrpc(batch.status());
+  if (options_.keep_source) batch->source = request->SerializeAsString();
   return Answer(
       worker_.Run<v1::TrainBatchResponse>(
           DeadlineOf(context), [this, batch = *std::move(batch)] { return TrainNow(batch); }),

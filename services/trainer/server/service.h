@@ -22,6 +22,7 @@ class TrainerServer final : public v1::TrainerService::Service {
     v1::ServerInfo info;
     int32_t checkpoint_every = 10;  // steps; 0 = only when asked
     size_t max_queued = 16;         // calls that wait for the worker
+    bool keep_source = false;       // batches carry their bytes (Batch::source)
     std::function<void()> drained;  // Drain has answered: the daemon may end
   };
   // `trainer`, `telemetry` and `clock` outlive it.

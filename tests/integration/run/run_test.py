@@ -42,6 +42,13 @@ class Run(unittest.TestCase):
             launch.kill()
         launch.stdout.close()
 
+    def restart_with(self, *sets):
+        """What setUp started, again from nothing and with other settings."""
+        self.launch.kill()
+        self.launch.wait()
+        self.run_folder = self.run_folder.with_name("other")
+        self.start(*(word for setting in sets for word in ("--set", setting)))
+
     def await_message(self, pattern, seconds=180):
         """The last match of `pattern` in what launch said, once there is one."""
         for _ in range(seconds * 20):
@@ -113,6 +120,20 @@ class Run(unittest.TestCase):
         self.assertEqual(looked_at["batches_are_in_order"], 4 + STEPS)
         self.assertEqual(looked_at["staleness_is_bounded"], STEPS * 4 * 4)
         self.assertGreaterEqual(looked_at["weights_contain_each_batch_once"], 1)
+
+    def test_a_trainer_of_two_ranks_survives_the_loss_of_each(self):
+        self.restart_with("placement.trainer.ranks=2", "trainer.collective_timeout=5s")
+        for restart, (rank, how) in enumerate([(1, signal.SIGKILL), (0, signal.SIGKILL), (1, signal.SIGSTOP)], 1):
+            self.await_step(4 * restart)
+            os.kill(int(self.await_message(rf"trainer-{rank} started, pid (\d+)")), how)
+            self.await_message(rf"restart {restart} of 3 of all its ranks")
+            self.assert_sound()
+        outcome = self.finish()
+        self.assertEqual(outcome["restarts"], 3)
+        self.assertEqual(self.assert_sound()["batches_are_in_order"], 4 + STEPS)
+        said = (self.run_folder / "logs/latest/trainer-0.log").read_text()
+        self.assertIn("rank 1 of 2 does not answer", said)
+        self.assertIn("rank 0 of 2 does not answer", (self.run_folder / "logs/latest/trainer-1.log").read_text())
 
 
 if __name__ == "__main__":

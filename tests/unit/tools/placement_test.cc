@@ -33,6 +33,9 @@ TEST(PlacementTest, WhatMakesNoSenseIsRefusedByNameAndValue) {
   EXPECT_EQ(refusal([](auto& c) { c.router.replicas = 2; }),
             "placement.router.replicas=2 is neither 0 nor 1");
   EXPECT_EQ(refusal([](auto& c) { c.router.replicas = 1; }), "");
+  EXPECT_EQ(refusal([](auto& c) { c.trainer.ranks = 4; }), "");
+  EXPECT_EQ(refusal([](auto& c) { c.trainer.ranks = 0; }), "placement.trainer.ranks=0 is below 1");
+  EXPECT_EQ(refusal([](auto& c) { c.env.ranks = 2; }), "placement.env.ranks=2 is not 1");
   EXPECT_EQ(refusal([](auto& c) { c.env.nodes = {}; }), "placement.env.nodes is empty");
   EXPECT_EQ(refusal([](auto& c) { c.env.nodes = {0, -1}; }), "placement.env.nodes=-1 is negative");
   EXPECT_EQ(refusal([](auto& c) { c.trainer.gpus = -1; }), "placement.trainer.gpus=-1 is negative");

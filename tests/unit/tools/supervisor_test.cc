@@ -56,6 +56,12 @@ class SupervisorTest : public ::testing::Test {
     spec.role = role;
     return spec;
   }
+  // A rank of the trainer.
+  DaemonSpec Rank(int rank, const std::string& body) {
+    DaemonSpec spec = Script("trainer-" + std::to_string(rank), body);
+    spec.role = spec.team = "trainer";
+    return spec;
+  }
   RunEnding Run(const std::vector<DaemonSpec>& daemons) { return Run(daemons, LocalPlace()); }
   RunEnding Run(const std::vector<DaemonSpec>& daemons, const Place& place) {
     return Supervise(daemons, limits_, place, stop_, SystemClock(),
@@ -70,7 +76,8 @@ class SupervisorTest : public ::testing::Test {
   const std::string folder_;
   RestartLimits limits_{.per_daemon = 2,
                         .first_backoff = absl::Milliseconds(10),
-                        .stop_grace = absl::Milliseconds(500)};
+                        .stop_grace = absl::Milliseconds(500),
+                        .team_grace = absl::Milliseconds(500)};
   StopSignal stop_;
   std::vector<std::string> said_;
 };
@@ -235,6 +242,40 @@ TEST_F(SupervisorTest, ALostTrainerStopsTheRunToGoOnLater) {
   EXPECT_EQ(ending.restarts, 0);
   EXPECT_THAT(ending.failure, HasSubstr("trainer-0 failed: exit code 1, its node is lost"));
   EXPECT_EQ(File("lead-0.log"), "bye\n");
+}
+
+TEST_F(SupervisorTest, WhenOneOfATeamEndsAllEndAndAreStartedAgainAsOne) {
+  // Rank 1 is killed in its first life; 0 notices by itself, 2 would hang for ever.
+  const std::string live = "echo x >> lives-$R; exec sleep 60";
+  const RunEnding ending =
+      Run({Rank(0,
+                "R=0; echo x >> lives-0; test -e gone && exec sleep 60; while ! [ -e gone ]; do "
+                "sleep 0.05; done; sleep 0.4; echo misses rank 1; exit 1"),
+           Rank(1, "R=1; test -e gone || { touch gone; kill -9 $$; }; " + live),
+           Rank(2, "R=2; trap '' TERM; " + live),
+           Script("lead-0",
+                  "while [ \"$(cat lives-2 2>/dev/null | wc -l)\" != 2 ]; do sleep 0.05; "
+                  "done; sleep 0.3",
+                  true)});
+  EXPECT_EQ(ending.exit_code, 0);
+  EXPECT_EQ(ending.restarts, 1);
+  EXPECT_EQ(File("lives-0"), "x\nx\n");
+  EXPECT_EQ(File("lives-1"), "x\n");
+  EXPECT_EQ(File("lives-2"), "x\nx\n");
+  EXPECT_THAT(Said(), HasSubstr("trainer-1 ended: killed by signal 9 (Killed); restart 1 of 2 of "
+                                "all its ranks"));
+  EXPECT_THAT(Said(), HasSubstr("trainer-2 did not stop within 500ms and is killed"));
+}
+
+TEST_F(SupervisorTest, ATeamInWhichOneWouldFailAgainIsNotTriedAgain) {
+  const RunEnding ending =
+      Run({Rank(0, "while ! [ -e gone ]; do sleep 0.01; done; exit 1"),
+           Rank(1, "trap '' TERM; touch gone; sleep 0.3; echo no such model; exit 3"),
+           Script("lead-0", kServe, true)});
+  EXPECT_EQ(ending.exit_code, 3);
+  EXPECT_EQ(ending.restarts, 0);
+  EXPECT_THAT(ending.failure, HasSubstr("trainer-1 failed: exit code 3"));
+  EXPECT_EQ(ending.cause, "no such model");
 }
 
 }  // namespace

@@ -59,12 +59,28 @@ TEST(ConfigTest, WhatCannotWorkIsRefusedByItsField) {
       {"trainer: {listen: nowhere}", "trainer.listen=\"nowhere\""},
       {"trainer: {listen: \"0.0.0.0:0\"}", "trainer.insecure"},
       {"trainer: {metrics: \"0.0.0.0:0\"}", "trainer.insecure"},
+      {"trainer: {ranks: 0}", "trainer.ranks=0"},
+      {"trainer: {ranks: 2, rank: 2}", "trainer.rank=2 is not in [0, trainer.ranks=2)"},
+      {"trainer: {collective_timeout: 10ms}", "trainer.collective_timeout=10ms"},
+      {"trainer: {ranks: 2, advertise: node7}", "trainer.advertise=node7"},
       {"trainer: {surprise: 1}", "surprise"},
       {"model: {init: {kv_heads: 3}}", "model.init.kv_heads=3"},
   };
   for (const auto& [yaml, message] : wrong) {
     EXPECT_THAT(std::string(Read(yaml).status().message()), HasSubstr(message)) << yaml;
   }
+}
+
+TEST(ConfigTest, RanksMeetInTheFolderOfTheRunUnderTheNameThatOthersReachThemBy) {
+  const auto local = GlooOptionsOf(*Read("run: {folder: r}\ntrainer: {ranks: 4, rank: 3}"));
+  ASSERT_TRUE(local.ok()) << local.status();
+  EXPECT_EQ(local->folder, "r/ranks");
+  EXPECT_EQ(local->rank, 3);
+  EXPECT_EQ(local->size, 4);
+  EXPECT_EQ(local->host, "127.0.0.1");
+  const auto far = Read("trainer: {ranks: 2, listen: \"0.0.0.0:0\", insecure: true, advertise: b}");
+  ASSERT_TRUE(far.ok()) << far.status();
+  EXPECT_EQ(GlooOptionsOf(*far)->host, "b");
 }
 
 TEST(ConfigTest, AModelFolderMustBeThereUntilTheRunHasACheckpoint) {

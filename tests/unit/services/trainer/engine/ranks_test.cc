@@ -1,0 +1,212 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <filesystem>
+#include <map>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
+#include "common/weights/durable_file.h"
+#include "common/weights/safetensors.h"
+#include "services/trainer/engine/parameter_shards.h"
+#include "services/trainer/engine/share.h"
+#include "tests/unit/common/collective/rank_process.h"
+
+namespace palimpsest::trainer {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::HasSubstr;
+
+constexpr absl::Duration kPatience = absl::Minutes(3);  // other tests share the cores
+constexpr int64_t kSteps = 4;                           // see trainer_rank.cc
+
+// Flat values by name.
+using Tensors = std::map<std::string, std::vector<float>>;
+
+// |a - b| / |b|, over all tensors.
+double Distance(const Tensors& a, const Tensors& b) {
+  double difference = 0, size = 0;
+  EXPECT_EQ(a.size(), b.size());
+  for (const auto& [name, values] : b) {
+    const std::vector<float>& others = a.at(name);
+    EXPECT_EQ(others.size(), values.size()) << name;
+    for (size_t i = 0; i < values.size(); ++i) {
+      difference += std::pow(double{others[i]} - values[i], 2);
+      size += std::pow(double{values[i]}, 2);
+    }
+  }
+  return std::sqrt(difference / size);
+}
+
+class RanksTest : public ::testing::Test {
+ protected:
+  RanksTest()
+      : root_(::testing::TempDir() + "ranks-" +
+              ::testing::UnitTest::GetInstance()->current_test_info()->name() +
+              std::to_string(getpid())) {
+    fs::remove_all(root_);
+  }
+  ~RanksTest() override { fs::remove_all(root_); }
+
+  RankProcesses Start(const std::string& run, int size, int64_t last_step,
+                      const std::string& fault = "none") const {
+    fs::create_directories(root_ + "/" + run);
+    RankProcesses ranks;
+    for (int rank = 0; rank < size; ++rank) {
+      ranks.push_back(std::make_unique<RankProcess>(
+          std::vector<std::string>{TRAINER_RANK, root_ + "/" + run, std::to_string(rank),
+                                   std::to_string(size), std::to_string(last_step), fault},
+          absl::StrFormat("%s/%s/%d.txt", root_, run, rank)));
+    }
+    return ranks;
+  }
+  // What rank 0 printed. All ranks print the same.
+  std::string Train(const std::string& run, int size, int64_t last_step) const {
+    RankProcesses ranks = Start(run, size, last_step);
+    for (const auto& rank : ranks) {
+      EXPECT_EQ(rank->AwaitEnd(kPatience), 0) << rank->Output();
+      EXPECT_EQ(rank->Output(), ranks[0]->Output());
+    }
+    return ranks[0]->Output();
+  }
+  std::string Checkpoint(const std::string& run, int64_t step) const {
+    return absl::StrFormat("%s/%s/run/checkpoints/step-%08d", root_, run, step);
+  }
+  // Of all files of a checkpoint that begin with `file`, in their order; of the tensors whose names
+  // begin with `prefix`. Slices of one tensor follow one another.
+  Tensors Load(const std::string& run, int64_t step, const std::string& file,
+               const std::string& prefix) const {
+    Tensors tensors;
+    const std::string folder = Checkpoint(run, step);
+    const auto names = weights::ListFolder(folder);
+    EXPECT_TRUE(names.ok()) << names.status();
+    for (const std::string& name : names.value_or(std::vector<std::string>())) {
+      if (!name.starts_with(file)) continue;
+      const auto opened = weights::SafetensorsFile::Open(folder + "/" + name);
+      EXPECT_TRUE(opened.ok()) << opened.status();
+      for (const auto& [tensor, view] : (*opened)->tensors()) {
+        if (!tensor.starts_with(prefix)) continue;
+        const auto* values = reinterpret_cast<const float*>(view.bytes.data());
+        auto& flat = tensors[tensor];
+        flat.insert(flat.end(), values, values + view.bytes.size() / sizeof(float));
+      }
+    }
+    return tensors;
+  }
+  Tensors Weights(const std::string& run, int64_t step) const {
+    return Load(run, step, "model", "");
+  }
+  // After one step the first moments are the gradients, up to one factor.
+  Tensors FirstGradients(const std::string& run) const { return Load(run, 1, "optimizer", "m."); }
+
+  const std::string root_;
+};
+
+// Two texts of words and numbers: numbers may differ by 1e-5 of their size.
+void ExpectSameNumbers(const std::string& a, const std::string& b) {
+  const std::vector<std::string> x = absl::StrSplit(a, absl::ByAnyChar(" \n"));
+  const std::vector<std::string> y = absl::StrSplit(b, absl::ByAnyChar(" \n"));
+  ASSERT_EQ(x.size(), y.size()) << a << b;
+  for (size_t i = 0; i < x.size(); ++i) {
+    double p = 0, q = 0;
+    if (!absl::SimpleAtod(x[i], &p) || !absl::SimpleAtod(y[i], &q)) {
+      EXPECT_EQ(x[i], y[i]);
+    } else {
+      EXPECT_NEAR(p, q, 1e-5 * std::max(1.0, std::abs(q))) << a << b;
+    }
+  }
+}
+
+TEST_F(RanksTest, OneTwoAndFourRanksGiveTheSameLossesGradientsAndWeights) {
+  const std::string one = Train("one", 1, kSteps);
+  EXPECT_THAT(one, HasSubstr("step 4 loss"));
+  EXPECT_THAT(one, HasSubstr("saw 3: "));  // events
+  for (const int size : {2, 4}) {
+    const std::string run = std::to_string(size);
+    ExpectSameNumbers(Train(run, size, kSteps), one);
+    EXPECT_LT(Distance(FirstGradients(run), FirstGradients("one")), 1e-5) << size;
+    EXPECT_LT(Distance(Weights(run, kSteps), Weights("one", kSteps)), 1e-5) << size;
+    // The control: weights of another step are far away.
+    EXPECT_GT(Distance(Weights(run, kSteps - 1), Weights("one", kSteps)), 1e-4);
+  }
+}
+
+TEST_F(RanksTest, ARunGoesOnWithAnotherNumberOfRanks) {
+  Train("one", 1, kSteps);
+  Train("changed", 4, 1);
+  Train("changed", 1, 2);
+  Train("changed", 3, 3);
+  Train("changed", 2, 4);
+  EXPECT_LT(Distance(Weights("changed", kSteps), Weights("one", kSteps)), 1e-5);
+  // Squares of gradients: twice their relative error.
+  EXPECT_LT(
+      Distance(Load("changed", kSteps, "optimizer", "v."), Load("one", kSteps, "optimizer", "v.")),
+      1e-4);
+}
+
+TEST_F(RanksTest, AnExceptionOnOneRankIsTheAnswerOfAllAndTheSameBatchMayComeAgain) {
+  Train("calm", 2, 3);
+  RankProcesses ranks = Start("run", 2, 3, "throw:forward");
+  for (const auto& rank : ranks) {
+    EXPECT_EQ(rank->AwaitEnd(kPatience), 0) << rank->Output();
+    EXPECT_THAT(rank->Output(), HasSubstr("INTERNAL: rank 1: step 2: out of luck"));
+  }
+  EXPECT_EQ(Distance(Weights("run", 3), Weights("calm", 3)), 0);
+}
+
+class FaultTest : public RanksTest, public ::testing::WithParamInterface<const char*> {};
+
+TEST_P(FaultTest, NobodyHangsTheRankIsNamedAndTheRunGoesOnAsIfNothingHadHappened) {
+  Train("calm", 2, 3);
+  RankProcesses ranks = Start("run", 2, 3, GetParam());
+  EXPECT_EQ(ranks[0]->AwaitEnd(kPatience), 1) << ranks[0]->Output();
+  EXPECT_THAT(ranks[0]->Output(), HasSubstr("ABORTED: "));
+  EXPECT_THAT(ranks[0]->Output(), HasSubstr("rank 1 of 2 does not answer"));
+  EXPECT_TRUE(fs::exists(Checkpoint("run", 1)));
+  EXPECT_FALSE(fs::exists(Checkpoint("run", 2)));
+  ranks.clear();  // as launch does
+  EXPECT_THAT(Train("run", 2, 3), testing::StartsWith("step 2 "));
+  EXPECT_EQ(Distance(Weights("run", 3), Weights("calm", 3)), 0);
+}
+
+INSTANTIATE_TEST_SUITE_P(InEachPhase, FaultTest,
+                         ::testing::Values("kill:forward", "kill:backward", "kill:save",
+                                           "stop:forward", "stop:backward", "stop:save"),
+                         [](const auto& fault) {
+                           std::string name = fault.param;
+                           name[4] = '_';
+                           return name;
+                         });
+
+TEST(OwnedRangeTest, RangesTileTheTensorForAnyNumberOfRanks) {
+  for (const int64_t count : {0, 1, 3, 8, 1000}) {
+    for (const int size : {1, 2, 3, 4, 7}) {
+      int64_t end = 0;
+      for (int rank = 0; rank < size; ++rank) {
+        const FlatRange range = OwnedRange(count, rank, size);
+        EXPECT_EQ(range.begin, end);
+        EXPECT_LE(range.count(), (count + size - 1) / size);
+        end = range.end;
+      }
+      EXPECT_EQ(end, count);
+    }
+  }
+}
+
+TEST(ShareTest, PairsAreThoseOfTheLiveSlots) {
+  const std::vector<int32_t> tokens(20);
+  attention::ReplaySequence sequence{.tokens = tokens, .prompt_tokens = 4, .rows = 20};
+  EXPECT_EQ(AttentionPairs(sequence, 0, 20), 20 * 21 / 2);
+  EXPECT_EQ(AttentionPairs(sequence, 4, 20), 20 * 21 / 2 - 4 * 5 / 2);
+  // At 10 the six slots of [4, 10) become two: rows 10 to 19 see 10 - 4 = 6 slots and themselves.
+  sequence.events.push_back(
+      {.event = {.at = 10, .window = {4, 10}, .method = context::Method::kEvict},
+       .keep_ratio = 0.34});
+  EXPECT_NEAR(AttentionPairs(sequence, 0, 20), 10 * 11 / 2 + (7 + 16) * 10 / 2, 1e-9);
+}
+
+}  // namespace
+}  // namespace palimpsest::trainer

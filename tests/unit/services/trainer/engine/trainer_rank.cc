@@ -1,0 +1,142 @@
+// One rank of the tests: trainer_rank RUN_FOLDER RANK SIZE LAST_STEP FAULT. Opens the run, trains
+// each step up to LAST_STEP, prints its numbers and saves it. FAULT: "none", or how rank 1 is
+// struck, once in the life of the run, in step 2: "kill:forward", "stop:backward", "kill:save", ..,
+// "throw:forward", after which the batch is given again.
+#include <atomic>
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <stdexcept>
+#include <thread>
+
+#include "common/collective/gloo.h"
+#include "services/trainer/engine/engine.h"
+#include "tests/unit/services/trainer/engine/batches.h"
+
+namespace palimpsest::trainer {
+namespace {
+
+// What strikes this process; a file remembers that it has.
+struct Fault {
+  std::string mark;
+  int signal = 0;  // 0: an exception
+  void Strike() const {
+    std::ofstream(mark) << "struck";
+    if (signal == 0) throw std::runtime_error("out of luck");
+    std::raise(signal);
+  }
+};
+
+// The system's clock, which strikes when it is read for the n-th time after Arm(n). The engine
+// reads it when a forward pass begins (1) and twice between forward and backward (2, 3).
+class StrikingClock final : public Clock {
+ public:
+  explicit StrikingClock(const Fault& fault) : fault_(fault) {}
+  void Arm(int reads) { left_ = reads; }
+  absl::Time Now() override {
+    if (left_ > 0 && --left_ == 0) fault_.Strike();
+    return SystemClock().Now();
+  }
+  void SleepFor(absl::Duration d) override { SystemClock().SleepFor(d); }
+
+ private:
+  const Fault& fault_;
+  std::atomic<int> left_ = 0;
+};
+
+// Rollouts are of the weights that the run began with, so that no batch depends on how ranks round.
+// 1: six demonstrations with events; 2: seven rollouts with events; 3: one with events and one with
+// none; 4: a single one, so that all ranks but one have nothing to do.
+Batch BatchOf(int64_t step, const model::Decoder& initial) {
+  if (step == 1) return SftBatch(1, Budget());
+  Batch batch = RlBatch(initial, step, Budget(), step == 2 ? 7 : 1);
+  if (step != 3) return batch;
+  batch.rl.push_back(
+      {.rollout = Replayed(initial, {}, RandomTokens(77, 7), "plain"), .advantage = -0.5});
+  return batch;
+}
+
+void Print(const StepResult& r) {
+  std::printf("step %d loss %.9g norm %.9g entropy %.9g tokens %d", static_cast<int>(r.step),
+              r.loss, r.grad_norm, r.entropy, static_cast<int>(r.loss_tokens));
+  if (r.ratio) std::printf(" ratio %.9g max %.9g", r.ratio->mean, r.ratio->max);
+  for (const MismatchBucket& m : r.mismatch) {
+    std::printf(" saw %d: %d tokens %.9g", m.events, static_cast<int>(m.tokens), m.mean_abs);
+  }
+  std::puts("");
+  std::fflush(stdout);
+}
+
+struct Arguments {
+  std::string run;
+  int rank = 0, size = 1;
+  int64_t last_step = 0;
+  std::string fault;
+};
+
+absl::Status Train(const Arguments& args, Collective& ranks) {
+  Fault fault = {.mark = args.run + "/struck"};
+  if (args.fault.starts_with("kill")) fault.signal = SIGKILL;
+  if (args.fault.starts_with("stop")) fault.signal = SIGSTOP;
+  const bool struck = args.rank != 1 || std::filesystem::exists(fault.mark);
+  StrikingClock clock(fault);
+  EngineOptions options = TinyOptions(args.run, "run");
+  options.keep_checkpoints = 9;
+  ASSIGN_OR_RETURN(const SourceModel initial,
+                   MakeModel(options.model, options.run.seed, options.dtype));
+  ASSIGN_OR_RETURN(const auto engine, TrainerEngine::Open(options, clock, ranks));
+  if (args.rank == 0) RETURN_IF_ERROR(engine->Publish().status());
+  std::thread watch;
+  for (int64_t step = engine->step() + 1; step <= args.last_step; ++step) {
+    if (step == 2 && !struck && args.fault.ends_with("forward")) clock.Arm(1);
+    if (step == 2 && !struck && args.fault.ends_with("backward")) clock.Arm(3);
+    const Batch batch = BatchOf(step, *initial.decoder);
+    absl::StatusOr<TrainOutcome> outcome = engine->Train(batch);
+    if (absl::IsInternal(outcome.status())) {
+      std::puts(outcome.status().ToString().c_str());
+      outcome = engine->Train(batch);
+    }
+    RETURN_IF_ERROR(outcome.status());
+    Print(outcome->result);
+    if (step == 2 && !struck && args.fault.ends_with("save")) {
+      watch = std::thread([&] {
+        while (engine->phase() != Phase::kCheckpoint) std::this_thread::yield();
+        fault.Strike();
+      });
+    }
+    RETURN_IF_ERROR(engine->Save());
+  }
+  if (watch.joinable()) watch.join();
+  return absl::OkStatus();
+}
+
+absl::Status Run(const Arguments& args) {
+  std::unique_ptr<Collective> joined;
+  if (args.size > 1) {
+    ASSIGN_OR_RETURN(joined, JoinGloo({.folder = args.run + "/ranks",
+                                       .rank = args.rank,
+                                       .size = args.size,
+                                       .meeting = absl::Minutes(2),
+                                       .timeout = absl::Seconds(5),
+                                       .roll_call = absl::Seconds(1)},
+                                      SystemClock()));
+  }
+  Collective& ranks = joined ? *joined : Alone();
+  const absl::Status status = Train(args, ranks);
+  if (!status.ok()) ranks.Fail(status);
+  return status;
+}
+
+}  // namespace
+}  // namespace palimpsest::trainer
+
+int main(int argc, char** argv) {
+  if (argc != 6) return 2;
+  std::signal(SIGPIPE, SIG_IGN);
+  const absl::Status status = palimpsest::trainer::Run(
+      {argv[1], std::atoi(argv[2]), std::atoi(argv[3]), std::atoi(argv[4]), argv[5]});
+  std::puts(status.ToString().c_str());
+  return status.ok() ? 0 : 1;
+}
