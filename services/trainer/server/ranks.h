@@ -26,6 +26,7 @@ class LeadingTrainer final : public Trainer {
   absl::StatusOr<std::vector<PublishedVersion>> Published() const override {
     return trainer_.Published();
   }
+  absl::Status Sound() const override { return trainer_.Sound(); }
   absl::StatusOr<TrainOutcome> Train(const Batch& batch) override;
   absl::StatusOr<PublishedVersion> Publish() override { return trainer_.Publish(); }
   absl::Status Save() override;

@@ -74,6 +74,7 @@ class NotingTrainer final : public Trainer {
   absl::StatusOr<std::vector<PublishedVersion>> Published() const override {
     return std::vector<PublishedVersion>();
   }
+  absl::Status Sound() const override { return absl::OkStatus(); }
   absl::StatusOr<TrainOutcome> Train(const Batch& batch) override {
     notes.push_back(batch.id + " with " + std::to_string(batch.sft.size()));
     return train;
