@@ -175,6 +175,7 @@ struct EngineObserver {
   std::function<void(double seconds)> token_gap = [](double) {};
   std::function<void(int prompt, int sampled)> tokens = [](int, int) {};
   std::function<void(context::Method, double seconds)> compaction = [](context::Method, double) {};
+  std::function<void()> compacted_early = [] {};  // one of `compaction`, that memory asked for
   std::function<void()> preempted = [] {};
   std::function<void(int tokens)> prefix_hit = [](int) {};  // of a prompt, found in the cache
   std::function<void(double seconds, int rows)> step = [](double, int) {};

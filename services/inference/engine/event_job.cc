@@ -64,6 +64,14 @@ void EventJob::DropLost() {
   std::erase_if(open_, [](const Open& o) { return !o.due.sequence->in_event; });
 }
 
+std::optional<int64_t> EventJob::EarlyPages() const {
+  std::optional<int64_t> pages;
+  for (const Open& o : open_) {
+    if (o.due.early_pages) pages = pages.value_or(0) + *o.due.early_pages;
+  }
+  return pages;
+}
+
 // Solves the layer at hand; compact slots go to the lists, behind the pool's (none of them).
 void EventJob::SolveInto(std::vector<at::Tensor>& k, std::vector<at::Tensor>& v,
                          std::vector<at::Tensor>& bias) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <optional>
 #include <vector>
 
 #include "common/attention/live_slots.h"
@@ -21,6 +22,8 @@ struct DueEvent {
   Sequence* sequence = nullptr;
   context::EventDraft draft;
   const context::Event* forced = nullptr;  // then `draft` is not read
+  // Pages that its end will let go of, of an event that memory asked for; absent: it was due.
+  std::optional<int64_t> early_pages = {};
   context::Range window() const { return forced ? forced->window : draft.window; }
 };
 
@@ -36,6 +39,9 @@ class EventJob {
   void SolveLayer();
   // Forgets the events of sequences that are no longer in one: they have ended or lost their cache.
   void DropLost();
+
+  // Pages that its early events will let go of; absent: none is early.
+  std::optional<int64_t> EarlyPages() const;
 
   // What a layer of one event has taken so far, on average.
   double seconds_per_layer() const { return layer_ == 0 ? 0 : seconds_ / layer_ / events_; }

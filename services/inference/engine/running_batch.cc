@@ -198,6 +198,7 @@ void RunningBatch::CloseJob(EventJob& job) {
     }
     if (due.forced) continue;
     observer_.compaction(due.draft.method, s.events.back().seconds);
+    if (due.early_pages) observer_.compacted_early();
     if (s.sample < 0) continue;
     s.owner->sink->OnEvent(s.sample, s.events.back());
     if (s.compacts_only()) {
@@ -222,12 +223,8 @@ std::vector<StepItem> RunningBatch::PlanStep() {
   };
   for (auto& s : running_) plan(*s);
   for (Group& g : groups_) plan(*g.prompt);
-  MakeRoom([&] {
-    std::erase_if(items, [](const StepItem& item) { return !item.sequence->cache; });
-    int64_t pages = 0;
-    for (const StepItem& item : items) pages += item.sequence->cache->PagesToReserve(item.count);
-    return pages * cost_.page_bytes;
-  });
+  MakeRoomEarly(items);
+  MakeRoom([&] { return BytesToReserve(items); });
   return items;
 }
 

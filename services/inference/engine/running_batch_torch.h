@@ -4,6 +4,7 @@
 #include <functional>
 #include <list>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "services/inference/core/admission.h"
@@ -20,8 +21,9 @@ namespace palimpsest::inference {
 // open, for half of a median step when others have something to decode; process one chunk of every
 // other sequence in one forward pass; draw the next tokens. Owned and used by the engine thread; no
 // locks, no waiting. Invariant: pages in use and recorded queries never exceed the pool's bytes.
-// When a step needs more than is free, sessions that rest give their memory back first, then the
-// youngest sequence, which later comes back by replaying its log: so the oldest always goes on.
+// When a step needs more than is free, sessions that rest give their memory back first; then
+// sequences whose policy allows it compact earlier; then the youngest gives its cache back, and
+// later comes back by replaying its log: so the oldest always goes on.
 class RunningBatch {
  public:
   // What `sessions` hold rests in this batch's pool; it outlives the batch.
@@ -70,7 +72,13 @@ class RunningBatch {
   int64_t Unpromised() const;
   // What is left free when something is admitted: a page for each that runs, and for the new one.
   int64_t Headroom() const;
+  // What the caches of `items` will take; those that can take none are dropped from the list.
+  int64_t BytesToReserve(std::vector<StepItem>& items) const;
   void MakeRoom(const std::function<int64_t()>& bytes);
+  void FreePages(int64_t pages);
+  void MakeRoomEarly(std::vector<StepItem>& items);
+  std::optional<int64_t> EarlyPages() const;
+  bool OpenEarlyEvent();
   bool RoomFor(int64_t bytes, const std::string& not_of = "");
   void Recompute();
   void AdoptPrefix(Sequence& s);

@@ -47,6 +47,9 @@ Telemetry::Telemetry(Metrics& m)
       preemptions_(m.AddCounter({"preemptions_total",
                                  "caches given back under pressure, to be rebuilt from the log"})
                        .With({})),
+      early_compactions_(m.AddCounter({"early_compactions_total",
+                                       "events under pressure, before the budget was reached"})
+                             .With({})),
       preempted_(One(m, "sequences_preempted", "waiting to go on")),
       sessions_(One(m, "sessions", "open")),
       first_token_(Seconds(m, "time_to_first_token_seconds", "from submission")),
@@ -76,6 +79,7 @@ EngineObserver Telemetry::Observer() {
             compactions_.With(labels).Add();
             compaction_seconds_.With(labels).Observe(seconds);
           },
+      .compacted_early = [this] { early_compactions_.Add(); },
       .preempted = [this] { preemptions_.Add(); },
       .prefix_hit = [this](int tokens) { prefix_tokens_.Add(tokens); },
       .step = [this](double seconds, int) { step_.Observe(seconds); },

@@ -26,7 +26,8 @@ class Telemetry {
 
  private:
   Gauge ready_, policy_version_, in_flight_, queue_depth_, live_slots_, total_slots_, kv_free_;
-  Counter prompt_tokens_, sampled_tokens_, prefix_tokens_, slow_readers_, preemptions_;
+  Counter prompt_tokens_, sampled_tokens_, prefix_tokens_, slow_readers_, preemptions_,
+      early_compactions_;
   Gauge preempted_, sessions_;
   Histogram first_token_, token_gap_, step_;
   MetricFamily<Counter> samples_, compactions_, weights_failures_;
