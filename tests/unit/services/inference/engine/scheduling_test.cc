@@ -386,44 +386,78 @@ TEST_F(EngineTest, PromptLogProbabilitiesAreThoseOfScore) {
   EXPECT_TRUE(Generate(*engine, r)->finished[0].prompt_logprobs.empty());
 }
 
-// One at a time: a client that asked for six before another asked for one does not make it wait for
-// all six.
-TEST_F(EngineTest, ClientsGetFairShares) {
-  absl::Mutex mu;
-  std::vector<std::string> order;
+// Requests that are served one at a time, and in which order they end; a failure is marked.
+class QueueTest : public EngineTest {
+ protected:
+  QueueTest() { engine_->Pause(); }
+  void Ask(const std::string& client, const std::string& id, int priority = 0, int max_tokens = 10) {
+    GenerationRequest r = Request(1, max_tokens);
+    r.request_id = id;
+    r.client = client;
+    r.priority = priority;
+    EXPECT_TRUE(engine_->Submit(r, std::make_shared<Recorder>(id, mu_, order_)).ok());
+  }
+  std::vector<std::string> Order() {
+    engine_->Resume();
+    engine_->Drain(absl::Seconds(60));
+    absl::MutexLock lock(&mu_);
+    return order_;
+  }
+
+ private:
   class Recorder final : public GenerationSink {
    public:
     Recorder(std::string name, absl::Mutex& lock, std::vector<std::string>& ended)
         : name_(std::move(name)), mu_(lock), ended_(ended) {}
     void OnTokens(TokenChunk) override {}
     void OnEvent(int32_t, const context::Event&) override {}
-    void OnFinished(Finished) override {
-      absl::MutexLock lock(&mu_);
-      ended_.push_back(name_);
-    }
-    void OnFailure(Failure) override { ADD_FAILURE(); }
+    void OnFinished(Finished) override { Tell(""); }
+    void OnFailure(Failure) override { Tell("!"); }
 
    private:
+    void Tell(const char* mark) {
+      absl::MutexLock lock(&mu_);
+      ended_.push_back(name_ + mark);
+    }
     std::string name_;
     absl::Mutex& mu_;
     std::vector<std::string>& ended_;
   };
-  auto engine = Make({.max_running = 1});
-  engine->Pause();
-  const auto ask = [&](const std::string& client, const std::string& id, int priority) {
-    GenerationRequest r = Request(1, 10);
-    r.request_id = id;
-    r.client = client;
-    r.priority = priority;
-    EXPECT_TRUE(engine->Submit(r, std::make_shared<Recorder>(id, mu, order)).ok());
-  };
-  for (int i = 0; i < 6; ++i) ask("many", "m" + std::to_string(i), 0);
-  ask("one", "o", 0);
-  ask("many", "urgent", 1);
-  engine->Resume();
-  engine->Drain(absl::Seconds(60));
-  const std::vector<std::string> expected = {"urgent", "m0", "o", "m1", "m2", "m3", "m4", "m5"};
-  EXPECT_EQ(order, expected);
+  absl::Mutex mu_;
+  std::vector<std::string> order_;
+
+ protected:
+  const std::unique_ptr<Engine> engine_ = Make({.max_running = 1});
+};
+
+// A client that asked for six before another asked for one does not make it wait for all six.
+TEST_F(QueueTest, ClientsGetFairShares) {
+  for (int i = 0; i < 6; ++i) Ask("many", "m" + std::to_string(i));
+  Ask("one", "o");
+  Ask("many", "urgent", 1);
+  EXPECT_EQ(Order(), (std::vector<std::string>{"urgent", "m0", "o", "m1", "m2", "m3", "m4", "m5"}));
+}
+
+TEST_F(QueueTest, WhatIsCancelledInTheQueueCostsItsClientNothing) {
+  Ask("a", "long", 0, 500);
+  Ask("a", "longer", 0, 550);
+  Ask("b", "b0");
+  Ask("b", "b1");
+  Ask("a", "a0");
+  engine_->Cancel("long");
+  engine_->Cancel("longer");
+  std::vector<std::string> order = Order();
+  EXPECT_EQ(order.size(), 5u);
+  std::erase_if(order, [](const std::string& name) { return name.back() == '!'; });
+  EXPECT_EQ(order, (std::vector<std::string>{"b0", "a0", "b1"}));
+}
+
+TEST_F(QueueTest, HigherPrioritiesGoFirstAndEqualOnesInTheirOrder) {
+  Ask("a", "last", -3);
+  Ask("a", "first", 7);
+  Ask("a", "third", 0);
+  Ask("a", "second", 7);
+  EXPECT_EQ(Order(), (std::vector<std::string>{"first", "second", "third", "last"}));
 }
 
 }  // namespace
