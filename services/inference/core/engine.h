@@ -104,9 +104,10 @@ struct Limits {
   int32_t max_queued = 1024;          // samples that wait; beyond it RESOURCE_EXHAUSTED
   int32_t max_samples = 256;          // n of one request
   int64_t kv_pool_bytes = 256 << 20;  // slots and recorded queries, over all layers
-  int32_t prefill_tokens = 512;       // prompt rows of one step, over all sequences
-  bool prefix_cache = true;           // pages of prompts are kept for others that begin alike
-  int32_t max_sessions = 256;         // open ones; beyond it RESOURCE_EXHAUSTED; 0 = none here
+  // Prompt rows of one step, over all sequences; fewer while others decode, who wait meanwhile.
+  int32_t prefill_tokens = 512;
+  bool prefix_cache = true;    // pages of prompts are kept for others that begin alike
+  int32_t max_sessions = 256;  // open ones; beyond it RESOURCE_EXHAUSTED; 0 = none here
   absl::Duration session_ttl = absl::Minutes(10);  // of a session that does not say
 #ifdef NDEBUG
   bool check_pages = false;  // after each step: a page without an owner fails what is running

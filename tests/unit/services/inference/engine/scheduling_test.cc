@@ -3,7 +3,6 @@
 namespace palimpsest::inference {
 namespace {
 
-// Keys and queries are recorded side by side: one wave solves events of both kinds.
 // The same bits, not only the same tokens: fp32 and bf16, alone and among 31 others, with the
 // prompt in one piece and in pieces of 7, under events of every method.
 TEST_F(EngineTest, BatchInvariantGivesTheSameBitsInAnyCompany) {
@@ -135,7 +134,7 @@ TEST_F(EngineTest, RecomputeRebuildsTheRunningCacheUnderTheNewWeights) {
   }
 }
 
-// Every look at it is a second later: a layer of an event takes as long as a median step.
+// Every look at it is a second later: a slice of an event takes longer than its share of a step.
 class RestlessClock final : public Clock {
  public:
   absl::Time Now() override { return absl::UnixEpoch() + absl::Seconds(++looks_); }
@@ -167,7 +166,7 @@ class Teller final : public GenerationSink {
   absl::Mutex& mu_;
 };
 
-TEST_F(EngineTest, AnEventOfThreeLayersIsSpreadOverThreeStepsOfTheOthers) {
+TEST_F(EngineTest, AnEventOfThreeLayersOfTwoHeadsIsSpreadOverSixStepsOfTheOthers) {
   RestlessClock clock;
   auto engine = MakeEngine({.model_folder = Folder(1),
                             .version = PolicyVersion(1),
@@ -187,10 +186,44 @@ TEST_F(EngineTest, AnEventOfThreeLayersIsSpreadOverThreeStepsOfTheOthers) {
   (*engine)->Resume();
   sink_a->done.WaitForNotification();
   sink_b->done.WaitForNotification();
-  // a.b.a.b., and where an event falls due b gets its tokens alone, one per layer but the last.
+  // a.b.a.b., and where an event falls due b gets its tokens alone, one per head but the last.
   ASSERT_NE(told.find('!'), std::string::npos) << told;
-  EXPECT_NE(told.find("bbb!"), std::string::npos) << told;
-  EXPECT_EQ(told.substr(0, told.rfind('a')).find("bbbb"), std::string::npos) << told;
+  EXPECT_NE(told.find("abbbbbb!"), std::string::npos) << told;
+  EXPECT_EQ(told.substr(0, told.rfind('a')).find("bbbbbbb"), std::string::npos) << told;
+}
+
+// By this clock a step of one that decodes takes two seconds and the first prompt's 16 rows took
+// one: that is the half of a step that the second prompt gets. Alone it comes whole.
+TEST_F(EngineTest, APromptBesideOthersThatDecodeComesInPieces) {
+  for (const bool beside : {true, false}) {
+    RestlessClock clock;
+    int first = 0;  // rows of the first step of more than 16
+    auto engine = MakeEngine({.model_folder = Folder(1),
+                              .version = PolicyVersion(1),
+                              .limits = {.check_pages = true},
+                              .clock = &clock,
+                              .observer = {.step = [&](double, int rows) {
+                                if (first == 0 && rows > 16) first = rows;
+                              }}});
+    ASSERT_TRUE(engine.ok());
+    const auto others = std::make_shared<Collector>(1);
+    GenerationRequest b = Request(1, 400), c = Request(1, 4);
+    if (beside) {
+      ASSERT_TRUE((*engine)->Submit(b, others).ok());
+      others->WaitForTokens(20);
+    }
+    c.request_id = "c";
+    while (c.prompt.size() < 301) c.prompt.push_back(7 * static_cast<int>(c.prompt.size()) % 250);
+    const auto late = std::make_shared<Collector>(1);
+    (*engine)->Pause();
+    ASSERT_TRUE((*engine)->Submit(c, late).ok());
+    (*engine)->Resume();
+    late->Wait();
+    EXPECT_EQ(late->finished.size(), 1u);
+    (*engine)->Cancel("r");
+    if (beside) others->Wait();
+    EXPECT_EQ(first, beside ? 17 : 301);
+  }
 }
 
 // A short form of the soak: cancels at random, deadlines that pass, a pool that is always too
@@ -390,7 +423,8 @@ TEST_F(EngineTest, PromptLogProbabilitiesAreThoseOfScore) {
 class QueueTest : public EngineTest {
  protected:
   QueueTest() { engine_->Pause(); }
-  void Ask(const std::string& client, const std::string& id, int priority = 0, int max_tokens = 10) {
+  void Ask(const std::string& client, const std::string& id, int priority = 0,
+           int max_tokens = 10) {
     GenerationRequest r = Request(1, max_tokens);
     r.request_id = id;
     r.client = client;
