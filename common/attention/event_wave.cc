@@ -23,9 +23,10 @@ using context::ReferenceKind;
 
 at::Tensor Flat(const at::Tensor& x) { return x.reshape({x.size(0) * x.size(1), x.size(2)}); }
 
-bool ListensToReferences(Method method, Chooser chooser, bool forced) {
+// An eviction to choose what it keeps, or to be measured.
+bool ListensToReferences(Method method, Chooser chooser, bool replayed) {
   if (method == Method::kAttentionMatching) return true;
-  return method == Method::kEvict && !forced && chooser == Chooser::kAttention;
+  return method == Method::kEvict && !replayed && chooser == Chooser::kAttention;
 }
 
 bool IsHeldOut(const context::Event& e, int32_t reference) {
@@ -243,7 +244,8 @@ void EventWave::SolveAlike(const std::vector<PendingEvent*>& events, std::vector
       batch.runs.push_back(head.Find(e->request->event.window));
   }
   const bool fits = kind.event.method == Method::kAttentionMatching;
-  if (ListensToReferences(kind.event.method, kind.event.parameters.chooser, kind.forced())) {
+  const bool replayed = kind.forced() && events.front()->quality == nullptr;
+  if (ListensToReferences(kind.event.method, kind.event.parameters.chooser, replayed)) {
     c10::AutoGradMode grad(fits && gradient_ != GradientMode::kDetached &&
                            c10::GradMode::is_enabled());
     GatherWindows(batch, events);

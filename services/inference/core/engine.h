@@ -85,9 +85,11 @@ struct ScoreRequest {
   std::vector<int32_t> tokens;         // >= 2
   std::vector<context::Event> events;  // forced; a missing digest is filled in, a wrong one refused
   double temperature = 1;              // > 0
+  std::optional<int32_t> top = {};     // alternatives per token, [0, rl::kMaxAlternatives]
 };
 struct ScoreResult {
   std::vector<float> logprobs;         // [tokens - 1]
+  std::vector<Alternatives> top;       // [tokens - 1] when asked
   std::vector<context::Event> events;  // with digests
   PolicyVersion version;
 };

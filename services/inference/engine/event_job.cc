@@ -55,6 +55,7 @@ EventJob::EventJob(std::vector<DueEvent> due, KvPool& pool, double scale, Clock&
                             .reference = d.draft.reference};
       open.event = open.request.event;
       open.event.kept = context::KeptPositions(shape_);
+      if (d.kept) open.request.event.kept = *d.kept;
     }
     open_.push_back(std::move(open));
   }

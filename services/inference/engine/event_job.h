@@ -21,7 +21,8 @@ struct Sequence;
 struct DueEvent {
   Sequence* sequence = nullptr;
   context::EventDraft draft;
-  const context::Event* forced = nullptr;  // then `draft` is not read
+  const context::Event* forced = nullptr;        // then `draft` is not read
+  const context::KeptPositions* kept = nullptr;  // of a new event: these instead of a choice
   // Pages that its end will let go of, of an event that memory asked for; absent: it was due.
   std::optional<int64_t> early_pages = {};
   context::Range window() const { return forced ? forced->window : draft.window; }

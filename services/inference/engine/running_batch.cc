@@ -97,27 +97,6 @@ bool RunningBatch::Consider(Sequence& s, std::vector<DueEvent>& due) {
   return !std::holds_alternative<context::OutOfRoom>(decision);
 }
 
-// The event that a session's step asks for; its window is only now known to fit or not.
-void RunningBatch::ConsiderAsked(Sequence& s, std::vector<DueEvent>& due) {
-  if (s.compacted) return;
-  const GenerationRequest& r = s.owner->request;
-  const bool again = !s.events.empty() && s.events.back().at == s.processed() &&
-                     s.events.back().window == *r.step->compact;
-  if (again) {  // asked for twice: the same event
-    s.owner->sink->OnEvent(s.sample, s.events.back());
-    s.stopped = StopCause::kLength;
-    return End(s);
-  }
-  const auto draft = context::DraftManual(r.context, s.PolicyView(), *r.step->compact);
-  if (draft.ok()) {
-    s.compacted = true;
-    due.push_back({.sequence = &s, .draft = *draft});
-  } else {
-    s.stopped = StopCause::kLength;
-    Fail(s, draft.status(), false, rl::Outcome::kCancelled);
-  }
-}
-
 std::vector<DueEvent> RunningBatch::FindDueEvents() {
   std::vector<DueEvent> due;
   for (Group& g : groups_) {

@@ -404,14 +404,18 @@ TEST_F(EngineTest, PromptLogProbabilitiesAreThoseOfScore) {
     const auto sink = Generate(*engine, r);
     for (const int sample : {0, 1}) {
       const Finished& f = sink->finished[sample];
-      const auto score = engine->Score({.tokens = f.rollout.tokens, .events = f.rollout.events});
+      const auto score =
+          engine->Score({.tokens = f.rollout.tokens, .events = f.rollout.events, .top = 3});
       ASSERT_TRUE(score.ok()) << score.status();
+      ASSERT_EQ(score->top.size(), f.rollout.tokens.size() - 1);
       ASSERT_EQ(f.prompt_logprobs.size(), 89u);
       ASSERT_EQ(f.prompt_top.size(), 89u);
       for (size_t i = 0; i < 89; ++i) {
         EXPECT_NEAR(f.prompt_logprobs[i], score->logprobs[i], 2e-4);
         EXPECT_EQ(f.prompt_top[i].ids.size(), 3u);
         EXPECT_GE(f.prompt_top[i].logprobs[0], f.prompt_logprobs[i]);
+        for (size_t k = 0; k < 3; ++k)
+          EXPECT_NEAR(score->top[i].logprobs[k], f.prompt_top[i].logprobs[k], 2e-4);
       }
     }
   }
