@@ -52,6 +52,8 @@ Telemetry::Telemetry(Metrics& m)
                              .With({})),
       preempted_(One(m, "sequences_preempted", "waiting to go on")),
       sessions_(One(m, "sessions", "open")),
+      canary_error_(One(m, "canary_max_abs_nats",
+                        "what the live weights say of their canary prompts against their writer")),
       first_token_(Seconds(m, "time_to_first_token_seconds", "from submission")),
       token_gap_(Seconds(m, "inter_token_gap_seconds", "between two tokens of a sequence")),
       step_(Seconds(m, "engine_step_seconds", "of one step of the batch")),
