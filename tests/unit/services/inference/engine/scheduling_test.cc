@@ -134,16 +134,6 @@ TEST_F(EngineTest, RecomputeRebuildsTheRunningCacheUnderTheNewWeights) {
   }
 }
 
-// Every look at it is a second later: a slice of an event takes longer than its share of a step.
-class RestlessClock final : public Clock {
- public:
-  absl::Time Now() override { return absl::UnixEpoch() + absl::Seconds(++looks_); }
-  void SleepFor(absl::Duration) override {}
-
- private:
-  std::atomic<int64_t> looks_ = 0;
-};
-
 // Tells in one list who got what.
 class Teller final : public GenerationSink {
  public:
@@ -166,6 +156,7 @@ class Teller final : public GenerationSink {
   absl::Mutex& mu_;
 };
 
+// By this clock a slice of an event takes longer than its share of a step.
 TEST_F(EngineTest, AnEventOfThreeLayersOfTwoHeadsIsSpreadOverSixStepsOfTheOthers) {
   RestlessClock clock;
   auto engine = MakeEngine({.model_folder = Folder(1),

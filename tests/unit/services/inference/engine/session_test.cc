@@ -352,6 +352,7 @@ TEST_F(SessionTest, StepsOfManySessionsDecodeTogether) {
        .limits = {.check_pages = true},
        .observer = {.step = [&](double, int rows) { most = std::max<int>(most, rows); }}});
   ASSERT_TRUE(engine.ok());
+  (*engine)->Pause();
   std::vector<std::shared_ptr<Collector>> sinks;
   for (int i = 0; i < 8; ++i) {
     SessionSpec spec = Spec();
@@ -362,6 +363,7 @@ TEST_F(SessionTest, StepsOfManySessionsDecodeTogether) {
     sinks.push_back(std::make_shared<Collector>(1));
     ASSERT_TRUE((*engine)->Submit(step, sinks.back()).ok());
   }
+  (*engine)->Resume();
   for (const auto& sink : sinks) sink->Wait();
   EXPECT_EQ(most, 8);
 }
