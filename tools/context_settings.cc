@@ -137,6 +137,7 @@ absl::StatusOr<context::ContextPolicy> ParseContextPolicy(std::string_view name,
     setters["budget"] = Whole(trigger.budget);
     setters["window"] = Whole(trigger.window);
     setters["keep_ratio"] = Real(trigger.keep_ratio);
+    setters["early"] = Real(trigger.early);
   } else if (name == "segments") {
     context::Segments& trigger = policy.trigger.emplace<context::Segments>();
     setters["every"] = Whole(trigger.every);

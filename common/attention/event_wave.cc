@@ -23,9 +23,10 @@ using context::ReferenceKind;
 
 at::Tensor Flat(const at::Tensor& x) { return x.reshape({x.size(0) * x.size(1), x.size(2)}); }
 
-bool ListensToReferences(Method method, Chooser chooser, bool forced) {
+// An eviction to choose what it keeps, or to be measured.
+bool ListensToReferences(Method method, Chooser chooser, bool replayed) {
   if (method == Method::kAttentionMatching) return true;
-  return method == Method::kEvict && !forced && chooser == Chooser::kAttention;
+  return method == Method::kEvict && !replayed && chooser == Chooser::kAttention;
 }
 
 bool IsHeldOut(const context::Event& e, int32_t reference) {
@@ -67,7 +68,7 @@ compaction::Kept Padded(const std::vector<std::vector<int32_t>>& lists) {
 
 // Events of one kind, padded to the largest.
 struct EventWave::Batch {
-  int64_t heads = 0;
+  int64_t heads = 0;                 // H'
   std::vector<HeadSlots::Run> runs;  // [B]
   at::Tensor slots;                  // int64 [B, w] flat slot * Hk + head, -1 padding
   compaction::WindowBatch window;
@@ -79,12 +80,12 @@ struct EventWave::Batch {
 void EventWave::GatherWindows(Batch& batch, const std::vector<PendingEvent*>& events) const {
   int64_t w = 1;
   for (const HeadSlots::Run& run : batch.runs) w = std::max<int64_t>(w, run.count());
-  const int64_t problems = static_cast<int64_t>(batch.runs.size());
+  const int64_t problems = static_cast<int64_t>(batch.runs.size()), all = source_.k.size(1);
   std::vector<int64_t> index(problems * w, -1);
   for (int64_t b = 0; b < problems; ++b) {
     const HeadSlots& head = (*events[b / batch.heads]->heads)[b % batch.heads];
     for (int j = 0; j < batch.runs[b].count(); ++j) {
-      index[b * w + j] = head.slot[batch.runs[b].first + j] * batch.heads + b % batch.heads;
+      index[b * w + j] = head.slot[batch.runs[b].first + j] * all + Head(b, batch.heads);
     }
   }
   batch.slots = at::tensor(index, at::kLong).view({problems, w});
@@ -98,7 +99,7 @@ void EventWave::GatherWindows(Batch& batch, const std::vector<PendingEvent*>& ev
   batch.window.keys = gather(Flat(source_.k), Flat(source_.k_compact), batch.slots, full);
   batch.window.values = gather(Flat(source_.v), Flat(source_.v_compact), batch.slots, !detached);
   const at::Tensor bias = source_.bias.reshape({-1, 1});
-  const at::Tensor compact = (batch.slots - source_.k.size(0) * batch.heads).clamp_min(-1);
+  const at::Tensor compact = (batch.slots - source_.k.size(0) * all).clamp_min(-1);
   batch.window.bias = gather(bias, bias.slice(0, 0, 0), compact, full).squeeze(2);
   batch.window.slot_mask = batch.slots >= 0;
   batch.window.scale = scale_;
@@ -107,10 +108,9 @@ void EventWave::GatherWindows(Batch& batch, const std::vector<PendingEvent*>& ev
 
 void EventWave::GatherReferences(Batch& batch, const std::vector<PendingEvent*>& events) const {
   const ReferenceKind kind = events.front()->request->event.parameters.reference_kind;
-  const int64_t query_heads = q_.size(1), d = q_.size(2);
-  const int64_t probes = kind == ReferenceKind::kKeys
-                             ? 1
-                             : query_heads / batch.heads;  // per reference position and KV head
+  const int64_t query_heads = q_.size(1), d = q_.size(2), all = source_.k.size(1);
+  const int64_t probes =
+      kind == ReferenceKind::kKeys ? 1 : query_heads / all;  // per reference position and KV head
   int64_t longest = 1;
   for (const PendingEvent* e : events)
     longest = std::max<int64_t>(longest, e->request->event.reference.size());
@@ -120,15 +120,15 @@ void EventWave::GatherReferences(Batch& batch, const std::vector<PendingEvent*>&
   bool any_holdout = false;
   for (int64_t b = 0; b < problems; ++b) {
     const context::Event& e = events[b / batch.heads]->request->event;
-    const int64_t h = b % batch.heads;
+    const int64_t h = Head(b, batch.heads);
     for (int32_t r = e.reference.begin; r < e.reference.end; ++r) {
       const int64_t row = events[b / batch.heads]->row_of(r), offset = r - e.reference.begin;
       const bool out = IsHeldOut(e, r);
       any_holdout |= out;
       for (int64_t p = 0; p < probes; ++p) {
         const int64_t i = b * n + offset * probes + p;
-        index[i] = kind == ReferenceKind::kKeys ? row * batch.heads + h
-                                                : row * query_heads + h * probes + p;
+        index[i] =
+            kind == ReferenceKind::kKeys ? row * all + h : row * query_heads + h * probes + p;
         (out ? held_out : fitted)[i] = 1;
       }
     }
@@ -145,7 +145,7 @@ void EventWave::GatherReferences(Batch& batch, const std::vector<PendingEvent*>&
     for (int64_t b = 0; b < problems; ++b) {
       drawn.push_back(compaction::RandomReferences(
           events[b / batch.heads]->request->event.parameters.seed, layer_,
-          static_cast<int>(b % batch.heads), static_cast<int>(n), static_cast<int>(d)));
+          static_cast<int>(Head(b, batch.heads)), static_cast<int>(n), static_cast<int>(d)));
     }
     batch.window.queries = at::stack(drawn).to(q_.scalar_type());
   } else if (gradient_ == GradientMode::kFull) {
@@ -174,9 +174,9 @@ void EventWave::Choose(Batch& batch, const std::vector<PendingEvent*>& events) c
   }
   for (size_t b = 0; b < counts.size(); ++b) {
     const PendingEvent& e = *events[b / batch.heads];
-    const int head = static_cast<int>(b % batch.heads);
+    const int head = static_cast<int>(Head(b, batch.heads));
     if (kind.parameters.chooser == Chooser::kRandom) {
-      const std::span<const int32_t> positions((*e.heads)[head].position);
+      const std::span<const int32_t> positions((*e.heads)[b % batch.heads].position);
       batch.kept.push_back(
           compaction::RandomSlots(positions.subspan(batch.runs[b].first, batch.runs[b].count()),
                                   counts[b], e.request->event.parameters.seed, layer_, head));
@@ -238,13 +238,14 @@ void EventWave::Fit(Batch& batch, const std::vector<PendingEvent*>& events,
 void EventWave::SolveAlike(const std::vector<PendingEvent*>& events, std::vector<at::Tensor>& k,
                            std::vector<at::Tensor>& v, std::vector<at::Tensor>& bias) {
   const ReplayEvent& kind = *events.front()->request;
-  Batch batch{.heads = source_.k.size(1)};
+  Batch batch{.heads = std::ssize(*events.front()->heads)};
   for (const PendingEvent* e : events) {
     for (const HeadSlots& head : *e->heads)
       batch.runs.push_back(head.Find(e->request->event.window));
   }
   const bool fits = kind.event.method == Method::kAttentionMatching;
-  if (ListensToReferences(kind.event.method, kind.event.parameters.chooser, kind.forced())) {
+  const bool replayed = kind.forced() && events.front()->quality == nullptr;
+  if (ListensToReferences(kind.event.method, kind.event.parameters.chooser, replayed)) {
     c10::AutoGradMode grad(fits && gradient_ != GradientMode::kDetached &&
                            c10::GradMode::is_enabled());
     GatherWindows(batch, events);
@@ -256,9 +257,9 @@ void EventWave::SolveAlike(const std::vector<PendingEvent*>& events, std::vector
   if (kind.forced()) {
     for (size_t b = 0; b < batch.runs.size(); ++b) {
       const PendingEvent& e = *events[b / batch.heads];
-      const int head = static_cast<int>(b % batch.heads);
-      batch.kept.push_back(
-          IndicesOf((*e.heads)[head], batch.runs[b], e.request->event.kept.at(layer_, head)));
+      const int head = static_cast<int>(Head(b, batch.heads));
+      batch.kept.push_back(IndicesOf((*e.heads)[b % batch.heads], batch.runs[b],
+                                     e.request->event.kept.at(layer_, head)));
     }
   } else {
     Choose(batch, events);

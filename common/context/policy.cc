@@ -138,8 +138,11 @@ struct Decider {
   Decision operator()(const Manual&) const { return Nothing{}; }
 
   Decision operator()(const KvBudget& t) const {
-    if (input.state.live_count() < t.budget) return Nothing{};
-    return Over(FindWindow(policy, input.state, first, t.window), t.keep_ratio, OutOfRoom{});
+    const int32_t live = input.state.live_count();
+    const bool due = live >= t.budget;
+    if (!due && !(input.pressure && t.early > 0 && live >= t.EarliestLive())) return Nothing{};
+    return Over(FindWindow(policy, input.state, first, t.window), t.keep_ratio,
+                due ? Decision(OutOfRoom{}) : Nothing{});
   }
 
   Decision operator()(const Segments& t) const {
@@ -171,7 +174,7 @@ struct NextAt {
   int64_t operator()(const NoTrigger&) const { return std::numeric_limits<int64_t>::max(); }
   int64_t operator()(const KvBudget& t) const {
     return std::max(Soonest(),
-                    int64_t{input.state.processed()} + t.budget - input.state.live_count());
+                    int64_t{input.state.processed()} + t.EarliestLive() - input.state.live_count());
   }
   int64_t operator()(const Segments& t) const {
     const int64_t generated = std::max<int64_t>(1, Soonest() - input.prompt_tokens);
@@ -187,6 +190,18 @@ Decision Decide(const ContextPolicy& policy, const PolicyInput& input) {
   if (input.state.processed() <= input.state.last_event_at()) return Nothing{};
   return std::visit(Decider{policy, input, ProtectedEnd(policy, input.prompt_tokens)},
                     policy.trigger);
+}
+
+int32_t LiveCountAfter(const ContextState& state, const EventDraft& draft) {
+  int32_t most = 0;
+  for (int layer = 0; layer < state.shape().layers; ++layer) {
+    for (int head = 0; head < state.shape().kv_heads; ++head) {
+      const int32_t all = state.CountSlots(layer, head, {0, state.processed()});
+      const int32_t slots = state.CountSlots(layer, head, draft.window);
+      most = std::max(most, all - slots + KeptCount(draft.method, draft.keep_ratio, slots));
+    }
+  }
+  return most;
 }
 
 absl::StatusOr<EventDraft> DraftManual(const ContextPolicy& policy, const PolicyInput& input,

@@ -15,6 +15,10 @@ struct KvBudget {
   int32_t budget = 0;        // slots, > 0
   int32_t window = 0;        // slots, >= 1
   double keep_ratio = 0.25;  // [0, 1)
+  // Of the budget, [0, 1): under pressure an event may come from EarliestLive() slots on. 0: never.
+  double early = 0;
+  // budget - floor(early * budget), the product in double; >= 1.
+  int32_t EarliestLive() const { return budget - static_cast<int32_t>(early * budget); }
   bool operator==(const KvBudget&) const = default;
 };
 // At P + k * every; skipped when too few slots are there.
@@ -70,6 +74,8 @@ struct PolicyInput {
   // new step begins now.
   std::span<const int32_t> turn_begins = {};
   bool step_begins = false;
+  // Memory is short: an event that comes earlier than it must is welcome.
+  bool pressure = false;
 };
 
 struct Nothing {
@@ -87,6 +93,9 @@ absl::Status Validate(const ContextPolicy& policy, int32_t prompt_tokens);
 
 Decision Decide(const ContextPolicy& policy, const PolicyInput& input);
 
+// The live count that the event would leave.
+int32_t LiveCountAfter(const ContextState& state, const EventDraft& draft);
+
 // A manual event now over `window` (must be block-aligned, unprotected): the draft, or
 // INVALID_ARGUMENT.
 absl::StatusOr<EventDraft> DraftManual(const ContextPolicy& policy, const PolicyInput& input,
@@ -95,8 +104,9 @@ absl::StatusOr<EventDraft> DraftManual(const ContextPolicy& policy, const Policy
 // A lower bound of the positions whose queries (or keys, by reference_kind) any coming event may
 // ask for; it never falls while the sequence goes on. So the engine records the token at
 // state.processed() when the bound is <= processed(), and may free recorded positions below it.
-// Exact for kv_budget (the live count grows by one per token) and segments; `turns` and `manual`
-// may ask at any time: their bound trails processed() by reference_tokens, so they always record.
+// Exact for kv_budget (the live count grows by one per token; with `early` that of an early event)
+// and segments; `turns` and `manual` may ask at any time: their bound trails processed() by
+// reference_tokens, so they always record.
 // INT32_MAX: no event will ever ask.
 int32_t RecordQueriesFrom(const ContextPolicy& policy, const PolicyInput& input);
 

@@ -36,6 +36,9 @@ struct TriggerCheck {
   absl::Status operator()(const KvBudget& t) const {
     if (t.budget < 1) return Refused("kv_budget.budget=%d is not > 0", t.budget);
     RETURN_IF_ERROR(CheckWindow("kv_budget", t.window, t.keep_ratio, method));
+    if (!(t.early >= 0 && t.early < 1)) {
+      return Refused("kv_budget.early=%g is not in [0, 1)", t.early);
+    }
     if (int64_t{first} + t.window > t.budget) {
       return Refused("kv_budget.budget=%d is less than %d protected tokens + window=%d", t.budget,
                      first, t.window);

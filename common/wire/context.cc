@@ -101,6 +101,7 @@ struct TriggerToProto {
     proto.mutable_kv_budget()->set_budget(t.budget);
     proto.mutable_kv_budget()->set_window(t.window);
     proto.mutable_kv_budget()->set_keep_ratio(t.keep_ratio);
+    proto.mutable_kv_budget()->set_early(t.early);
   }
   void operator()(const context::Segments& t) const {
     proto.mutable_segments()->set_every(t.every);
@@ -131,6 +132,7 @@ absl::Status ReadTrigger(const v1::ContextPolicy& proto, std::string_view path,
       auto& t = policy.trigger.emplace<context::KvBudget>();
       t.budget = p.budget();
       t.window = p.window();
+      t.early = p.early();
       return ReadRatio(p, Field(path, "kv_budget"), t);
     }
     case v1::ContextPolicy::kSegments: {

@@ -1,6 +1,6 @@
-// The inter-token gap of sequences that do not compact, while others beside them do. Shape: 8
-// layers, hidden 512, 8 query and 4 KV heads of 64, vocabulary 4096, bf16. Usage: gap_bench
-// [others] [compacting] [tokens]
+// The inter-token gap of sequences that do not compact: alone, while others beside them do, and
+// while prompts of 256 tokens come in one after another. Shape: 8 layers, hidden 512, 8 query and 4
+// KV heads of 64, vocabulary 4096, bf16. Usage: gap_bench [others] [compacting] [tokens]
 #include <unistd.h>
 
 #include <algorithm>
@@ -43,7 +43,17 @@ double Quantile(std::vector<double> x, double q) {
   return x[std::min(x.size() - 1, static_cast<size_t>(q * static_cast<double>(x.size())))];
 }
 
-void Measure(Engine& engine, int others, int compacting, int tokens) {
+// One that nothing is known of, from its arrival to its first token.
+void TakeInPrompt(Engine& engine, int number) {
+  GenerationRequest r{.request_id = "prompt" + std::to_string(number)};
+  for (int i = 0; i < 256; ++i) r.prompt.push_back((number * 257 + i * 31 + 1) % 4096);
+  r.sampling.max_tokens = 1;
+  absl::BlockingCounter first(1);
+  if (!engine.Submit(r, std::make_shared<Gaps>(first)).ok()) std::exit(1);
+  first.Wait();
+}
+
+void Measure(Engine& engine, int others, int compacting, int prompts, int tokens) {
   absl::BlockingCounter left(others + compacting);
   std::vector<std::shared_ptr<Gaps>> sinks;
   for (int i = 0; i < others + compacting; ++i) {
@@ -59,6 +69,7 @@ void Measure(Engine& engine, int others, int compacting, int tokens) {
     sinks.push_back(std::make_shared<Gaps>(left));
     if (!engine.Submit(r, sinks.back()).ok()) std::exit(1);
   }
+  for (int i = 0; i < prompts; ++i) TakeInPrompt(engine, i);
   left.Wait();
   std::vector<double> gaps;
   int events = 0;
@@ -68,9 +79,10 @@ void Measure(Engine& engine, int others, int compacting, int tokens) {
   }
   const double median = Quantile(gaps, 0.5);
   std::printf(
-      "{\"others\": %d, \"compacting\": %d, \"events\": %d, \"gap_median_s\": %.5f, "
+      "{\"others\": %d, \"compacting\": %d, \"events\": %d, \"prompts\": %d, \"gap_median_s\": "
+      "%.5f, "
       "\"gap_p99_s\": %.5f, \"gap_max_s\": %.5f, \"p99_over_median\": %.2f}\n",
-      others, compacting, events, median, Quantile(gaps, 0.99), Quantile(gaps, 1),
+      others, compacting, events, prompts, median, Quantile(gaps, 0.99), Quantile(gaps, 1),
       Quantile(gaps, 0.99) / median);
   std::fflush(stdout);
 }
@@ -94,8 +106,9 @@ int Main(int argc, char** argv) {
   auto engine =
       MakeEngine({.model_folder = folder, .version = PolicyVersion(1), .dtype = "bfloat16"});
   if (!engine.ok()) return 1;
-  Measure(**engine, others, 0, tokens);
-  Measure(**engine, others, compacting, tokens);
+  Measure(**engine, others, 0, 0, tokens);
+  Measure(**engine, others, compacting, 0, tokens);
+  Measure(**engine, others, 0, 8, tokens);
   std::filesystem::remove_all(folder);
   return 0;
 }

@@ -85,9 +85,11 @@ struct ScoreRequest {
   std::vector<int32_t> tokens;         // >= 2
   std::vector<context::Event> events;  // forced; a missing digest is filled in, a wrong one refused
   double temperature = 1;              // > 0
+  std::optional<int32_t> top = {};     // alternatives per token, [0, rl::kMaxAlternatives]
 };
 struct ScoreResult {
   std::vector<float> logprobs;         // [tokens - 1]
+  std::vector<Alternatives> top;       // [tokens - 1] when asked
   std::vector<context::Event> events;  // with digests
   PolicyVersion version;
 };
@@ -104,9 +106,10 @@ struct Limits {
   int32_t max_queued = 1024;          // samples that wait; beyond it RESOURCE_EXHAUSTED
   int32_t max_samples = 256;          // n of one request
   int64_t kv_pool_bytes = 256 << 20;  // slots and recorded queries, over all layers
-  int32_t prefill_tokens = 512;       // prompt rows of one step, over all sequences
-  bool prefix_cache = true;           // pages of prompts are kept for others that begin alike
-  int32_t max_sessions = 256;         // open ones; beyond it RESOURCE_EXHAUSTED; 0 = none here
+  // Prompt rows of one step, over all sequences; fewer while others decode, who wait meanwhile.
+  int32_t prefill_tokens = 512;
+  bool prefix_cache = true;    // pages of prompts are kept for others that begin alike
+  int32_t max_sessions = 256;  // open ones; beyond it RESOURCE_EXHAUSTED; 0 = none here
   absl::Duration session_ttl = absl::Minutes(10);  // of a session that does not say
 #ifdef NDEBUG
   bool check_pages = false;  // after each step: a page without an owner fails what is running
@@ -175,6 +178,7 @@ struct EngineObserver {
   std::function<void(double seconds)> token_gap = [](double) {};
   std::function<void(int prompt, int sampled)> tokens = [](int, int) {};
   std::function<void(context::Method, double seconds)> compaction = [](context::Method, double) {};
+  std::function<void()> compacted_early = [] {};  // one of `compaction`, that memory asked for
   std::function<void()> preempted = [] {};
   std::function<void(int tokens)> prefix_hit = [](int) {};  // of a prompt, found in the cache
   std::function<void(double seconds, int rows)> step = [](double, int) {};

@@ -11,6 +11,13 @@ double FairOrder::Tag(const std::string& client, double cost) {
   return start;
 }
 
+void FairOrder::Withdraw(const std::string& client, double cost) {
+  const auto it = finished_.find(client);
+  if (it == finished_.end()) return;
+  it->second -= cost;
+  if (it->second <= now_) finished_.erase(it);
+}
+
 void FairOrder::Served(double tag) {
   now_ = std::max(now_, tag);
   std::erase_if(finished_, [&](const auto& f) { return f.second <= now_; });

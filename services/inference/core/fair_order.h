@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <map>
 #include <string>
@@ -16,6 +17,10 @@ class FairOrder {
   double Tag(const std::string& client, double cost);
   // The request of this tag is served now.
   void Served(double tag);
+  // A request that was never served leaves: it costs its client nothing.
+  void Withdraw(const std::string& client, double cost);
+  // The tag of a waiting request after one of the same client, tagged before it, has left.
+  double Advanced(double tag, double cost) const { return std::max(now_, tag - cost); }
 
  private:
   double now_ = 0;                          // tag of the latest that was served

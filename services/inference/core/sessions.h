@@ -42,6 +42,9 @@ struct SessionStep {
   // Instead of tokens: one event over this window just before the session's last token is
   // processed. The session's trigger is `manual`, there are no new tokens.
   std::optional<context::Range> compact;
+  // With compact: the event that it shall be, but for its quality and time. All but the kept
+  // positions must be as the session's policy drafts it.
+  std::optional<context::Event> forced;
   int32_t prompt_tokens = 0;  // of the session; the engine fills it in
 };
 

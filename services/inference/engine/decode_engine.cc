@@ -225,15 +225,31 @@ class DecodeEngine final : public Engine, public Sessions {
     state->request = std::move(request);
     state->sink = std::move(sink);
     const GenerationRequest& r = state->request;
-    state->tag = fair_.Tag(r.client, TokensAsked(r, model_.max_position));
-    // Higher priority first, then by fair shares, then the earlier.
-    const auto before = [&](const RequestState& other) {
-      return other.request.priority != r.priority ? other.request.priority > r.priority
-                                                  : other.tag <= state->tag;
-    };
-    auto place = waiting_.end();
-    while (place != waiting_.begin() && !before(**std::prev(place))) --place;
-    waiting_.insert(place, std::move(state));
+    state->tag = fair_.Tag(r.client, Cost(r));
+    waiting_.insert(std::upper_bound(waiting_.begin(), waiting_.end(), state, GoesFirst),
+                    std::move(state));
+  }
+
+  double Cost(const GenerationRequest& r) const {
+    return static_cast<double>(TokensAsked(r, model_.max_position));
+  }
+
+  // Higher priority first, then by fair shares, then the earlier.
+  static bool GoesFirst(const std::shared_ptr<RequestState>& a,
+                        const std::shared_ptr<RequestState>& b) {
+    if (a->request.priority != b->request.priority)
+      return a->request.priority > b->request.priority;
+    return a->tag < b->tag;
+  }
+
+  // It ends without having been served: what its client asked for after it moves up.
+  void LeaveQueue(const RequestState& gone) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    const double cost = Cost(gone.request);
+    fair_.Withdraw(gone.request.client, cost);
+    for (const auto& s : waiting_) {
+      if (s->request.client == gone.request.client && s->tag > gone.tag)
+        s->tag = fair_.Advanced(s->tag, cost);
+    }
   }
 
   template <class Which>
@@ -329,10 +345,16 @@ class DecodeEngine final : public Engine, public Sessions {
     version_ = next_version_;
   }
 
-  void AdmitWaiting(RunningBatch& batch) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+  void SweepWaiting() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    std::vector<std::shared_ptr<RequestState>> gone;
     std::erase_if(waiting_, [&](const std::shared_ptr<RequestState>& s) {
-      const bool late = clock_.Now() >= s->request.deadline;
-      if (!s->cancelled && !late) return false;
+      if (!s->cancelled && clock_.Now() < s->request.deadline) return false;
+      gone.push_back(s);
+      return true;
+    });
+    // The latest tag first: each lets those behind it move up.
+    std::sort(gone.begin(), gone.end(), [](const auto& a, const auto& b) { return a->tag > b->tag; });
+    for (const auto& s : gone) {
       const absl::Status status =
           s->cancelled ? s->cancel_status
                        : absl::DeadlineExceededError("the deadline passed in the queue");
@@ -345,8 +367,13 @@ class DecodeEngine final : public Engine, public Sessions {
       }
       queued_ -= s->request.n;
       if (s->request.step) sessions_.Release(s->request.step->id);
-      return true;
-    });
+      LeaveQueue(*s);
+    }
+    if (!gone.empty()) std::stable_sort(waiting_.begin(), waiting_.end(), GoesFirst);
+  }
+
+  void AdmitWaiting(RunningBatch& batch) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    SweepWaiting();
     if (paused_ || (next_ != nullptr && next_mode_ == WeightsMode::kFinish)) return;
     while (!waiting_.empty() && batch.MakeRoomFor(waiting_.front()->request)) {
       queued_ -= waiting_.front()->request.n;

@@ -12,7 +12,7 @@ struct EngineOptions {
   std::string dtype = "float32";  // or "bfloat16"
   int threads = 2;                // of one forward pass
   // The same request gives the same bits alone, among others and however its prompt is chunked.
-  // Sums run in one order and each event is solved by itself, which costs time.
+  // Sums run in one order and each event is solved by itself, head by head, which costs time.
   bool batch_invariant = false;
   Limits limits;
   Clock* clock = nullptr;  // absent: the system's

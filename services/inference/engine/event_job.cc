@@ -36,10 +36,10 @@ absl::Status Log(Sequence& s, context::Event event, double seconds) {
 }  // namespace
 
 EventJob::EventJob(std::vector<DueEvent> due, KvPool& pool, double scale, Clock& clock)
-    : pool_(pool), scale_(scale), clock_(clock) {
-  const context::Shape shape = due.front().sequence->cache->state().shape();
-  layers_ = shape.layers;
-  events_ = static_cast<double>(due.size());
+    : pool_(pool),
+      scale_(scale),
+      clock_(clock),
+      shape_(due.front().sequence->cache->state().shape()) {
   for (DueEvent& d : due) {
     d.sequence->in_event = true;
     d.sequence->cache->OwnFrom(d.window());
@@ -54,7 +54,8 @@ EventJob::EventJob(std::vector<DueEvent> due, KvPool& pool, double scale, Clock&
                             .parameters = d.draft.parameters,
                             .reference = d.draft.reference};
       open.event = open.request.event;
-      open.event.kept = context::KeptPositions(shape);
+      open.event.kept = context::KeptPositions(shape_);
+      if (d.kept) open.request.event.kept = *d.kept;
     }
     open_.push_back(std::move(open));
   }
@@ -64,8 +65,16 @@ void EventJob::DropLost() {
   std::erase_if(open_, [](const Open& o) { return !o.due.sequence->in_event; });
 }
 
-// Solves the layer at hand; compact slots go to the lists, behind the pool's (none of them).
-void EventJob::SolveInto(std::vector<at::Tensor>& k, std::vector<at::Tensor>& v,
+std::optional<int64_t> EventJob::EarlyPages() const {
+  std::optional<int64_t> pages;
+  for (const Open& o : open_) {
+    if (o.due.early_pages) pages = pages.value_or(0) + *o.due.early_pages;
+  }
+  return pages;
+}
+
+// Solves the slice at hand; compact slots go to the lists, behind the pool's (none of them).
+void EventJob::SolveInto(int heads, std::vector<at::Tensor>& k, std::vector<at::Tensor>& v,
                          std::vector<at::Tensor>& bias) {
   const attention::KeySource source = SourceOf(pool_, layer_);
   std::vector<at::Tensor> queries, keys;
@@ -74,8 +83,7 @@ void EventJob::SolveInto(std::vector<at::Tensor>& k, std::vector<at::Tensor>& v,
   for (Open& open : open_) {
     SequenceCache& cache = *open.due.sequence->cache;
     open.heads.clear();
-    for (int h = 0; h < cache.state().shape().kv_heads; ++h)
-      open.heads.push_back(cache.Slots(layer_, h));
+    for (int h = head_; h < head_ + heads; ++h) open.heads.push_back(cache.Slots(layer_, h));
     open.chosen.clear();
     const bool by_key =
         open.request.event.parameters.reference_kind == context::ReferenceKind::kKeys;
@@ -94,28 +102,34 @@ void EventJob::SolveInto(std::vector<at::Tensor>& k, std::vector<at::Tensor>& v,
   }
   const at::Tensor q = queries.empty() ? at::zeros({0, 1, source.k.size(2)}) : at::cat(queries);
   const at::Tensor reference_keys = keys.empty() ? source.k : at::cat(keys);
-  k = {source.k}, v = {source.v}, bias = {source.bias.slice(0, 0, 0)};
+  const auto none = [&](const at::Tensor& x) {
+    return std::vector{x.slice(0, 0, 0).slice(1, head_, head_ + heads)};
+  };
+  k = none(source.k), v = none(source.v), bias = none(source.bias);
   attention::EventWave(layer_, q, reference_keys, source, scale_,
-                       compaction::GradientMode::kDetached)
+                       compaction::GradientMode::kDetached, head_)
       .Solve(pending, k, v, bias);
 }
 
-void EventJob::SolveLayer() {
+void EventJob::Solve(int most) {
   c10::NoGradGuard no_grad;
+  const int heads = std::min(most, shape_.kv_heads - head_);
   const absl::Time begin = clock_.Now();
   std::vector<at::Tensor> k, v, bias;
-  SolveInto(k, v, bias);
+  SolveInto(heads, k, v, bias);
   const auto cached = [&](const std::vector<at::Tensor>& x) {
     return at::cat(x).to(pool_.k(layer_).scalar_type()).contiguous();
   };
   const at::Tensor new_k = cached(k), new_v = cached(v),
                    new_bias = at::cat(bias).to(at::kFloat).contiguous();
   for (Open& open : open_) {
-    open.due.sequence->cache->Rewrite(layer_, open.heads, new_k, new_v, new_bias);
+    open.due.sequence->cache->Rewrite(layer_, head_, open.heads, new_k, new_v, new_bias);
     if (open.due.forced) continue;
     for (const auto& positions : open.chosen) open.event.kept.AddHead(positions);
   }
-  ++layer_;
+  head_ = (head_ + heads) % shape_.kv_heads;
+  if (head_ == 0) ++layer_;
+  solved_ += heads * events();
   seconds_ += absl::ToDoubleSeconds(clock_.Now() - begin);
 }
 

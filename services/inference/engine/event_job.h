@@ -1,5 +1,6 @@
 #pragma once
 
+#include <optional>
 #include <vector>
 
 #include "common/attention/live_slots.h"
@@ -20,25 +21,34 @@ struct Sequence;
 struct DueEvent {
   Sequence* sequence = nullptr;
   context::EventDraft draft;
-  const context::Event* forced = nullptr;  // then `draft` is not read
+  const context::Event* forced = nullptr;        // then `draft` is not read
+  const context::KeptPositions* kept = nullptr;  // of a new event: these instead of a choice
+  // Pages that its end will let go of, of an event that memory asked for; absent: it was due.
+  std::optional<int64_t> early_pages = {};
   context::Range window() const { return forced ? forced->window : draft.window; }
 };
 
-// Events of several sequences, solved side by side, layer by layer, so that others can decode
-// between two layers. From the first layer on its sequences stand still (Sequence::in_event): their
+// Events of several sequences, solved side by side, in slices of some KV heads of one layer, so
+// that others can decode between two slices. Heads are problems of their own: how they are sliced
+// changes no bit. From the first slice on its sequences stand still (Sequence::in_event): their
 // pages are partly rewritten. All events are forced or none is. Owner: engine thread.
 class EventJob {
  public:
   // scale = 1/sqrt(d). The pages that the events rewrite are made their sequences' own.
   EventJob(std::vector<DueEvent> due, KvPool& pool, double scale, Clock& clock);
 
-  bool done() const { return open_.empty() || layer_ == layers_; }
-  void SolveLayer();
+  bool done() const { return open_.empty() || layer_ == shape_.layers; }
+  // The next slice: KV heads of the layer at hand, at most so many (>= 1).
+  void Solve(int heads);
   // Forgets the events of sequences that are no longer in one: they have ended or lost their cache.
   void DropLost();
 
-  // What a layer of one event has taken so far, on average.
-  double seconds_per_layer() const { return layer_ == 0 ? 0 : seconds_ / layer_ / events_; }
+  // Pages that its early events will let go of; absent: none is early.
+  std::optional<int64_t> EarlyPages() const;
+
+  // What one head of one event has taken so far, on average.
+  double seconds_per_head() const { return solved_ == 0 ? 0 : seconds_ / solved_; }
+  double events() const { return static_cast<double>(open_.size()); }
 
   // Once done: new events, complete (digest, quality, time), go to the sequences' logs. A status
   // per event that is left, in order; an error means that its sequence cannot go on.
@@ -53,17 +63,18 @@ class EventJob {
     DueEvent due;
     attention::ReplayEvent request;
     context::Event event;                      // what will stand in the log
-    std::vector<attention::HeadSlots> heads;   // [Hk] of the layer at hand
-    std::vector<std::vector<int32_t>> chosen;  // [Hk]
+    std::vector<attention::HeadSlots> heads;   // [H'] of the slice at hand
+    std::vector<std::vector<int32_t>> chosen;  // [H']
   };
-  void SolveInto(std::vector<at::Tensor>& k, std::vector<at::Tensor>& v,
+  void SolveInto(int heads, std::vector<at::Tensor>& k, std::vector<at::Tensor>& v,
                  std::vector<at::Tensor>& bias);
 
   KvPool& pool_;
   double scale_;
   Clock& clock_;
-  int layer_ = 0, layers_ = 0;
-  double events_ = 1;  // at the beginning
+  context::Shape shape_;
+  int layer_ = 0, head_ = 0;  // where the next slice begins
+  double solved_ = 0;         // heads of events
   double seconds_ = 0;
   std::vector<Open> open_;
 };

@@ -10,9 +10,6 @@
 namespace palimpsest::inference {
 namespace {
 
-// Of a median step: what events may take beside the decoding of others, at least one layer of one.
-constexpr double kEventShare = 0.5;
-
 at::ScalarType DTypeOf(const ModelInfo& model) {
   return model.dtype == "bfloat16" ? at::kBFloat16 : at::kFloat;
 }
@@ -62,16 +59,24 @@ void RunningBatch::Step(const model::Decoder& decoder, PolicyVersion version) {
   Resume();
   OpenJobs(decoder.kernels());
   const std::vector<StepItem> items = PlanStep();
-  WorkOnJobs(!items.empty());
-  const absl::Time decode = clock_.Now();
-  if (!items.empty()) Draw(RunStep(decoder, pool_, items), items, version);
-  if (!items.empty()) step_seconds_.Add(absl::ToDoubleSeconds(clock_.Now() - decode));
+  WorkOnJobs(!items.empty(), decoder.kernels());
+  if (!items.empty()) RunPass(decoder, items, version);
   StartSamples();
   DropStopped();
   if (limits_.check_pages) CheckPages();
   int rows = 0;
   for (const StepItem& item : items) rows += item.count;
   observer_.step(absl::ToDoubleSeconds(clock_.Now() - begin), rows);
+}
+
+void RunningBatch::RunPass(const model::Decoder& decoder, const std::vector<StepItem>& items,
+                           PolicyVersion version) {
+  int32_t decoded = 0, prefilled = 0;
+  for (const StepItem& item : items)
+    (item.sequence->pending() == 1 ? decoded : prefilled) += item.count;
+  const absl::Time begin = clock_.Now();
+  Draw(RunStep(decoder, pool_, items), items, version);
+  times_.AddPass(absl::ToDoubleSeconds(clock_.Now() - begin), decoded, prefilled);
 }
 
 // What falls due before the pending token: an event of the log that a rebuilt cache has yet to see,
@@ -90,27 +95,6 @@ bool RunningBatch::Consider(Sequence& s, std::vector<DueEvent>& due) {
   if (const auto* draft = std::get_if<context::EventDraft>(&decision))
     due.push_back({.sequence = &s, .draft = *draft});
   return !std::holds_alternative<context::OutOfRoom>(decision);
-}
-
-// The event that a session's step asks for; its window is only now known to fit or not.
-void RunningBatch::ConsiderAsked(Sequence& s, std::vector<DueEvent>& due) {
-  if (s.compacted) return;
-  const GenerationRequest& r = s.owner->request;
-  const bool again = !s.events.empty() && s.events.back().at == s.processed() &&
-                     s.events.back().window == *r.step->compact;
-  if (again) {  // asked for twice: the same event
-    s.owner->sink->OnEvent(s.sample, s.events.back());
-    s.stopped = StopCause::kLength;
-    return End(s);
-  }
-  const auto draft = context::DraftManual(r.context, s.PolicyView(), *r.step->compact);
-  if (draft.ok()) {
-    s.compacted = true;
-    due.push_back({.sequence = &s, .draft = *draft});
-  } else {
-    s.stopped = StopCause::kLength;
-    Fail(s, draft.status(), false, rl::Outcome::kCancelled);
-  }
 }
 
 std::vector<DueEvent> RunningBatch::FindDueEvents() {
@@ -137,16 +121,11 @@ std::vector<DueEvent> RunningBatch::FindDueEvents() {
 // as padding to the largest moves them.
 size_t RunningBatch::JobSize(const std::vector<DueEvent>& due, model::Kernels kernels) const {
   if (kernels == model::Kernels::kFixed) return 1;
-  const auto has_rows = [](const Sequence& s) {
-    return s.cache && !s.in_event && s.runnable() > 0;
-  };
   size_t decoding = 0;  // those in `due` among them
-  for (const auto& s : running_) decoding += has_rows(*s);
-  for (const Group& g : groups_) decoding += has_rows(*g.prompt);
+  for (const auto& s : running_) decoding += s->has_rows();
+  for (const Group& g : groups_) decoding += g.prompt->has_rows();
   if (decoding == due.size()) return std::max<size_t>(1, due.size());
-  const double layer = event_layer_seconds_.Median();  // 0 before the first: then one by one
-  const double fit = layer > 0 ? kEventShare * step_seconds_.Median() / layer : 1;
-  return static_cast<size_t>(std::clamp(fit, 1.0, 1e6));
+  return static_cast<size_t>(std::max(1.0, times_.HeadsIn(times_.ForEvents()) / model_.kv_heads));
 }
 
 // Of the log and new ones apart: only the latter are measured.
@@ -171,24 +150,30 @@ void RunningBatch::OpenJobs(model::Kernels kernels) {
   }
 }
 
-// Layer by layer, in the order of opening: for their share of a median step when others decode in
-// between, to the end when nobody does. At least one layer: what is open gets done.
-void RunningBatch::WorkOnJobs(bool others_decode) {
+// Slice by slice, in the order of opening: for their share of a median step when others decode in
+// between, to the end when nobody does. At least one slice, of one head of one layer: what is open
+// gets done. Where roundings must not hang on the company every slice is of one head.
+void RunningBatch::WorkOnJobs(bool others_decode, model::Kernels kernels) {
   const absl::Time begin = clock_.Now();
+  double left = times_.ForEvents();
   while (!jobs_.empty()) {
-    if (!jobs_.front().done()) jobs_.front().SolveLayer();
-    if (jobs_.front().done()) {
-      CloseJob(jobs_.front());
+    EventJob& job = jobs_.front();
+    double heads = model_.kv_heads;
+    if (kernels == model::Kernels::kFixed) heads = 1;
+    if (others_decode && !job.done()) heads = std::min(heads, times_.HeadsIn(left) / job.events());
+    if (!job.done()) job.Solve(std::max(1, static_cast<int>(heads)));
+    if (job.done()) {
+      CloseJob(job);
       jobs_.pop_front();
     }
-    const double spent = absl::ToDoubleSeconds(clock_.Now() - begin);
-    if (others_decode && spent >= kEventShare * step_seconds_.Median()) break;
+    left = times_.ForEvents() - absl::ToDoubleSeconds(clock_.Now() - begin);
+    if (others_decode && left <= 0) break;
   }
   DropStopped();
 }
 
 void RunningBatch::CloseJob(EventJob& job) {
-  if (job.seconds_per_layer() > 0) event_layer_seconds_.Add(job.seconds_per_layer());
+  if (job.seconds_per_head() > 0) times_.AddEvent(job.seconds_per_head());
   for (const auto& [due, status] : job.Finish()) {
     Sequence& s = *due.sequence;
     if (!status.ok()) {
@@ -198,6 +183,7 @@ void RunningBatch::CloseJob(EventJob& job) {
     }
     if (due.forced) continue;
     observer_.compaction(due.draft.method, s.events.back().seconds);
+    if (due.early_pages) observer_.compacted_early();
     if (s.sample < 0) continue;
     s.owner->sink->OnEvent(s.sample, s.events.back());
     if (s.compacts_only()) {
@@ -213,21 +199,21 @@ void RunningBatch::CloseJob(EventJob& job) {
 
 std::vector<StepItem> RunningBatch::PlanStep() {
   std::vector<StepItem> items;
-  int32_t prefill = limits_.prefill_tokens;
+  const bool others_decode = std::any_of(running_.begin(), running_.end(), [](const auto& s) {
+    return s->has_rows() && s->pending() == 1;
+  });
+  int32_t prefill =
+      others_decode ? times_.PromptRows(limits_.prefill_tokens) : limits_.prefill_tokens;
   const auto plan = [&](Sequence& s) {
-    if (!s.cache || s.in_event || s.runnable() == 0) return;
+    if (!s.has_rows()) return;
     const int32_t count = s.runnable() == 1 ? 1 : ChunkBeforeNextEvent(s, prefill);
     if (s.runnable() > 1) prefill -= count;
     if (count > 0) items.push_back({.sequence = &s, .count = count});
   };
   for (auto& s : running_) plan(*s);
   for (Group& g : groups_) plan(*g.prompt);
-  MakeRoom([&] {
-    std::erase_if(items, [](const StepItem& item) { return !item.sequence->cache; });
-    int64_t pages = 0;
-    for (const StepItem& item : items) pages += item.sequence->cache->PagesToReserve(item.count);
-    return pages * cost_.page_bytes;
-  });
+  MakeRoomEarly(items);
+  MakeRoom([&] { return BytesToReserve(items); });
   return items;
 }
 

@@ -162,7 +162,11 @@ void RunningBatch::MakeRoom(const std::function<int64_t()>& bytes) {
     TORCH_CHECK(PreemptYoungest(nullptr), "the KV pool has ", FreeBytes(),
                 " bytes free, one sequence needs ", bytes(), " more: admission was wrong");
   }
-  const int64_t pages = (bytes() + cost_.page_bytes - 1) / cost_.page_bytes;
+  FreePages((bytes() + cost_.page_bytes - 1) / cost_.page_bytes);
+}
+
+// Of those that nobody would miss, until so many are free.
+void RunningBatch::FreePages(int64_t pages) {
   while (pool_.pages().free_pages() < pages && prefixes_.LoseOldest()) {
   }
 }

@@ -4,11 +4,12 @@
 #include <functional>
 #include <list>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "services/inference/core/admission.h"
 #include "services/inference/core/prefix_tree.h"
-#include "services/inference/core/recent_median.h"
+#include "services/inference/core/step_times.h"
 #include "services/inference/engine/event_job.h"
 #include "services/inference/engine/sequence_torch.h"
 #include "services/inference/engine/session_table_torch.h"
@@ -18,10 +19,12 @@ namespace palimpsest::inference {
 
 // All that is being decoded. One step: open the events that fall due and work on those that are
 // open, for half of a median step when others have something to decode; process one chunk of every
-// other sequence in one forward pass; draw the next tokens. Owned and used by the engine thread; no
+// other sequence in one forward pass, prompts beside those who decode for half of a median step,
+// too; draw the next tokens. Owned and used by the engine thread; no
 // locks, no waiting. Invariant: pages in use and recorded queries never exceed the pool's bytes.
-// When a step needs more than is free, sessions that rest give their memory back first, then the
-// youngest sequence, which later comes back by replaying its log: so the oldest always goes on.
+// When a step needs more than is free, sessions that rest give their memory back first; then
+// sequences whose policy allows it compact earlier; then the youngest gives its cache back, and
+// later comes back by replaying its log: so the oldest always goes on.
 class RunningBatch {
  public:
   // What `sessions` hold rests in this batch's pool; it outlives the batch.
@@ -60,7 +63,9 @@ class RunningBatch {
   void ConsiderAsked(Sequence& s, std::vector<DueEvent>& due);
   size_t JobSize(const std::vector<DueEvent>& due, model::Kernels kernels) const;
   void OpenJobs(model::Kernels kernels);
-  void WorkOnJobs(bool others_decode);
+  void WorkOnJobs(bool others_decode, model::Kernels kernels);
+  void RunPass(const model::Decoder& decoder, const std::vector<StepItem>& items,
+               PolicyVersion version);
   void CloseJob(EventJob& job);
   std::vector<StepItem> PlanStep();
   void Draw(const StepOutput& output, const std::vector<StepItem>& items, PolicyVersion version);
@@ -70,7 +75,13 @@ class RunningBatch {
   int64_t Unpromised() const;
   // What is left free when something is admitted: a page for each that runs, and for the new one.
   int64_t Headroom() const;
+  // What the caches of `items` will take; those that can take none are dropped from the list.
+  int64_t BytesToReserve(std::vector<StepItem>& items) const;
   void MakeRoom(const std::function<int64_t()>& bytes);
+  void FreePages(int64_t pages);
+  void MakeRoomEarly(std::vector<StepItem>& items);
+  std::optional<int64_t> EarlyPages() const;
+  bool OpenEarlyEvent();
   bool RoomFor(int64_t bytes, const std::string& not_of = "");
   void Recompute();
   void AdoptPrefix(Sequence& s);
@@ -107,9 +118,8 @@ class RunningBatch {
   std::vector<std::unique_ptr<Sequence>> running_;    // each has a cache
   std::vector<std::unique_ptr<Sequence>> preempted_;  // none has
   std::deque<EventJob> jobs_;                         // open, in their order
-  RecentMedian step_seconds_;                         // of forward passes and draws
-  RecentMedian event_layer_seconds_;                  // of one layer of one event
-  int64_t admitted_ = 0;                              // requests so far
+  StepTimes times_;
+  int64_t admitted_ = 0;  // requests so far
 };
 
 }  // namespace palimpsest::inference

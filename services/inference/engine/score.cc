@@ -9,6 +9,7 @@
 #include "common/attention/replay.h"
 #include "common/context/log.h"
 #include "common/model/logprob.h"
+#include "services/inference/core/sampler.h"
 
 namespace palimpsest::inference {
 namespace {
@@ -30,7 +31,32 @@ absl::Status Check(const ScoreRequest& r, const model::ModelConfig& config) {
   if (!(r.temperature > 0) || !std::isfinite(r.temperature)) {
     return absl::InvalidArgumentError(absl::StrFormat("temperature=%g is not > 0", r.temperature));
   }
+  if (r.top && (*r.top < 0 || *r.top > rl::kMaxAlternatives)) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("top_logprobs=%d is not in [0, %d]", *r.top, rl::kMaxAlternatives));
+  }
   return absl::OkStatus();
+}
+
+constexpr int64_t kTopRows = 64;  // whose logits stand in memory at once
+
+// hidden [T - 1, D]: row i speaks of token i + 1.
+std::vector<Alternatives> TopOf(const model::Decoder& decoder, const at::Tensor& hidden,
+                                const ScoreRequest& request) {
+  std::vector<Alternatives> top;
+  for (int64_t begin = 0; begin < hidden.size(0); begin += kTopRows) {
+    const int64_t rows = std::min(kTopRows, hidden.size(0) - begin);
+    const at::Tensor logits =
+        decoder.Logits(hidden.narrow(0, begin, rows)).to(at::kFloat).contiguous();
+    const auto vocab = static_cast<size_t>(logits.size(1));
+    for (int64_t i = 0; i < rows; ++i) {
+      const float* row = logits.const_data_ptr<float>() + static_cast<size_t>(i) * vocab;
+      top.push_back(
+          WeighToken({row, vocab}, request.tokens[begin + i + 1], request.temperature, *request.top)
+              .top);
+    }
+  }
+  return top;
 }
 
 }  // namespace
@@ -40,7 +66,7 @@ absl::StatusOr<ScoreResult> ScoreTokens(const model::Decoder& decoder, PolicyVer
   const model::ModelConfig& config = decoder.config();
   RETURN_IF_ERROR(Check(request, config));
   const context::Shape shape{.layers = config.layers, .kv_heads = config.kv_heads};
-  ScoreResult result{.logprobs = {}, .events = request.events, .version = version};
+  ScoreResult result{.logprobs = {}, .top = {}, .events = request.events, .version = version};
   if (!result.events.empty()) {
     RETURN_IF_ERROR(context::CompleteDigests(request.tokens, result.events));
     RETURN_IF_ERROR(context::CheckLog(shape, request.tokens, result.events));
@@ -68,6 +94,7 @@ absl::StatusOr<ScoreResult> ScoreTokens(const model::Decoder& decoder, PolicyVer
     return absl::InternalError(absl::StrFormat(
         "logprobs[%d]: the logits of policy version %d are not finite", i, version.value()));
   }
+  if (request.top) result.top = TopOf(decoder, hidden, request);
   return result;
 }
 

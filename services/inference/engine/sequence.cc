@@ -92,13 +92,13 @@ int64_t SequenceCache::PagesToOwn(context::Range window) const {
 
 void SequenceCache::OwnFrom(context::Range window) { OwnFrom(FirstSlotOf(window)); }
 
-void SequenceCache::Rewrite(int layer, std::span<const attention::HeadSlots> heads,
+void SequenceCache::Rewrite(int layer, int first_head, std::span<const attention::HeadSlots> heads,
                             const at::Tensor& k, const at::Tensor& v, const at::Tensor& bias) {
   const int64_t bytes = k.size(2) * static_cast<int64_t>(k.element_size());
   const char* keys = static_cast<const char*>(k.const_data_ptr());
   const char* values = static_cast<const char*>(v.const_data_ptr());
   for (size_t h = 0; h < heads.size(); ++h) {
-    const int head = static_cast<int>(h);
+    const int head = first_head + static_cast<int>(h);
     // A slot never moves up, so that none is overwritten before it has been read.
     for (size_t i = 0; i < heads[h].slot.size(); ++i) {
       const int64_t from = heads[h].slot[i], to = SlotAt(static_cast<int32_t>(i));
@@ -106,7 +106,8 @@ void SequenceCache::Rewrite(int layer, std::span<const attention::HeadSlots> hea
         pool_.Move(layer, from, to, head);
         continue;
       }
-      const int64_t at = (from - pool_.slots()) * static_cast<int64_t>(heads.size()) + head;
+      const int64_t at =
+          (from - pool_.slots()) * static_cast<int64_t>(heads.size()) + static_cast<int64_t>(h);
       pool_.Write(layer, to, head, keys + at * bytes, values + at * bytes,
                   bias.const_data_ptr<float>()[at]);
     }

@@ -62,12 +62,13 @@ class SequenceCache {
 
   // Makes the pages from the window's first slot on ours alone. Before Rewrite.
   void OwnFrom(context::Range window);
-  // `heads` [Hk]: what the layer's heads hold after an event, in order. A slot below the pool's
-  // size is one of this head's; slot N + i is row i of k, v [C, Hk, d], bias [C, Hk] (contiguous, k
-  // and v in the pool's dtype, bias fp32).
-  void Rewrite(int layer, std::span<const attention::HeadSlots> heads, const at::Tensor& k,
-               const at::Tensor& v, const at::Tensor& bias);
-  // All layers are rewritten: the log goes on, pages that nobody needs any more are let go.
+  // `heads` [H']: what the layer's heads from first_head on hold after an event, in order. A slot
+  // below the pool's size is one of this head's; slot N + i is row i of k, v [C, H', d], bias [C,
+  // H'] (contiguous, k and v in the pool's dtype, bias fp32).
+  void Rewrite(int layer, int first_head, std::span<const attention::HeadSlots> heads,
+               const at::Tensor& k, const at::Tensor& v, const at::Tensor& bias);
+  // All heads of all layers are rewritten: the log goes on, pages that nobody needs any more are
+  // let go.
   absl::Status Finish(const context::Event& event);
 
  private:
@@ -141,6 +142,7 @@ struct Sequence {
   int32_t pending() const { return static_cast<int32_t>(tokens.size()) - processed(); }
   // Of these, what a forward pass may take: an event that was asked for comes before the last.
   int32_t runnable() const { return pending() - (compacts_only() ? 1 : 0); }
+  bool has_rows() const { return cache && !in_event && runnable() > 0; }
   // The next event of the log that the cache has yet to see; null when it has seen all.
   const context::Event* NextInLog() const {
     return events_in_cache < events.size() ? &events[events_in_cache] : nullptr;

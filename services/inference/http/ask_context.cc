@@ -62,6 +62,7 @@ bool ReadContext(const json& value, Fields& body, v1::ContextPolicy& policy) {
   if (kind == "kv_budget") {
     policy.mutable_kv_budget()->set_budget(fields.Whole("budget").value_or(0));
     ReadWindow(fields, *policy.mutable_kv_budget());
+    if (const auto v = fields.Number("early")) policy.mutable_kv_budget()->set_early(*v);
   } else if (kind == "segments") {
     policy.mutable_segments()->set_every(fields.Whole("every").value_or(0));
     ReadWindow(fields, *policy.mutable_segments());

@@ -59,6 +59,8 @@ void Bind(Binder& b, InferenceConfig& c) {
          "what becomes of running sequences when polling finds new weights");
   b.Field("first_version_wait", c.first_version_wait,
           "for the first weights; then the daemon ends");
+  b.Field("canary_limit", c.canary_limit,
+          "nats by which canary prompts of a version may be off; beyond it readiness is false");
   b.Field("drain_grace", c.drain_grace, "for running sequences at SIGTERM");
 }
 
@@ -97,6 +99,10 @@ absl::Status Validate(const InferenceConfig& c, const TlsSection& tls) {
     return absl::InvalidArgumentError(
         absl::StrFormat("inference.lease=%s is below three times inference.store_poll=%s",
                         absl::FormatDuration(c.lease), absl::FormatDuration(c.store_poll)));
+  }
+  if (!(c.canary_limit > 0)) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("inference.canary_limit=%g is not > 0", c.canary_limit));
   }
   RETURN_IF_ERROR(AtLeast("first_version_wait", c.first_version_wait, absl::Seconds(1)));
   return AtLeast("drain_grace", c.drain_grace, absl::ZeroDuration());

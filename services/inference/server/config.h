@@ -38,6 +38,7 @@ struct InferenceConfig {
   absl::Duration lease = absl::Minutes(5);
   WeightsMode weights_mode = WeightsMode::kKeep;  // of versions found by polling
   absl::Duration first_version_wait = absl::Minutes(10);
+  double canary_limit = 1;  // nats by which canary prompts may be off before readiness is false
   absl::Duration drain_grace = absl::Seconds(20);  // for running sequences at SIGTERM
 };
 void Bind(Binder& b, InferenceConfig& c);

@@ -61,7 +61,7 @@ absl::Status ReadyOf(const Serving& serving) {
     return absl::UnavailableError("starting: no weights are loaded yet");
   }
   if (phase == ServingPhase::kDraining) return absl::UnavailableError("draining");
-  return absl::OkStatus();
+  return serving.doubt();
 }
 
 // All parts of one replica, in the order in which they need one another. Start, Serve and the end
@@ -87,7 +87,7 @@ class Replica {
   InferenceServer::Options ServiceOptions();
   WeightsFollower::Options FollowerOptions();
   absl::Status OpenDoor();
-  void Ready();
+  void Live(const absl::Status& doubt);
   // Nothing calls or is called any more afterwards. Harmless when repeated.
   void End(absl::Duration grace);
 
@@ -136,14 +136,17 @@ WeightsFollower::Options Replica::FollowerOptions() {
               [this](const std::string& folder, PolicyVersion version) {
                 return make_engine_(folder, version, config_.inference, telemetry_.Observer());
               },
-          .ready = [this] { Ready(); },
+          .canary_limit = c.canary_limit,
+          .live = [this](const absl::Status& doubt) { Live(doubt); },
           .gave_up = [this](const absl::Status& status) { given_up_.Because(status); }};
 }
 
-void Replica::Ready() {
+void Replica::Live(const absl::Status& doubt) {
   listened_.WaitForNotification();
-  telemetry_.SetReady(true);
-  if (server_ != nullptr) server_->SetServing("", true);
+  serving_.SetDoubt(doubt);
+  const bool ready = ReadyOf(serving_).ok();
+  telemetry_.SetReady(ready);
+  if (server_ != nullptr) server_->SetServing("", ready);
 }
 
 absl::Status Replica::OpenDoor() {

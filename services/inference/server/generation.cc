@@ -7,12 +7,15 @@
 #include "common/wire/rollout.h"
 
 namespace palimpsest::inference {
-namespace {
 
-void Fill(const Alternatives& top, v1::Alternatives& proto) {
+v1::Alternatives ToProto(const Alternatives& top) {
+  v1::Alternatives proto;
   proto.mutable_ids()->Assign(top.ids.begin(), top.ids.end());
   proto.mutable_logprobs()->Assign(top.logprobs.begin(), top.logprobs.end());
+  return proto;
 }
+
+namespace {
 
 v1::GenerateResponse ToProto(const TokenChunk& chunk) {
   v1::GenerateResponse update;
@@ -25,7 +28,7 @@ v1::GenerateResponse ToProto(const TokenChunk& chunk) {
   tokens.set_text(chunk.text);
   tokens.set_policy_version(chunk.version.value());
   tokens.set_kv_epoch(chunk.kv_epoch);
-  for (const Alternatives& top : chunk.top) Fill(top, *tokens.add_top_logprobs());
+  for (const Alternatives& top : chunk.top) *tokens.add_top_logprobs() = ToProto(top);
   return update;
 }
 
@@ -145,7 +148,8 @@ void Generation::OnFinished(Finished finished) {
   if (finished.stop_string) proto.set_stop_string(*finished.stop_string);
   proto.mutable_prompt_logprobs()->Assign(finished.prompt_logprobs.begin(),
                                           finished.prompt_logprobs.end());
-  for (const Alternatives& top : finished.prompt_top) Fill(top, *proto.add_prompt_top_logprobs());
+  for (const Alternatives& top : finished.prompt_top)
+    *proto.add_prompt_top_logprobs() = ToProto(top);
   EndSample(std::move(update), finished.sample, false, rl::Outcome::kOk);
 }
 

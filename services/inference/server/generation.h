@@ -13,6 +13,8 @@
 
 namespace palimpsest::inference {
 
+v1::Alternatives ToProto(const Alternatives& top);
+
 using Update = std::shared_ptr<const v1::GenerateResponse>;
 
 class Generation;

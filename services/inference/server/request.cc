@@ -171,7 +171,6 @@ absl::StatusOr<GenerationRequest> ParseGenerate(const v1::GenerateRequest& proto
 }
 
 absl::StatusOr<ScoreRequest> ParseScore(const v1::ScoreRequest& proto, const Engine& engine) {
-  if (proto.has_top_logprobs()) return NotServed("top_logprobs");
   RETURN_IF_ERROR(CheckMinVersion(
       proto.has_min_policy_version() ? std::optional(proto.min_policy_version()) : std::nullopt,
       engine.version()));
@@ -183,6 +182,13 @@ absl::StatusOr<ScoreRequest> ParseScore(const v1::ScoreRequest& proto, const Eng
   RETURN_IF_ERROR(CheckIds("ids", request.tokens, engine.model().vocab));
   ASSIGN_OR_RETURN(request.events, wire::EventsFromProto(proto.events()));
   if (proto.has_temperature()) request.temperature = proto.temperature();
+  if (proto.has_top_logprobs()) {
+    request.top = proto.top_logprobs();
+    if (*request.top < 0 || *request.top > rl::kMaxAlternatives) {
+      return wire::Refused("top_logprobs", absl::StrFormat("%d is outside of [0, %d]", *request.top,
+                                                           rl::kMaxAlternatives));
+    }
+  }
   if (!std::isfinite(request.temperature) || request.temperature <= 0) {
     return wire::Refused("temperature",
                          absl::StrFormat("%g is not a finite number > 0", request.temperature));

@@ -200,6 +200,7 @@ grpc::Status InferenceServer::Score(grpc::ServerContext*, const v1::ScoreRequest
   scores_.fetch_sub(1);
   if (!result.ok()) return ToGrpc(result.status());
   response->mutable_logprobs()->Assign(result->logprobs.begin(), result->logprobs.end());
+  for (const Alternatives& top : result->top) *response->add_top_logprobs() = ToProto(top);
   response->set_policy_version(result->version.value());
   for (const context::Event& event : result->events) {
     response->add_digests(event.digest.has_value() ? event.digest->Hex() : "");

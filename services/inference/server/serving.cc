@@ -32,6 +32,16 @@ ServingPhase Serving::phase() const {
   return paused_ ? ServingPhase::kPaused : ServingPhase::kServing;
 }
 
+absl::Status Serving::doubt() const {
+  const absl::MutexLock lock(&mu_);
+  return doubt_;
+}
+
+void Serving::SetDoubt(absl::Status doubt) {
+  const absl::MutexLock lock(&mu_);
+  doubt_ = std::move(doubt);
+}
+
 absl::StatusOr<std::shared_ptr<Engine>> Serving::Admit() const {
   const absl::MutexLock lock(&mu_);
   if (draining_) return absl::UnavailableError("draining: this replica admits nothing any more");

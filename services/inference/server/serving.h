@@ -26,6 +26,10 @@ class Serving {
   std::shared_ptr<const Tokenizer> tokenizer() const;  // null: only ids are understood
   std::shared_ptr<const FolderChat> chat() const;      // null: as tokenizer()
   ServingPhase phase() const;
+  // Why the live weights are perhaps not what was trained; OK: they are. Requests are served all
+  // the same, only readiness tells.
+  absl::Status doubt() const;
+  void SetDoubt(absl::Status doubt);
 
   // The engine for new work: UNAVAILABLE while starting or draining.
   absl::StatusOr<std::shared_ptr<Engine>> Admit() const;
@@ -41,6 +45,7 @@ class Serving {
   std::shared_ptr<Engine> engine_ ABSL_GUARDED_BY(mu_);
   std::shared_ptr<const Tokenizer> tokenizer_ ABSL_GUARDED_BY(mu_);
   std::shared_ptr<const FolderChat> chat_ ABSL_GUARDED_BY(mu_);
+  absl::Status doubt_ ABSL_GUARDED_BY(mu_);
   bool paused_ ABSL_GUARDED_BY(mu_) = false;
   bool draining_ ABSL_GUARDED_BY(mu_) = false;
 };

@@ -70,11 +70,19 @@ absl::StatusOr<GenerationRequest> ParseCompactSession(const v1::CompactSessionRe
                                                       absl::Time deadline) {
   RETURN_IF_ERROR(CheckRequestId(proto.request_id()));
   RETURN_IF_ERROR(CheckSessionId(proto.session_id()));
-  if (proto.has_forced()) return absl::UnimplementedError("forced: not served by this server");
   GenerationRequest request{.request_id = "compact/" + proto.request_id(), .deadline = deadline};
   request.sampling.max_tokens = 1;  // it draws none: no memory is asked for but the session's
   request.step = SessionStep{.id = proto.session_id(), .expected_tokens = proto.expected_tokens()};
   ASSIGN_OR_RETURN(request.step->compact, wire::FromProto(proto.window(), "window"));
+  if (!proto.has_forced()) return request;
+  ASSIGN_OR_RETURN(request.step->forced, wire::FromProto(proto.forced(), "forced"));
+  if (const context::Range& window = request.step->forced->window;
+      window != *request.step->compact) {
+    return wire::Refused(
+        "forced.window",
+        absl::StrFormat("[%d, %d) is not the window [%d, %d)", window.begin, window.end,
+                        request.step->compact->begin, request.step->compact->end));
+  }
   return request;
 }
 

@@ -47,8 +47,13 @@ Telemetry::Telemetry(Metrics& m)
       preemptions_(m.AddCounter({"preemptions_total",
                                  "caches given back under pressure, to be rebuilt from the log"})
                        .With({})),
+      early_compactions_(m.AddCounter({"early_compactions_total",
+                                       "events under pressure, before the budget was reached"})
+                             .With({})),
       preempted_(One(m, "sequences_preempted", "waiting to go on")),
       sessions_(One(m, "sessions", "open")),
+      canary_error_(One(m, "canary_max_abs_nats",
+                        "what the live weights say of their canary prompts against their writer")),
       first_token_(Seconds(m, "time_to_first_token_seconds", "from submission")),
       token_gap_(Seconds(m, "inter_token_gap_seconds", "between two tokens of a sequence")),
       step_(Seconds(m, "engine_step_seconds", "of one step of the batch")),
@@ -76,6 +81,7 @@ EngineObserver Telemetry::Observer() {
             compactions_.With(labels).Add();
             compaction_seconds_.With(labels).Observe(seconds);
           },
+      .compacted_early = [this] { early_compactions_.Add(); },
       .preempted = [this] { preemptions_.Add(); },
       .prefix_hit = [this](int tokens) { prefix_tokens_.Add(tokens); },
       .step = [this](double seconds, int) { step_.Observe(seconds); },

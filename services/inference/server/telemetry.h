@@ -19,6 +19,7 @@ class Telemetry {
   void ReportLoad(const Load& load);
   void SetReady(bool ready) { ready_.Set(ready ? 1 : 0); }
   void SetVersion(PolicyVersion version);
+  void CanaryError(double nats) { canary_error_.Set(nats); }
   void SampleEnded(rl::Outcome outcome);
   void ReaderTooSlow() { slow_readers_.Add(); }
   void BroadcastSeconds(const std::string& stage, double seconds);  // verify, load or flip
@@ -26,8 +27,9 @@ class Telemetry {
 
  private:
   Gauge ready_, policy_version_, in_flight_, queue_depth_, live_slots_, total_slots_, kv_free_;
-  Counter prompt_tokens_, sampled_tokens_, prefix_tokens_, slow_readers_, preemptions_;
-  Gauge preempted_, sessions_;
+  Counter prompt_tokens_, sampled_tokens_, prefix_tokens_, slow_readers_, preemptions_,
+      early_compactions_;
+  Gauge preempted_, sessions_, canary_error_;
   Histogram first_token_, token_gap_, step_;
   MetricFamily<Counter> samples_, compactions_, weights_failures_;
   MetricFamily<Histogram> compaction_seconds_, broadcast_seconds_;

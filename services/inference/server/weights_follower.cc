@@ -5,6 +5,7 @@
 #include "absl/strings/str_format.h"
 #include "common/base/random.h"
 #include "common/telemetry/log.h"
+#include "services/inference/server/canary.h"
 
 namespace palimpsest::inference {
 namespace {
@@ -227,7 +228,9 @@ absl::StatusOr<UpdateResult> WeightsFollower::Take(const Announcement& announcem
     ASSIGN_OR_RETURN(const weights::VersionInfo info, reader_->Verify(asked));
     telemetry_.BroadcastSeconds("verify", watch.Seconds());
     RETURN_IF_ERROR(Compare(announcement, info));
-    return engine == nullptr ? LoadFirst(info) : Load(info, mode);
+    ASSIGN_OR_RETURN(UpdateResult result, engine == nullptr ? LoadFirst(info) : Load(info, mode));
+    options_.live(Doubt(info));
+    return result;
   };
   auto result = take();
   if (!result.ok()) {
@@ -259,6 +262,23 @@ absl::StatusOr<UpdateResult> WeightsFollower::Load(const weights::VersionInfo& i
   return serving_.engine()->UpdateWeights(info.folder, info.manifest.version, mode);
 }
 
+// Do the live weights say what their writer said?
+absl::Status WeightsFollower::Doubt(const weights::VersionInfo& info) {
+  const auto error = CanaryError(info, *serving_.engine());
+  absl::Status doubt = error.status();
+  if (error.ok() && error->has_value()) {
+    telemetry_.CanaryError(**error);
+    if (**error > options_.canary_limit) {
+      doubt = absl::DataLossError(
+          absl::StrFormat("version %d: canary prompts score %g nats off, inference.canary_limit=%g",
+                          info.manifest.version.value(), **error, options_.canary_limit));
+    }
+  }
+  if (!doubt.ok())
+    Log(Severity::kError, "the live weights are doubted", {{"status", doubt.ToString()}});
+  return doubt;
+}
+
 absl::StatusOr<UpdateResult> WeightsFollower::LoadFirst(const weights::VersionInfo& info) {
   const Stopwatch watch(clock_);
   std::shared_ptr<const Tokenizer> tokenizer;
@@ -276,7 +296,6 @@ absl::StatusOr<UpdateResult> WeightsFollower::LoadFirst(const weights::VersionIn
   ASSIGN_OR_RETURN(std::shared_ptr<Engine> engine,
                    options_.make_engine(info.folder, info.manifest.version));
   serving_.Install(std::move(engine), std::move(tokenizer), std::move(chat));
-  options_.ready();
   return UpdateResult{.version = info.manifest.version, .load_seconds = watch.Seconds()};
 }
 

@@ -42,7 +42,9 @@ class WeightsFollower {
     WeightsMode mode = WeightsMode::kKeep;  // of versions found by polling
     RetryPolicy retry;                      // backoff of a version that fails; never gives up
     MakeEngineFn make_engine;
-    std::function<void()> ready;                       // the first version is served
+    double canary_limit = 1;  // nats; weights whose canary prompts are further off are doubted
+    // A version is served. A doubt says why it is perhaps not what was trained.
+    std::function<void(const absl::Status& doubt)> live;
     std::function<void(const absl::Status&)> gave_up;  // no first version within the wait
   };
   // `serving`, `telemetry` and `clock` outlive it.
@@ -79,6 +81,7 @@ class WeightsFollower {
   absl::StatusOr<UpdateResult> Take(const Announcement& announcement, WeightsMode mode);
   absl::StatusOr<UpdateResult> Load(const weights::VersionInfo& info, WeightsMode mode);
   absl::StatusOr<UpdateResult> LoadFirst(const weights::VersionInfo& info);
+  absl::Status Doubt(const weights::VersionInfo& info);
 
   const Options options_;
   const std::unique_ptr<weights::StoreReader> reader_;

@@ -13,6 +13,7 @@
 #include "common/collective/exchange.h"
 #include "common/telemetry/log.h"
 #include "common/weights/durable_file.h"
+#include "services/trainer/engine/canary.h"
 #include "services/trainer/engine/checkpoint_folder.h"
 #include "services/trainer/engine/checkpoint_ranks.h"
 #include "services/trainer/engine/loss.h"
@@ -354,7 +355,7 @@ absl::StatusOr<PublishedVersion> TrainerEngine::Publish() {
   const PhaseScope scope(phase_, Phase::kPublish);
   ASSIGN_OR_RETURN(const PolicyVersion version,
                    store_->Publish(step(), [&](const std::string& folder) {
-                     return SaveModel(model_, folder);
+                     return SaveVersion(model_, folder);
                    }));
   if (const auto deleted = store_->CollectGarbage(); !deleted.ok()) {
     Log(Severity::kWarning, "old versions stay", {{"why", deleted.status().ToString()}});

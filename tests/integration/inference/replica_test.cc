@@ -172,6 +172,13 @@ TEST_F(ReplicaTest, ServesSessions) {
   EXPECT_EQ(compacted.event().at(), 27);
   ASSERT_TRUE(call(&Stub::CompactSession, compact, same).ok());
   EXPECT_EQ(same.event().digest(), compacted.event().digest());
+  *compact.mutable_forced() = compacted.event();
+  ASSERT_TRUE(call(&Stub::CompactSession, compact, same).ok());
+  EXPECT_EQ(same.event().digest(), compacted.event().digest());
+  compact.mutable_window()->set_end(20);
+  const grpc::Status other = call(&Stub::CompactSession, compact, same);
+  EXPECT_EQ(other.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_THAT(other.error_message(), ::testing::StartsWith("forced.window"));
 
   v1::ForkSessionRequest fork;
   fork.set_request_id("f");

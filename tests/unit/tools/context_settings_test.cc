@@ -19,10 +19,11 @@ TEST(ContextSettingsTest, EveryKeyReachesItsField) {
        "context.reference_tokens=48", "context.protect=7", "context.stack=true",
        "context.after_window=true", "context.mu=0.5", "context.lambda=0.25", "context.log_lower=-3",
        "context.log_upper=4", "context.chooser=random", "context.reference_kind=keys",
-       "context.seed=18446744073709551615", "context.holdout_every=4"});
+       "context.seed=18446744073709551615", "context.holdout_every=4", "context.early=0.25"});
   ASSERT_TRUE(policy.ok()) << policy.status();
   context::ContextPolicy expected;
-  expected.trigger = context::KvBudget{.budget = 56, .window = 28, .keep_ratio = 0.43};
+  expected.trigger =
+      context::KvBudget{.budget = 56, .window = 28, .keep_ratio = 0.43, .early = 0.25};
   expected.method = context::Method::kEvict;
   expected.reference_tokens = 48;
   expected.protect = 7;
@@ -71,6 +72,7 @@ TEST(ContextSettingsTest, SegmentsHasItsOwnKeys) {
   EXPECT_EQ(std::get<context::Segments>(policy->trigger).every, 30);
   EXPECT_THAT(Parse("segments", {"context.budget=3"}).status().message(), HasSubstr("budget"));
   EXPECT_THAT(Parse("kv_budget", {"context.every=3"}).status().message(), HasSubstr("every"));
+  EXPECT_THAT(Parse("segments", {"context.early=0.5"}).status().message(), HasSubstr("early"));
 }
 
 TEST(ContextSettingsTest, NoneTakesNoSettings) {
@@ -82,7 +84,7 @@ TEST(ContextSettingsTest, DoubtfulTextIsRefusedByName) {
   for (const char* set :
        {"context.budget=", "context.budget=5x", "context.budget=1.5", "context.keep_ratio=half",
         "context.stack=yes", "context.protect=-1", "context.method=shrink", "context.seed=-1",
-        "context.bugdet=5", "budget=5", "context.budget"}) {
+        "context.bugdet=5", "budget=5", "context.budget", "context.early=soon"}) {
     const absl::Status status = Parse("kv_budget", {set}).status();
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << set;
   }

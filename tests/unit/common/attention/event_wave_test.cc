@@ -10,7 +10,7 @@
 namespace palimpsest::attention {
 namespace {
 
-constexpr int64_t kRows = 24, kHeads = 2, kGroup = 2, kWidth = 8;
+constexpr int64_t kRows = 24, kHeads = 4, kGroup = 2, kWidth = 8;
 
 context::Event EventOf(context::Method method, int32_t holdout_every) {
   context::Event event{.at = kRows, .window = {2, 14}, .method = method, .reference = {4, 20}};
@@ -22,10 +22,12 @@ context::Event EventOf(context::Method method, int32_t holdout_every) {
 struct Outcome {
   std::vector<context::Quality> quality;
   std::vector<std::vector<std::vector<int32_t>>> chosen;  // [event][head][kept]
+  std::vector<at::Tensor> k, v, bias;  // of each slice: [C', H', d], bias [C', H']
 };
 
-// The events side by side, each over a sequence of kRows raw tokens of its own.
-Outcome Solve(const std::vector<context::Event>& events, bool measured) {
+// The events side by side, each over a sequence of kRows raw tokens of its own; `slice` heads at a
+// time.
+Outcome Solve(const std::vector<context::Event>& events, bool measured, int slice = kHeads) {
   at::manual_seed(3);
   const auto total = static_cast<int64_t>(events.size()) * kRows;
   const at::Tensor k = at::randn({kRows, kHeads, kWidth}).repeat({total / kRows, 1, 1}),
@@ -39,26 +41,31 @@ Outcome Solve(const std::vector<context::Event>& events, bool measured) {
   Outcome out{.quality = std::vector<context::Quality>(events.size()),
               .chosen = std::vector<std::vector<std::vector<int32_t>>>(events.size())};
   std::vector<ReplayEvent> requests;
-  std::vector<std::vector<HeadSlots>> heads(events.size(), std::vector<HeadSlots>(kHeads));
-  for (size_t i = 0; i < events.size(); ++i) {
-    requests.push_back({.event = events[i], .keep_ratio = 0.5});
-    for (HeadSlots& head : heads[i]) {
-      head.position.resize(kRows), head.slot.resize(kRows);
-      std::iota(head.position.begin(), head.position.end(), 0);
-      std::iota(head.slot.begin(), head.slot.end(), static_cast<int64_t>(i) * kRows);
+  for (const context::Event& event : events)
+    requests.push_back({.event = event, .keep_ratio = 0.5});
+  for (int first = 0; first < kHeads; first += slice) {
+    const int many = std::min<int>(slice, kHeads - first);
+    std::vector<std::vector<HeadSlots>> heads(events.size(), std::vector<HeadSlots>(many));
+    std::vector<PendingEvent> pending;
+    for (size_t i = 0; i < events.size(); ++i) {
+      for (HeadSlots& head : heads[i]) {
+        head.position.resize(kRows), head.slot.resize(kRows);
+        std::iota(head.position.begin(), head.position.end(), 0);
+        std::iota(head.slot.begin(), head.slot.end(), static_cast<int64_t>(i) * kRows);
+      }
+      pending.push_back({.request = &requests[i],
+                         .heads = &heads[i],
+                         .row_of = [i](int32_t p) { return static_cast<int64_t>(i) * kRows + p; },
+                         .quality = measured ? &out.quality[i] : nullptr,
+                         .chosen = &out.chosen[i]});
     }
+    std::vector<at::Tensor> new_k, new_v, new_bias;
+    EventWave(0, q, k, source, 0.35, compaction::GradientMode::kDetached, first)
+        .Solve(pending, new_k, new_v, new_bias);
+    if (new_k.empty()) continue;  // an eviction makes no slots
+    out.k.push_back(at::cat(new_k)), out.v.push_back(at::cat(new_v));
+    out.bias.push_back(at::cat(new_bias));
   }
-  std::vector<PendingEvent> pending;
-  for (size_t i = 0; i < events.size(); ++i) {
-    pending.push_back({.request = &requests[i],
-                       .heads = &heads[i],
-                       .row_of = [i](int32_t p) { return static_cast<int64_t>(i) * kRows + p; },
-                       .quality = measured ? &out.quality[i] : nullptr,
-                       .chosen = &out.chosen[i]});
-  }
-  std::vector<at::Tensor> new_k, new_v, new_bias;
-  EventWave(0, q, k, source, 0.35, compaction::GradientMode::kDetached)
-      .Solve(pending, new_k, new_v, new_bias);
   return out;
 }
 
@@ -72,6 +79,35 @@ TEST(EventWaveTest, AnEvictionThatListensIsMeasuredAndWhatItKeepsStays) {
   EXPECT_LT(fitted.quality[0].mass_error, measured.quality[0].mass_error);
   EXPECT_LT(fitted.quality[0].output_error, measured.quality[0].output_error);
   EXPECT_EQ(Solve({EventOf(context::Method::kEvict, 0)}, false).chosen, measured.chosen);
+}
+
+// Slots, kept positions and what is measured: the same bits, whether heads are solved one by one,
+// by twos, by threes (and the rest) or all together; by queries, by keys and by what is drawn per
+// head.
+TEST(EventWaveTest, AnEventHasTheSameBitsHoweverItsHeadsAreSliced) {
+  std::vector<context::Event> kinds = {EventOf(context::Method::kAttentionMatching, 0),
+                                       EventOf(context::Method::kAttentionMatching, 4),
+                                       EventOf(context::Method::kAttentionMatching, 0),
+                                       EventOf(context::Method::kAttentionMatching, 0),
+                                       EventOf(context::Method::kEvict, 0),
+                                       EventOf(context::Method::kEvict, 0)};
+  kinds[2].parameters.reference_kind = context::ReferenceKind::kKeys;
+  kinds[3].parameters.reference_kind = context::ReferenceKind::kRandom;
+  kinds[5].parameters.chooser = context::Chooser::kRandom;
+  kinds[5].reference = {};
+  for (const context::Event& event : kinds) {
+    const Outcome whole = Solve({event}, true);
+    for (const int slice : {1, 2, 3}) {
+      const Outcome sliced = Solve({event}, true, slice);
+      EXPECT_EQ(sliced.chosen, whole.chosen);
+      EXPECT_EQ(sliced.quality[0], whole.quality[0]);
+      ASSERT_EQ(sliced.k.empty(), whole.k.empty());
+      if (whole.k.empty()) continue;
+      EXPECT_TRUE(at::equal(at::cat(sliced.k, 1), whole.k[0])) << slice;
+      EXPECT_TRUE(at::equal(at::cat(sliced.v, 1), whole.v[0])) << slice;
+      EXPECT_TRUE(at::equal(at::cat(sliced.bias, 1), whole.bias[0])) << slice;
+    }
+  }
 }
 
 TEST(EventWaveTest, AnEvictionThatDoesNotListenIsNotMeasured) {

@@ -132,6 +132,53 @@ TEST(KvBudgetTest, StackNeverPassesTheNextCompactBlock) {
   EXPECT_TRUE(IsOutOfRoom(Decide(policy, {.state = state, .prompt_tokens = 4})));
 }
 
+ContextPolicy Early(int32_t budget, int32_t window, double early) {
+  return {.trigger = KvBudget{budget, window, 0.25, early}};
+}
+
+TEST(KvBudgetTest, UnderPressureAnEventMayComeEarlierWithinItsBound) {
+  const ContextPolicy policy = Early(20, 8, 0.25);
+  for (int32_t live = 10; live <= 20; ++live) {
+    const ContextState state = Raw(live);
+    const PolicyInput calm{.state = state, .prompt_tokens = 4};
+    PolicyInput pressed = calm;
+    pressed.pressure = true;
+    EXPECT_EQ(IsNothing(Decide(policy, calm)), live < 20) << live;
+    EXPECT_EQ(IsNothing(Decide(policy, pressed)), live < 15) << live;
+    EXPECT_EQ(IsNothing(Decide(Budget(20, 8), pressed)), live < 20) << live;
+    if (live >= 15) {
+      EXPECT_EQ(WindowOf(Decide(policy, pressed)), (Range{4, 12})) << live;
+    }
+  }
+  EXPECT_EQ((KvBudget{10, 4, 0.25, 0.999}).EarliestLive(), 1);
+  EXPECT_EQ((KvBudget{7, 4, 0.25, 0.5}).EarliestLive(), 4);
+}
+
+TEST(KvBudgetTest, PressureEndsNothing) {
+  const ContextState state = Raw(19);  // no window behind a prompt of 13 holds 8 slots
+  EXPECT_TRUE(IsNothing(
+      Decide(Early(20, 8, 0.5), {.state = state, .prompt_tokens = 13, .pressure = true})));
+  const ContextState full = Raw(20);
+  EXPECT_TRUE(IsOutOfRoom(
+      Decide(Early(20, 8, 0.5), {.state = full, .prompt_tokens = 13, .pressure = true})));
+}
+
+TEST(KvBudgetTest, PressureMakesNoSecondEventAtOnePlace) {
+  ContextState state = Raw(20);
+  Write(state, {4, 12}, {4, 5, 6, 7, 8, 9, 10}, {4}, 0);
+  const PolicyInput input{.state = state, .prompt_tokens = 4, .pressure = true};
+  EXPECT_TRUE(IsNothing(Decide(Early(40, 8, 0.9), input)));
+  state.Append();
+  EXPECT_TRUE(Drafted(Decide(Early(40, 8, 0.9), input)).has_value());
+}
+
+TEST(KvBudgetTest, TheLiveCountAfterAnEventIsThatOfItsFullestHead) {
+  ContextState state = Raw(20);
+  Write(state, {4, 12}, {5, 6, 7, 8}, {9}, 6);  // head 0: 4 + 4 + 14 live
+  // Head 0 keeps floor(10 / 4) of its window and has 12 outside, head 1 floor(7 / 4) and 12.
+  EXPECT_EQ(LiveCountAfter(state, {.at = 26, .window = {4, 18}, .keep_ratio = 0.25}), 12 + 2);
+}
+
 TEST(SegmentsTest, ActsEveryNTokensAfterThePrompt) {
   const ContextPolicy policy = {.trigger = Segments{5, 4, 0.5}};
   for (int32_t n = 0; n <= 40; ++n) {
@@ -314,6 +361,16 @@ TEST(RecordQueriesFromTest, IsExactForTheBudgetAndForSegments) {
   Write(later, {20, 84}, {30}, {31}, 1);  // live 338: the next event is 62 tokens on
   EXPECT_EQ(RecordQueriesFrom(Budget(400, 64), {.state = later, .prompt_tokens = 20}),
             401 + 62 - 128);
+}
+
+TEST(RecordQueriesFromTest, AnEarlyEventFindsItsQueries) {
+  const ContextState state = Raw(50);
+  const PolicyInput input{.state = state, .prompt_tokens = 20};
+  EXPECT_EQ(RecordQueriesFrom(Early(400, 64, 0.25), input), 300 - 128);
+  EXPECT_EQ(RecordQueriesFrom(Early(400, 64, 0), input), 400 - 128);
+  const ContextState past = Raw(350);  // it may come at any moment
+  EXPECT_EQ(RecordQueriesFrom(Early(400, 64, 0.25), {.state = past, .prompt_tokens = 20}),
+            350 - 128);
 }
 
 TEST(RecordQueriesFromTest, TurnsAndManualAlwaysRecord) {

@@ -1,6 +1,7 @@
 #include <gmock/gmock.h>
 
 #include <array>
+#include <cmath>
 
 #include "common/context/log.h"
 #include "tests/unit/common/context/builders.h"
@@ -44,8 +45,8 @@ ContextPolicy RandomPolicy(RandomStream& random, int32_t prompt) {
       policy.trigger = Turns{static_cast<int32_t>(random.Below(3)), std::nullopt, ratio};
       break;
     default:
-      policy.trigger =
-          KvBudget{first + window + static_cast<int32_t>(random.Below(20)), window, ratio};
+      policy.trigger = KvBudget{first + window + static_cast<int32_t>(random.Below(20)), window,
+                                ratio, random.Below(2) == 0 ? 0 : random.Uniform()};
   }
   return policy;
 }
@@ -101,13 +102,21 @@ std::optional<Range> NaiveWindow(const Played& run, const NaiveState& state, int
   return std::nullopt;
 }
 
-void ExpectDecisionFollowsTheRules(const Played& run, const NaiveState& state,
+void ExpectDecisionFollowsTheRules(const Played& run, const NaiveState& state, bool pressure,
                                    const Decision& decision) {
   const auto* draft = std::get_if<EventDraft>(&decision);
   const int32_t at = state.size();
   if (const auto* t = std::get_if<KvBudget>(&run.policy.trigger)) {
-    ASSERT_EQ(std::holds_alternative<Nothing>(decision), state.live_count() < t->budget);
-    if (!std::holds_alternative<Nothing>(decision)) {
+    const int32_t live = state.live_count();
+    const bool early =
+        pressure && live < t->budget && live >= t->budget - std::floor(t->early * t->budget);
+    if (live < t->budget && !early) {
+      ASSERT_TRUE(std::holds_alternative<Nothing>(decision));
+    }
+    if (live >= t->budget) {
+      ASSERT_FALSE(std::holds_alternative<Nothing>(decision));
+    }
+    if (live >= t->budget || early) {
       const auto window = NaiveWindow(run, state, t->window);
       ASSERT_EQ(draft != nullptr, window.has_value());
       if (draft != nullptr) {
@@ -154,12 +163,13 @@ void Play(uint64_t seed, Played& run) {
     run.tokens.push_back(static_cast<int32_t>(random.Below(1000)));
     const bool step_begins = p > run.prompt && random.Below(12) == 0;
     if (step_begins) run.turns.push_back(p);
-    const PolicyInput input{state, run.prompt, run.turns, step_begins};
+    const bool pressure = random.Below(4) == 0;
+    const PolicyInput input{state, run.prompt, run.turns, step_begins, pressure};
     const int32_t record_from = RecordQueriesFrom(run.policy, input);
     ASSERT_GE(record_from, bound) << "the bound never falls";
     bound = record_from;
     const Decision decision = Decide(run.policy, input);
-    ExpectDecisionFollowsTheRules(run, naive, decision);
+    ExpectDecisionFollowsTheRules(run, naive, pressure, decision);
     if (testing::Test::HasFatalFailure()) return;
     if (std::holds_alternative<OutOfRoom>(decision)) break;
     if (const auto* draft = std::get_if<EventDraft>(&decision)) {
@@ -167,7 +177,11 @@ void Play(uint64_t seed, Played& run) {
         ASSERT_LE(bound, draft->reference.begin);
       }
       run.events.push_back(RandomEvent(*draft, naive, run.shape, run.exact, random));
+      const int32_t after = LiveCountAfter(state, *draft);
       ASSERT_TRUE(state.Apply(run.events.back()).ok());
+      if (run.exact) {
+        ASSERT_EQ(after, state.live_count());
+      }
       naive.Apply(run.events.back());
       ASSERT_TRUE(std::holds_alternative<Nothing>(Decide(run.policy, input))) << "one per `at`";
     }

@@ -45,6 +45,13 @@ TEST(ValidatePolicyTest, ABudgetThatCannotHoldProtectedTokensAndAWindowIsRefused
   EXPECT_THAT(Why(huge), testing::StartsWith("kv_budget.budget="));
 }
 
+TEST(ValidatePolicyTest, AShareOfTheBudgetIsNeitherNegativeNorAllOfIt) {
+  for (double good : {0.0, 0.25, 0.999}) EXPECT_EQ(Why(With(KvBudget{512, 64, 0.25, good})), "ok");
+  for (double bad : {1.0, -0.25, std::nan(""), HUGE_VAL}) {
+    EXPECT_THAT(Why(With(KvBudget{512, 64, 0.25, bad})), testing::StartsWith("kv_budget.early="));
+  }
+}
+
 TEST(ValidatePolicyTest, AnEventThatWouldKeepEverythingIsRefused) {
   EXPECT_EQ(Why(With(KvBudget{512, 1, 0.25})),
             "kv_budget.keep_ratio=0.25 keeps 1 of window=1 slots: an event would drop nothing");

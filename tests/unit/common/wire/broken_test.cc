@@ -201,6 +201,8 @@ TEST(BrokenTest, PoliciesAreRefusedByThePlaceThatIsBroken) {
           {"context.kv_budget.keep_ratio",
            [](P& p) { p.mutable_kv_budget()->set_keep_ratio(kNan); }},
           {"context.kv_budget.keep_ratio", [](P& p) { p.mutable_kv_budget()->set_keep_ratio(1); }},
+          {"context.kv_budget.early", [](P& p) { p.mutable_kv_budget()->set_early(1); }},
+          {"context.kv_budget.early", [](P& p) { p.mutable_kv_budget()->set_early(kNan); }},
           {"context.segments.every", [](P& p) { p.mutable_segments()->set_window(9); }},
           {"context.turns.n_protect_turns",
            [](P& p) { p.mutable_turns()->set_n_protect_turns(-1); }},

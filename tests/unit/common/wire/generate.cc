@@ -69,7 +69,8 @@ context::ContextPolicy RandomPolicy(RandomStream& stream) {
     case 0:
       break;
     case 1:
-      policy.trigger = context::KvBudget{window + Int(stream, 20, 50), window, keep_ratio};
+      policy.trigger = context::KvBudget{window + Int(stream, 20, 50), window, keep_ratio,
+                                         Coin(stream) ? 0 : 0.9 * stream.Uniform()};
       break;
     case 2:
       policy.trigger = context::Segments{Int(stream, 1, 99), window, keep_ratio};

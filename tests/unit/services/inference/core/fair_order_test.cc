@@ -56,5 +56,22 @@ TEST(FairOrderTest, BackloggedClientsShareTheTokensEvenly) {
   }
 }
 
+TEST(FairOrderTest, WhoLeavesTheQueueCostsItsClientNothing) {
+  FairOrder order;
+  EXPECT_EQ(order.Tag("a", 100), 0);
+  EXPECT_EQ(order.Tag("a", 50), 100);
+  EXPECT_EQ(order.Tag("a", 10), 150);
+  order.Withdraw("a", 100);
+  EXPECT_EQ(order.Advanced(100, 100), 0);
+  EXPECT_EQ(order.Advanced(150, 100), 50);
+  EXPECT_EQ(order.Tag("a", 7), 60) << "behind the 50 and the 10";
+  order.Withdraw("nobody", 5);
+  EXPECT_EQ(order.Tag("nobody", 5), 0);
+  order.Served(60);
+  EXPECT_EQ(order.Advanced(62, 7), 60) << "nobody gets ahead of what was served";
+  order.Withdraw("a", 7);
+  EXPECT_EQ(order.Tag("a", 1), 60);
+}
+
 }  // namespace
 }  // namespace palimpsest::inference

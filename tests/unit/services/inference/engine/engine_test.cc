@@ -246,7 +246,7 @@ TEST_F(EngineTest, AStepThatThrowsEndsWhatWasRunningAndNothingElse) {
   ExpectPoolWhole(**engine);
 }
 
-TEST_F(EngineTest, StopIdsStayInTheIdsAndStopStringsCutTextOnly) {
+TEST_F(EngineTest, AStopIdStaysInTheIds) {
   auto engine = Make();
   const auto free_run = Generate(*engine, Request(1, 60));
   const std::vector<int32_t>& tokens = free_run->finished[0].rollout.tokens;

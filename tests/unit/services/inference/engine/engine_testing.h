@@ -68,6 +68,16 @@ class Collector final : public GenerationSink {
   int left_;
 };
 
+// Every look at it is a second later.
+class RestlessClock final : public Clock {
+ public:
+  absl::Time Now() override { return absl::UnixEpoch() + absl::Seconds(++looks_); }
+  void SleepFor(absl::Duration) override {}
+
+ private:
+  std::atomic<int64_t> looks_ = 0;
+};
+
 class EngineTest : public ::testing::Test {
  protected:
   static void SetUpTestSuite() {

@@ -3,7 +3,6 @@
 namespace palimpsest::inference {
 namespace {
 
-// Keys and queries are recorded side by side: one wave solves events of both kinds.
 // The same bits, not only the same tokens: fp32 and bf16, alone and among 31 others, with the
 // prompt in one piece and in pieces of 7, under events of every method.
 TEST_F(EngineTest, BatchInvariantGivesTheSameBitsInAnyCompany) {
@@ -135,16 +134,6 @@ TEST_F(EngineTest, RecomputeRebuildsTheRunningCacheUnderTheNewWeights) {
   }
 }
 
-// Every look at it is a second later: a layer of an event takes as long as a median step.
-class RestlessClock final : public Clock {
- public:
-  absl::Time Now() override { return absl::UnixEpoch() + absl::Seconds(++looks_); }
-  void SleepFor(absl::Duration) override {}
-
- private:
-  std::atomic<int64_t> looks_ = 0;
-};
-
 // Tells in one list who got what.
 class Teller final : public GenerationSink {
  public:
@@ -167,7 +156,8 @@ class Teller final : public GenerationSink {
   absl::Mutex& mu_;
 };
 
-TEST_F(EngineTest, AnEventOfThreeLayersIsSpreadOverThreeStepsOfTheOthers) {
+// By this clock a slice of an event takes longer than its share of a step.
+TEST_F(EngineTest, AnEventOfThreeLayersOfTwoHeadsIsSpreadOverSixStepsOfTheOthers) {
   RestlessClock clock;
   auto engine = MakeEngine({.model_folder = Folder(1),
                             .version = PolicyVersion(1),
@@ -187,10 +177,44 @@ TEST_F(EngineTest, AnEventOfThreeLayersIsSpreadOverThreeStepsOfTheOthers) {
   (*engine)->Resume();
   sink_a->done.WaitForNotification();
   sink_b->done.WaitForNotification();
-  // a.b.a.b., and where an event falls due b gets its tokens alone, one per layer but the last.
+  // a.b.a.b., and where an event falls due b gets its tokens alone, one per head but the last.
   ASSERT_NE(told.find('!'), std::string::npos) << told;
-  EXPECT_NE(told.find("bbb!"), std::string::npos) << told;
-  EXPECT_EQ(told.substr(0, told.rfind('a')).find("bbbb"), std::string::npos) << told;
+  EXPECT_NE(told.find("abbbbbb!"), std::string::npos) << told;
+  EXPECT_EQ(told.substr(0, told.rfind('a')).find("bbbbbbb"), std::string::npos) << told;
+}
+
+// By this clock a step of one that decodes takes two seconds and the first prompt's 16 rows took
+// one: that is the half of a step that the second prompt gets. Alone it comes whole.
+TEST_F(EngineTest, APromptBesideOthersThatDecodeComesInPieces) {
+  for (const bool beside : {true, false}) {
+    RestlessClock clock;
+    int first = 0;  // rows of the first step of more than 16
+    auto engine = MakeEngine({.model_folder = Folder(1),
+                              .version = PolicyVersion(1),
+                              .limits = {.check_pages = true},
+                              .clock = &clock,
+                              .observer = {.step = [&](double, int rows) {
+                                if (first == 0 && rows > 16) first = rows;
+                              }}});
+    ASSERT_TRUE(engine.ok());
+    const auto others = std::make_shared<Collector>(1);
+    GenerationRequest b = Request(1, 400), c = Request(1, 4);
+    if (beside) {
+      ASSERT_TRUE((*engine)->Submit(b, others).ok());
+      others->WaitForTokens(20);
+    }
+    c.request_id = "c";
+    while (c.prompt.size() < 301) c.prompt.push_back(7 * static_cast<int>(c.prompt.size()) % 250);
+    const auto late = std::make_shared<Collector>(1);
+    (*engine)->Pause();
+    ASSERT_TRUE((*engine)->Submit(c, late).ok());
+    (*engine)->Resume();
+    late->Wait();
+    EXPECT_EQ(late->finished.size(), 1u);
+    (*engine)->Cancel("r");
+    if (beside) others->Wait();
+    EXPECT_EQ(first, beside ? 17 : 301);
+  }
 }
 
 // A short form of the soak: cancels at random, deadlines that pass, a pool that is always too
@@ -371,14 +395,18 @@ TEST_F(EngineTest, PromptLogProbabilitiesAreThoseOfScore) {
     const auto sink = Generate(*engine, r);
     for (const int sample : {0, 1}) {
       const Finished& f = sink->finished[sample];
-      const auto score = engine->Score({.tokens = f.rollout.tokens, .events = f.rollout.events});
+      const auto score =
+          engine->Score({.tokens = f.rollout.tokens, .events = f.rollout.events, .top = 3});
       ASSERT_TRUE(score.ok()) << score.status();
+      ASSERT_EQ(score->top.size(), f.rollout.tokens.size() - 1);
       ASSERT_EQ(f.prompt_logprobs.size(), 89u);
       ASSERT_EQ(f.prompt_top.size(), 89u);
       for (size_t i = 0; i < 89; ++i) {
         EXPECT_NEAR(f.prompt_logprobs[i], score->logprobs[i], 2e-4);
         EXPECT_EQ(f.prompt_top[i].ids.size(), 3u);
         EXPECT_GE(f.prompt_top[i].logprobs[0], f.prompt_logprobs[i]);
+        for (size_t k = 0; k < 3; ++k)
+          EXPECT_NEAR(score->top[i].logprobs[k], f.prompt_top[i].logprobs[k], 2e-4);
       }
     }
   }
@@ -386,44 +414,79 @@ TEST_F(EngineTest, PromptLogProbabilitiesAreThoseOfScore) {
   EXPECT_TRUE(Generate(*engine, r)->finished[0].prompt_logprobs.empty());
 }
 
-// One at a time: a client that asked for six before another asked for one does not make it wait for
-// all six.
-TEST_F(EngineTest, ClientsGetFairShares) {
-  absl::Mutex mu;
-  std::vector<std::string> order;
+// Requests that are served one at a time, and in which order they end; a failure is marked.
+class QueueTest : public EngineTest {
+ protected:
+  QueueTest() { engine_->Pause(); }
+  void Ask(const std::string& client, const std::string& id, int priority = 0,
+           int max_tokens = 10) {
+    GenerationRequest r = Request(1, max_tokens);
+    r.request_id = id;
+    r.client = client;
+    r.priority = priority;
+    EXPECT_TRUE(engine_->Submit(r, std::make_shared<Recorder>(id, mu_, order_)).ok());
+  }
+  std::vector<std::string> Order() {
+    engine_->Resume();
+    engine_->Drain(absl::Seconds(60));
+    absl::MutexLock lock(&mu_);
+    return order_;
+  }
+
+ private:
   class Recorder final : public GenerationSink {
    public:
     Recorder(std::string name, absl::Mutex& lock, std::vector<std::string>& ended)
         : name_(std::move(name)), mu_(lock), ended_(ended) {}
     void OnTokens(TokenChunk) override {}
     void OnEvent(int32_t, const context::Event&) override {}
-    void OnFinished(Finished) override {
-      absl::MutexLock lock(&mu_);
-      ended_.push_back(name_);
-    }
-    void OnFailure(Failure) override { ADD_FAILURE(); }
+    void OnFinished(Finished) override { Tell(""); }
+    void OnFailure(Failure) override { Tell("!"); }
 
    private:
+    void Tell(const char* mark) {
+      absl::MutexLock lock(&mu_);
+      ended_.push_back(name_ + mark);
+    }
     std::string name_;
     absl::Mutex& mu_;
     std::vector<std::string>& ended_;
   };
-  auto engine = Make({.max_running = 1});
-  engine->Pause();
-  const auto ask = [&](const std::string& client, const std::string& id, int priority) {
-    GenerationRequest r = Request(1, 10);
-    r.request_id = id;
-    r.client = client;
-    r.priority = priority;
-    EXPECT_TRUE(engine->Submit(r, std::make_shared<Recorder>(id, mu, order)).ok());
-  };
-  for (int i = 0; i < 6; ++i) ask("many", "m" + std::to_string(i), 0);
-  ask("one", "o", 0);
-  ask("many", "urgent", 1);
-  engine->Resume();
-  engine->Drain(absl::Seconds(60));
-  const std::vector<std::string> expected = {"urgent", "m0", "o", "m1", "m2", "m3", "m4", "m5"};
-  EXPECT_EQ(order, expected);
+  absl::Mutex mu_;
+  std::vector<std::string> order_;
+
+ protected:
+  const std::unique_ptr<Engine> engine_ = Make({.max_running = 1});
+};
+
+// A client that asked for six before another asked for one does not make it wait for all six.
+TEST_F(QueueTest, ClientsGetFairShares) {
+  for (int i = 0; i < 6; ++i) Ask("many", "m" + std::to_string(i));
+  Ask("one", "o");
+  Ask("many", "urgent", 1);
+  EXPECT_EQ(Order(), (std::vector<std::string>{"urgent", "m0", "o", "m1", "m2", "m3", "m4", "m5"}));
+}
+
+TEST_F(QueueTest, WhatIsCancelledInTheQueueCostsItsClientNothing) {
+  Ask("a", "long", 0, 500);
+  Ask("a", "longer", 0, 550);
+  Ask("b", "b0");
+  Ask("b", "b1");
+  Ask("a", "a0");
+  engine_->Cancel("long");
+  engine_->Cancel("longer");
+  std::vector<std::string> order = Order();
+  EXPECT_EQ(order.size(), 5u);
+  std::erase_if(order, [](const std::string& name) { return name.back() == '!'; });
+  EXPECT_EQ(order, (std::vector<std::string>{"b0", "a0", "b1"}));
+}
+
+TEST_F(QueueTest, HigherPrioritiesGoFirstAndEqualOnesInTheirOrder) {
+  Ask("a", "last", -3);
+  Ask("a", "first", 7);
+  Ask("a", "third", 0);
+  Ask("a", "second", 7);
+  EXPECT_EQ(Order(), (std::vector<std::string>{"first", "second", "third", "last"}));
 }
 
 }  // namespace

@@ -214,6 +214,62 @@ TEST_F(SessionTest, AnEventCanBeAskedForBetweenTwoSteps) {
   ExpectReplays(*engine, r);
 }
 
+// Positions of an event of another session, which has the same tokens but chose by other rules, are
+// kept as they are: log, digest and what comes after are those of a sequence that had this event.
+TEST_F(SessionTest, AnEventMayKeepThePositionsThatTheCallerForces) {
+  for (const auto method : {context::Method::kAttentionMatching, context::Method::kEvict}) {
+    auto engine = Make();
+    SessionSpec spec = Spec(
+        {.trigger = context::Manual{.keep_ratio = 0.3}, .method = method, .reference_tokens = 24});
+    spec.context.parameters.chooser = context::DefaultChooser(method);
+    const std::string id = Open(*engine, spec).id;
+    const int32_t tokens = static_cast<int32_t>(Go(*engine, id, Words(20, 1)).tokens.size());
+    const std::string fork = engine->sessions()->Fork("fork", id, {11})->front().id;
+    GenerationRequest asks = Step(fork, tokens, {}, 1);
+    asks.step->compact = context::Range{16, 40};
+    const context::Event chosen = Generate(*engine, asks)->finished[0].rollout.events[0];
+    // Every head keeps other positions, and not all as many.
+    context::Event forced = chosen;
+    forced.digest.reset();
+    forced.kept = context::KeptPositions(chosen.kept.shape());
+    for (int head = 0; head < 3 * 2; ++head) {
+      std::vector<int32_t> positions;
+      for (int32_t p = 17 + head; p < 40; p += 3 + head % 2) positions.push_back(p);
+      forced.kept.AddHead(positions);
+    }
+    asks.step->id = id;
+    const auto refused = [&](const char* field, const auto& breaks) {
+      asks.step->forced = forced;
+      breaks(*asks.step->forced);
+      const auto sink = Generate(*engine, asks);
+      ASSERT_EQ(sink->failed.size(), 1u) << field;
+      const absl::Status status = sink->failed.at(0).status;
+      EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
+      EXPECT_EQ(status.message().find(field), 0u) << status;
+    };
+    refused("forced.at", [](auto& e) { e.at -= 1; });
+    refused("forced.method", [](auto& e) { e.method = context::Method::kMarkovian; });
+    refused("forced.parameters", [](auto& e) { e.parameters.seed = 7; });
+    refused("forced.reference", [](auto& e) { e.reference.begin += 1; });
+    refused("forced.digest", [](auto& e) { e.digest = context::Digest{}; });
+    refused("forced.kept", [](auto& e) {
+      e.kept = context::KeptPositions({3, 2});
+      for (int head = 0; head < 6; ++head) e.kept.AddHead(std::vector<int32_t>{15});
+    });
+    asks.step->forced = forced;
+    const auto done = Generate(*engine, asks);
+    ASSERT_EQ(done->finished.size(), 1u);
+    const context::Event& made = done->finished[0].rollout.events[0];
+    EXPECT_EQ(made.kept, forced.kept);
+    EXPECT_NE(made.digest, chosen.digest);
+    EXPECT_GT(made.quality.output_error, 0);
+    EXPECT_EQ(Generate(*engine, asks)->finished.size(), 1u) << "asked for twice: the same event";
+    const rl::Rollout r = Go(*engine, id, Words(5, 2));
+    ASSERT_EQ(r.events.size(), 1u);
+    ExpectReplays(*engine, r);
+  }
+}
+
 // Sessions whose KV was taken are built again from their logs, and nothing but the epoch tells.
 TEST_F(SessionTest, UnderPressureRestingSessionsGiveTheirMemoryAndComeBackByTheirLogs) {
   const auto run = [&](int64_t bytes, int32_t* epochs) {
@@ -296,6 +352,7 @@ TEST_F(SessionTest, StepsOfManySessionsDecodeTogether) {
        .limits = {.check_pages = true},
        .observer = {.step = [&](double, int rows) { most = std::max<int>(most, rows); }}});
   ASSERT_TRUE(engine.ok());
+  (*engine)->Pause();
   std::vector<std::shared_ptr<Collector>> sinks;
   for (int i = 0; i < 8; ++i) {
     SessionSpec spec = Spec();
@@ -306,6 +363,7 @@ TEST_F(SessionTest, StepsOfManySessionsDecodeTogether) {
     sinks.push_back(std::make_shared<Collector>(1));
     ASSERT_TRUE((*engine)->Submit(step, sinks.back()).ok());
   }
+  (*engine)->Resume();
   for (const auto& sink : sinks) sink->Wait();
   EXPECT_EQ(most, 8);
 }

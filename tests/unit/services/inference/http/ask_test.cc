@@ -126,14 +126,14 @@ TEST(AskTest, AContextPolicyIsReadAsTheCommandWritesIt) {
   const auto ask = ParseCompletion(R"({"prompt": "a", "seed": 1, "context": {
       "kind": "kv_budget", "budget": 56, "window": 28, "keep_ratio": 0.5, "method": "evict", "chooser": "recent",
       "reference_tokens": 48, "after_window": true, "protect": 4, "stack": true, "mu": 0.25, "lambda": 0.5,
-      "log_lower": -3, "log_upper": 3, "reference_kind": "queries", "seed": 9, "holdout_every": 2}})",
+      "log_lower": -3, "log_upper": 3, "reference_kind": "queries", "seed": 9, "holdout_every": 2, "early": 0.25}})",
                                    0);
   ASSERT_TRUE(ask.ok()) << ask.status();
   EXPECT_TRUE(ask->compacts);
   EXPECT_EQ(Says(ask->prompts[0]), Says(Request(R"(
       prompt_text: "a" n: 1 sampling { max_tokens: 16 seed: 1 }
       context {
-        kv_budget { budget: 56 window: 28 keep_ratio: 0.5 } method: COMPACTION_METHOD_EVICT
+        kv_budget { budget: 56 window: 28 keep_ratio: 0.5 early: 0.25 } method: COMPACTION_METHOD_EVICT
         parameters { mu: 0.25 lambda: 0.5 log_lower: -3 log_upper: 3 chooser: COMPACTION_CHOOSER_RECENT
                      reference_kind: REFERENCE_KIND_QUERIES seed: 9 holdout_every: 2 }
         reference_tokens: 48 after_window: true protect: 4 stack: true

@@ -42,6 +42,7 @@ TEST(InferenceConfigTest, DefaultsAreLegalAndRefusalsNameTheField) {
   }
   EXPECT_THAT(refused([](auto& c) { c.dtype = "int8"; }), HasSubstr("inference.dtype=int8"));
   EXPECT_THAT(refused([](auto& c) { c.limits.max_running = 0; }), HasSubstr("max_running=0"));
+  EXPECT_THAT(refused([](auto& c) { c.canary_limit = 0; }), HasSubstr("canary_limit=0"));
   EXPECT_THAT(refused([](auto& c) { c.lease = absl::Seconds(2); }), HasSubstr("inference.lease"));
   EXPECT_EQ(refused([](auto& c) { c.serve.listen = "[::1]:7000"; }), "");
 }

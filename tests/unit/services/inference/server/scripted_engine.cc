@@ -137,6 +137,12 @@ absl::StatusOr<ScoreResult> ScriptedEngine::Score(const ScoreRequest& request) {
   ScoreResult result{.version = version_};
   for (size_t i = 1; i < request.tokens.size(); ++i) {
     result.logprobs.push_back(static_cast<float>(-request.temperature * request.tokens[i]));
+    if (!request.top) continue;
+    result.top.emplace_back();
+    for (int32_t k = 0; k < *request.top; ++k) {
+      result.top.back().ids.push_back(request.tokens[i] + k);
+      result.top.back().logprobs.push_back(static_cast<float>(-k));
+    }
   }
   return result;
 }

@@ -46,6 +46,12 @@ TEST_F(ServiceTest, ScoreGivesTheEnginesLogProbabilities) {
   ASSERT_TRUE(Unary(&Stub::Score, request, response).ok());
   EXPECT_THAT(response.logprobs(), ElementsAre(-12, -14));
   EXPECT_EQ(response.policy_version(), 1);
+  EXPECT_EQ(response.top_logprobs_size(), 0);
+  request.set_top_logprobs(2);
+  ASSERT_TRUE(Unary(&Stub::Score, request, response).ok());
+  ASSERT_EQ(response.top_logprobs_size(), 2);
+  EXPECT_THAT(response.top_logprobs(1).ids(), ElementsAre(7, 8));
+  EXPECT_THAT(response.top_logprobs(1).logprobs(), ElementsAre(0, -1));
 }
 
 TEST_F(ServiceTest, ScoreRefusalsNameTheField) {
@@ -62,7 +68,8 @@ TEST_F(ServiceTest, ScoreRefusalsNameTheField) {
   EXPECT_THAT(refused([](auto& r) { r.set_ids(2, 300); }), StartsWith("3 ids[2]"));
   EXPECT_THAT(refused([](auto& r) { r.set_temperature(0); }), StartsWith("3 temperature"));
   EXPECT_THAT(refused([](auto& r) { r.add_events(); }), StartsWith("3 events[0]"));
-  EXPECT_THAT(refused([](auto& r) { r.set_top_logprobs(1); }), StartsWith("12 top_logprobs"));
+  EXPECT_THAT(refused([](auto& r) { r.set_top_logprobs(-1); }), StartsWith("3 top_logprobs"));
+  EXPECT_THAT(refused([](auto& r) { r.set_top_logprobs(101); }), StartsWith("3 top_logprobs"));
   EXPECT_THAT(refused([](auto& r) { r.set_min_policy_version(2); }),
               StartsWith("9 min_policy_version=2"));
 }

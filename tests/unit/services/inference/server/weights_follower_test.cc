@@ -4,6 +4,7 @@
 
 #include "common/telemetry/log.h"
 #include "common/tokenizer/byte_tokenizer.h"
+#include "common/weights/canary.h"
 #include "tests/unit/common/weights/scratch_folder.h"
 #include "tests/unit/services/inference/server/scripted_engine.h"
 
@@ -14,6 +15,10 @@ using ::testing::ElementsAre;
 using ::testing::EndsWith;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+
+std::string Canary(const std::vector<weights::CanaryPrompt>& prompts) {
+  return weights::ToJson(prompts);
+}
 
 bool Eventually(const std::function<bool()>& condition) {
   for (int i = 0; i < 1000; ++i) {
@@ -37,6 +42,17 @@ class WeightsFollowerTest : public ::testing::Test {
                   })
         ->value();
   }
+  // The scripted engine says -id of each token.
+  int64_t PublishWithCanary(int64_t step, const std::string& canary) {
+    return writer_
+        ->Publish(step,
+                  [&](const std::string& folder) {
+                    weights::Write(folder + "/model.safetensors", std::to_string(step));
+                    weights::Write(folder + "/" + weights::kCanaryName, canary);
+                    return absl::OkStatus();
+                  })
+        ->value();
+  }
   std::string File(int64_t version) const {
     return store_ + "/" + weights::FolderName(PolicyVersion(version)) + "/model.safetensors";
   }
@@ -56,7 +72,12 @@ class WeightsFollowerTest : public ::testing::Test {
            engine_ = engine.get();
            return engine;
          },
-         .ready = [this] { ready_ = true; },
+         .canary_limit = 0.5,
+         .live =
+             [this](const absl::Status& doubt) {
+               serving_.SetDoubt(doubt);
+               ready_ = true;
+             },
          .gave_up =
              [this](const absl::Status& status) {
                gave_up_ = status.ToString();
@@ -99,6 +120,32 @@ TEST_F(WeightsFollowerTest, WaitsForTheFirstVersionThenFollowsTheNewest) {
   EXPECT_EQ(Publish(2), 2);
   ASSERT_TRUE(Serves(2));
   EXPECT_THAT(engine_->folders(), ElementsAre(EndsWith("/v00000002")));
+}
+
+TEST_F(WeightsFollowerTest, WeightsThatSayOtherThanTheirWriterSaysAreServedAndDoubted) {
+  Start();
+  PublishWithCanary(1, Canary({{{5, 6, 7}, {-6.25f, -7}}}));
+  ASSERT_TRUE(Serves(1));
+  EXPECT_TRUE(Eventually(
+      [&] { return metrics_.Text().find("canary_max_abs_nats 0.25") != std::string::npos; }));
+  EXPECT_TRUE(serving_.doubt().ok()) << serving_.doubt();
+  const std::pair<std::string, const char*> doubtful[] = {
+      {Canary({{{5, 6}, {-6}}, {{5, 6, 7}, {-6, -7.75f}}}), "0.75 nats off"}, {"{}", "prompts"}};
+  for (int64_t step = 2; const auto& [canary, why] : doubtful) {
+    EXPECT_EQ(PublishWithCanary(step, canary), step);
+    ASSERT_TRUE(Serves(step));
+    EXPECT_TRUE(Eventually([&] { return !serving_.doubt().ok(); }));
+    EXPECT_THAT(serving_.doubt().message(), HasSubstr(why));
+    EXPECT_TRUE(serving_.Admit().ok());
+    ++step;
+    PublishWithCanary(step, Canary({{{5, 6}, {-6}}}));
+    ASSERT_TRUE(Serves(step));
+    EXPECT_TRUE(Eventually([&] { return serving_.doubt().ok(); })) << serving_.doubt();
+    ++step;
+  }
+  Publish(7);  // a version without canary prompts is believed
+  ASSERT_TRUE(Serves(6));
+  EXPECT_TRUE(serving_.doubt().ok());
 }
 
 TEST_F(WeightsFollowerTest, TheChatTemplateOfTheFirstVersionIsServed) {

@@ -8,6 +8,9 @@
 #include <cmath>
 #include <filesystem>
 
+#include "common/model/causal.h"
+#include "common/weights/canary.h"
+#include "common/weights/durable_file.h"
 #include "tests/unit/services/trainer/engine/engine_testing.h"
 
 namespace palimpsest::trainer {
@@ -175,6 +178,36 @@ TEST_F(EngineTest, VersionsAreWhatAnyReaderCanLoadAndTheSameStepIsTheSameVersion
   ASSERT_TRUE(loaded.ok()) << loaded.status();
   EXPECT_TRUE(loaded->companions.contains("generation_config.json"));
   EXPECT_TRUE(at::equal(loaded->decoder->HeadWeight(), engine->decoder().HeadWeight().detach()));
+}
+
+TEST_F(EngineTest, AVersionSaysWhatItsWeightsSayOfTheCanaryPrompts) {
+  const auto engine = Open(Options());
+  std::vector<std::vector<weights::CanaryPrompt>> said;
+  for (const char* version : {"/v00000001", "/v00000002"}) {
+    ASSERT_TRUE(engine->Publish().ok());
+    const auto text = weights::ReadSmallFile(
+        Options().run.StoreFolder() + version + "/" + weights::kCanaryName, weights::kMaxCanary);
+    ASSERT_TRUE(text.ok()) << text.status();
+    const auto prompts = weights::CanaryFromJson(*text);
+    ASSERT_TRUE(prompts.ok()) << prompts.status();
+    said.push_back(*prompts);
+    if (said.size() == 1) Trained(*engine, SftBatch(1, {}));
+  }
+  ASSERT_THAT(said[0], SizeIs(4));
+  EXPECT_EQ(said[0][3].ids, said[1][3].ids);
+  EXPECT_NE(said[0][3].logprobs, said[1][3].logprobs) << "a step lies between";
+  // What stands in the folder says the same, row by row.
+  const auto loaded = LoadModel(Options().run.StoreFolder() + "/v00000002", model::DType::kFloat32);
+  const weights::CanaryPrompt& prompt = said[1][2];
+  const auto rows = static_cast<int64_t>(prompt.ids.size());
+  model::CausalContext attention({rows});
+  const at::NoGradGuard no_grad;
+  const std::vector<int64_t> ids(prompt.ids.begin(), prompt.ids.end());
+  const at::Tensor logits = loaded->decoder->Logits(
+      loaded->decoder->Hidden(at::tensor(ids, at::kLong), at::arange(rows), attention));
+  const at::Tensor logprobs = at::log_softmax(logits.to(at::kDouble), 1);
+  for (int64_t i = 1; i < rows; ++i)
+    EXPECT_NEAR(logprobs[i - 1][ids[i]].item<double>(), prompt.logprobs[i - 1], 1e-5);
 }
 
 }  // namespace

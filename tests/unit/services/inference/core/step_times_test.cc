@@ -1,0 +1,55 @@
+#include "services/inference/core/step_times.h"
+
+#include <gtest/gtest.h>
+
+namespace palimpsest::inference {
+namespace {
+
+TEST(StepTimesTest, NothingIsBoundedBeforeItIsMeasured) {
+  StepTimes times;
+  EXPECT_EQ(times.PromptRows(512), 512);
+  EXPECT_EQ(times.ForEvents(), 0);
+  EXPECT_EQ(times.HeadsIn(1), 1);
+  times.AddPass(0.5, 0, 100);
+  EXPECT_EQ(times.PromptRows(512), 512) << "nobody has decoded yet";
+}
+
+TEST(StepTimesTest, EventsAndPromptsGetHalfOfAMedianStepEach) {
+  StepTimes times;
+  for (const double seconds : {0.09, 0.10, 0.30}) times.AddPass(seconds, 8, 0);
+  EXPECT_DOUBLE_EQ(times.ForEvents(), 0.05);
+  times.AddPass(0.2, 0, 200);  // 1 ms a row
+  EXPECT_EQ(times.PromptRows(512), 50);
+  EXPECT_EQ(times.PromptRows(20), 20);
+  times.AddEvent(0.02);
+  EXPECT_DOUBLE_EQ(times.HeadsIn(times.ForEvents()), 2.5);
+}
+
+TEST(StepTimesTest, WhatARowCostsIsWhatAMixedStepTakesLonger) {
+  StepTimes times;
+  times.AddPass(0.1, 8, 0);
+  times.AddPass(0.15, 8, 100);  // 0.5 ms a row
+  EXPECT_EQ(times.PromptRows(512), 100);
+  times.AddPass(0.15, 8, 100);
+  EXPECT_EQ(times.PromptRows(512), 100) << "a mixed step does not move the median of the others";
+}
+
+TEST(StepTimesTest, APromptAlwaysGoesOn) {
+  StepTimes times;
+  times.AddPass(0.01, 1, 0);
+  times.AddPass(1, 0, 10);
+  EXPECT_EQ(times.PromptRows(512), StepTimes::kLeastRows);
+  EXPECT_EQ(times.PromptRows(3), 3);
+  times.AddEvent(10);
+  EXPECT_EQ(times.HeadsIn(times.ForEvents()), 1);
+}
+
+TEST(StepTimesTest, RowsThatCostNothingAreAllLetIn) {
+  StepTimes times;
+  times.AddPass(0.01, 1, 0);
+  times.AddPass(0.01, 1, 10);
+  EXPECT_EQ(times.PromptRows(512), 512);
+}
+
+}  // namespace
+}  // namespace palimpsest::inference
