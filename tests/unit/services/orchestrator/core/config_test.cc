@@ -16,6 +16,9 @@ TEST(RunPlanTest, ARefusalNamesTheFieldAndItsValue) {
   const std::pair<const char*, std::function<void(RunPlan&)>> cases[] = {
       {"rl.samples=1", [](RunPlan& p) { p.rl.samples = 1; }},
       {"rl.temperature=0", [](RunPlan& p) { p.rl.temperature = 0; }},
+      {"rl.task_weights.easy=0.01", [](RunPlan& p) { p.rl.task_weights.easy = 0.01; }},
+      {"rl.task_weights.pool_share=1", [](RunPlan& p) { p.rl.task_weights.pool_share = 1; }},
+      {"rl.filter.max_in_a_row=0", [](RunPlan& p) { p.rl.filter.max_in_a_row = 0; }},
       {"rl.max_staleness=-1", [](RunPlan& p) { p.rl.max_staleness = -1; }},
       {"rl.context", [](RunPlan& p) { p.rl.context = "am"; }},
       {"heldout.also", [](RunPlan& p) { p.heldout.also = {"markov"}; }},
