@@ -67,6 +67,20 @@ void Bind(Binder& b, SftConfig& c) {
   b.Field("gate", c.gate, "greedy decoding that is good enough ends the stage; null = off");
 }
 
+void Bind(Binder& b, TaskWeights& c) {
+  b.Field("by_pass_rate", c.by_pass_rate, "tasks get prompts by 1 / pass rate, else in turn");
+  b.Field("window", c.window, "latest groups that pass rates are measured over");
+  b.Field("hard", c.hard, "pass rate at or below which a task is hard");
+  b.Field("easy", c.easy, "and at or above which it is easy");
+  b.Field("pool_share", c.pool_share, "of the prompts, for all hard and easy tasks together");
+}
+
+void Bind(Binder& b, GroupFilter& c) {
+  b.Field("all_solved", c.all_solved, "leave out groups whose rollouts are all solved");
+  b.Field("none_solved", c.none_solved, "leave out groups without a solved rollout");
+  b.Field("max_in_a_row", c.max_in_a_row, "then the next one is trained on whatever it is");
+}
+
 void Bind(Binder& b, RlConfig& c) {
   b.Field("steps", c.steps, "optimiser steps");
   b.Field("prompts_per_batch", c.prompts_per_batch, "groups of a step");
@@ -89,6 +103,9 @@ void Bind(Binder& b, RlConfig& c) {
           "groups of equal rewards that a batch may replace by the next prompts");
   b.Field("eval_every", c.eval_every, "steps between two evaluations; 0 = first and last only");
   b.Field("max_in_flight", c.max_in_flight, "groups generated at once");
+  b.Field("solved", c.solved, "reward from which a rollout counts as solved");
+  b.Section("task_weights", c.task_weights, "which tasks the prompts are of");
+  b.Section("filter", c.filter, "groups that are not trained on");
   b.Field("max_tries", c.max_tries, "requests for a sample before its group is given up");
 }
 

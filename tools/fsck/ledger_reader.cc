@@ -2,16 +2,20 @@
 
 #include <sqlite3.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <functional>
+#include <iterator>
 #include <memory>
+#include <string_view>
 
 #include "absl/strings/str_format.h"
 
 namespace palimpsest::tools {
 namespace {
 
-constexpr char kFormat[] = "1";
+// What is read here stands in both.
+constexpr std::string_view kFormats[] = {"1", "2"};
 constexpr int kBusyMs = 10000;
 
 // One row of an answer, columns from 0.
@@ -76,9 +80,9 @@ absl::Status ReadMeta(const LedgerFile& file, LedgerRows& rows) {
   std::map<std::string, std::string> meta;
   RETURN_IF_ERROR(file.Each("SELECT key, value FROM meta",
                             [&](const Row& row) { meta[row.Text(0)] = row.Text(1); }));
-  if (meta["format"] != kFormat) {
+  if (std::find(std::begin(kFormats), std::end(kFormats), meta["format"]) == std::end(kFormats)) {
     return absl::FailedPreconditionError(
-        absl::StrFormat("ledger.format=%s, this command reads %s", meta["format"], kFormat));
+        absl::StrFormat("ledger.format=%s, this command reads 1 and 2", meta["format"]));
   }
   rows.run = meta["run"];
   return file.Each("PRAGMA quick_check", [&](const Row& row) {

@@ -8,6 +8,11 @@
 
 namespace palimpsest::env {
 
+absl::StatusOr<Turn> Environment::Step(const Episode&, std::string_view) const {
+  return absl::FailedPreconditionError(
+      absl::StrFormat("%s: it is single-turn: scored, not stepped", name()));
+}
+
 absl::Status CheckDraw(std::string_view task, Split split, int64_t index) {
   if (std::find(std::begin(kSplits), std::end(kSplits), split) == std::end(kSplits)) {
     return absl::InvalidArgumentError(

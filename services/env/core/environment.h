@@ -26,7 +26,16 @@ struct Episode {
   int32_t max_response_bytes = 0;  // enough for any full answer, the stop included
   // The answer needs text that a third of the full length can no longer hold verbatim.
   bool needs_memory = false;
+  std::string
+      state;  // of several turns: what happened, in the task's own words; empty at the start
   bool operator==(const Episode&) const = default;
+};
+
+// The environment's answer to a response in an episode of several turns.
+struct Turn {
+  std::string state;        // the response included
+  std::string observation;  // bytes shown to the policy next; empty when done
+  bool done = false;
 };
 
 // A verdict on a response. Reasons are printable ASCII, whatever bytes the response held.
@@ -48,15 +57,22 @@ class Environment {
   virtual ~Environment() = default;
   virtual std::string_view name() const = 0;
   virtual std::string_view description() const = 0;
+  // Responses that an episode takes at most; more than 1: it is stepped, then graded.
+  virtual int max_turns() const { return 1; }
 
   // kInvalidArgument: split is none of the three, or index < 0.
   virtual absl::StatusOr<Episode> Make(Split split, uint64_t seed, int64_t index) const = 0;
 
-  // `response` is any bytes, with or without its stop string.
+  // One turn of an episode of several. kFailedPrecondition: the task is single-turn;
+  // kInvalidArgument: the state is not ours, or the episode is over.
+  virtual absl::StatusOr<Turn> Step(const Episode& episode, std::string_view response) const;
+
+  // `response` is any bytes, with or without its stop string. Of several turns: the episode as its
+  // state tells it, over or not; the response is empty.
   virtual absl::StatusOr<Score> Grade(const Episode& episode, std::string_view response) const = 0;
 
-  // A response for SFT; right where `noise` is zero. kUnimplemented where a task cannot show one,
-  // kInvalidArgument for a noise it cannot make.
+  // A response for SFT, of several turns the next one; right where `noise` is zero. kUnimplemented
+  // where a task cannot show one, kInvalidArgument for a noise it cannot make.
   virtual absl::StatusOr<std::string> Demonstrate(const Episode& episode, Noise noise) const = 0;
 };
 

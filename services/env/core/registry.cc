@@ -11,6 +11,7 @@ absl::StatusOr<EnvironmentMap> BuiltInEnvironments(const EnvironmentOptions& opt
   EnvironmentMap environments;
   ASSIGN_OR_RETURN(environments["countdown"], MakeCountdown(options.countdown));
   ASSIGN_OR_RETURN(environments["registers"], MakeRegisters(options.registers));
+  ASSIGN_OR_RETURN(environments["tally"], MakeTally(options.tally));
   return environments;
 }
 

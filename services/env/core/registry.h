@@ -10,6 +10,7 @@
 #include "services/env/core/countdown.h"
 #include "services/env/core/environment.h"
 #include "services/env/core/registers.h"
+#include "services/env/core/tally.h"
 
 namespace palimpsest::env {
 
@@ -17,6 +18,7 @@ namespace palimpsest::env {
 struct EnvironmentOptions {
   RegistersOptions registers;
   CountdownOptions countdown;
+  TallyOptions tally;
   bool operator==(const EnvironmentOptions&) const = default;
 };
 

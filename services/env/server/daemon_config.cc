@@ -26,11 +26,18 @@ void Bind(Binder& b, CountdownOptions& c) {
   b.Field("max_response_bytes", c.max_response_bytes, "room for an answer, at least 64");
 }
 
+void Bind(Binder& b, TallyOptions& c) {
+  b.Field("instructions", c.instructions, "each a turn, [2, 64]; one more turn answers");
+  b.Field("registers", c.registers, "that are kept, [2, 9]");
+  b.Field("line_weight", c.line_weight, "share of the reward on right results, [0, 1]");
+}
+
 void Bind(Binder& b, EnvSection& c) {
   BindListen(b, c.serve);
   b.Field("rank", c.rank, "which of the run's environment daemons this is");
   b.Section("registers", c.tasks.registers, "the task registers");
   b.Section("countdown", c.tasks.countdown, "the task countdown");
+  b.Section("tally", c.tasks.tally, "the task tally");
   b.Field("workers", c.workers, "tasks in Python, each worker with processes of its own");
 }
 

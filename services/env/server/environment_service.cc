@@ -39,6 +39,11 @@ bool Demonstrates(const Environment& environment) {
   return episode.ok() && environment.Demonstrate(*episode, Noise{}).ok();
 }
 
+// As the contract counts: 0 is single-turn.
+int32_t TurnsOf(const Environment& environment) {
+  return environment.max_turns() > 1 ? environment.max_turns() : 0;
+}
+
 // What every worker may rely on; `task` is theirs.
 absl::Status CheckEpisode(const v1::Task& task, const v1::Episode& episode) {
   RETURN_IF_ERROR(SplitFromProto(episode.split(), "episode.split").status());
@@ -105,6 +110,8 @@ grpc::Status EnvironmentServer::ListTasks(grpc::ServerContext*, const v1::ListTa
     task.set_name(name);
     task.set_description(std::string(environment->description()));
     task.set_demonstrates(Demonstrates(*environment));
+    task.set_multi_turn(environment->max_turns() > 1);
+    task.set_max_turns(TurnsOf(*environment));
     const absl::StatusOr<Episode> sample = environment->Make(Split::kTrain, 0, 0);
     if (sample.ok()) task.set_max_response(sample->max_response_bytes);
   }
@@ -122,12 +129,15 @@ absl::Status EnvironmentServer::DoReset(const v1::ResetRequest& request, absl::T
   const v1::Episode named = NamedBy(request);
   if (const v1::Task* task = workers_.Find(request.task())) {
     RETURN_IF_ERROR(CheckEpisode(*task, named));
-    return workers_.Reset(request, deadline, response);
+    RETURN_IF_ERROR(workers_.Reset(request, deadline, response));
+    response.set_max_turns(task->multi_turn() ? task->max_turns() : 0);
+    return absl::OkStatus();
   }
   ASSIGN_OR_RETURN(const Problem problem, Find(named));
   *response.mutable_episode() = named;
   response.set_text(problem.episode.prompt);
   response.set_max_response(problem.episode.max_response_bytes);
+  response.set_max_turns(TurnsOf(*problem.environment));
   for (const std::string& stop : problem.episode.stops) response.add_stops(stop);
   if (problem.episode.needs_memory) response.add_tags("needs_memory");
   return absl::OkStatus();
@@ -147,8 +157,17 @@ absl::Status EnvironmentServer::DoStep(const v1::StepRequest& request, absl::Tim
     if (!task->multi_turn()) return SingleTurn(episode.task());
     return workers_.Step(request, deadline, response);
   }
-  RETURN_IF_ERROR(Find(episode).status());
-  return SingleTurn(episode.task());
+  ASSIGN_OR_RETURN(const Problem problem, Find(episode));
+  if (problem.environment->max_turns() == 1) return SingleTurn(episode.task());
+  ASSIGN_OR_RETURN(Turn turn, problem.environment->Step(problem.episode, request.response_text()));
+  *response.mutable_episode() = episode;
+  response.mutable_episode()->set_state(std::move(turn.state));
+  response.set_done(turn.done);
+  if (turn.done) return absl::OkStatus();
+  v1::ChatMessage& message = *response.add_messages();
+  message.set_role("user");
+  message.set_content(std::move(turn.observation));
+  return absl::OkStatus();
 }
 
 grpc::Status EnvironmentServer::Score(grpc::ServerContext* context,
@@ -225,12 +244,13 @@ absl::StatusOr<EnvironmentServer::Problem> EnvironmentServer::Find(const v1::Epi
   }
   const Environment* const environment = *found;
   ASSIGN_OR_RETURN(const Split split, SplitFromProto(proto.split(), "episode.split"));
-  if (!proto.state().empty()) {
+  if (!proto.state().empty() && environment->max_turns() == 1) {
     return absl::InvalidArgumentError(
         absl::StrFormat("episode.state has %d bytes; the task \"%s\" keeps no state",
                         proto.state().size(), proto.task()));
   }
   ASSIGN_OR_RETURN(Episode episode, environment->Make(split, proto.seed(), proto.index()));
+  episode.state = proto.state();
   return Problem{environment, std::move(episode)};
 }
 

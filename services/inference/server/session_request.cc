@@ -23,6 +23,9 @@ absl::StatusOr<SessionSpec> ParseCreateSession(const v1::CreateSessionRequest& p
                                                const Engine& engine) {
   RETURN_IF_ERROR(CheckRequestId(proto.request_id()));
   RETURN_IF_ERROR(CheckClient(proto.client()));
+  RETURN_IF_ERROR(CheckMinVersion(
+      proto.has_min_policy_version() ? std::optional(proto.min_policy_version()) : std::nullopt,
+      engine.version()));
   SessionSpec spec{.request_id = proto.request_id(),
                    .client = proto.client(),
                    .seed = proto.seed(),

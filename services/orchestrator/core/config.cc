@@ -55,6 +55,23 @@ absl::Status CheckSft(const RunPlan& plan, const SftConfig& stage, const std::st
   return Positive(field + ".gate.prompts", stage.gate->prompts);
 }
 
+absl::Status CheckCurriculum(const RlConfig& rl) {
+  const TaskWeights& weights = rl.task_weights;
+  RETURN_IF_ERROR(Positive("rl.task_weights.window", weights.window));
+  RETURN_IF_ERROR(NotNegative("rl.task_weights.hard", weights.hard));
+  if (!(weights.easy > weights.hard && weights.easy <= 1)) {
+    return Wrong("rl.task_weights.easy", weights.easy, "must lie in (hard, 1]");
+  }
+  if (!(weights.pool_share >= 0 && weights.pool_share < 1)) {
+    return Wrong("rl.task_weights.pool_share", weights.pool_share, "must lie in [0, 1)");
+  }
+  if (rl.max_redraws > 0 && (rl.filter.all_solved || rl.filter.none_solved)) {
+    return Wrong("rl.max_redraws", rl.max_redraws,
+                 "must be 0 beside rl.filter, which leaves such groups out already");
+  }
+  return Positive("rl.filter.max_in_a_row", rl.filter.max_in_a_row);
+}
+
 absl::Status CheckRl(const RunPlan& plan) {
   const RlConfig& rl = plan.rl;
   RETURN_IF_ERROR(NotNegative("rl.steps", static_cast<double>(rl.steps)));
@@ -73,6 +90,7 @@ absl::Status CheckRl(const RunPlan& plan) {
   RETURN_IF_ERROR(NotNegative("rl.eval_every", static_cast<double>(rl.eval_every)));
   RETURN_IF_ERROR(Positive("rl.max_in_flight", rl.max_in_flight));
   RETURN_IF_ERROR(Positive("rl.max_tries", rl.max_tries));
+  RETURN_IF_ERROR(CheckCurriculum(rl));
   return KnownContext(plan, "rl.context", rl.context);
 }
 

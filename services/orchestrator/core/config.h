@@ -10,6 +10,7 @@
 #include "common/base/status.h"
 #include "common/context/policy.h"
 #include "common/rl/advantages.h"
+#include "services/orchestrator/core/curriculum.h"
 
 // What the orchestrator is told about a run. Values with defaults; the names in YAML stand in
 // services/orchestrator/daemon_config.cc.
@@ -65,6 +66,9 @@ struct RlConfig {
   int32_t max_redraws = 0;
   int64_t eval_every = 0;      // steps between two held-out measurements; 0 = only first and last
   int32_t max_in_flight = 16;  // groups generated at once, > 0
+  double solved = 1;           // reward from which a rollout counts as solved, for the two below
+  TaskWeights task_weights;    // which tasks the prompts are of
+  GroupFilter filter;          // groups that are left out; not together with max_redraws
   int32_t max_tries = 5;       // requests for one sample, and judgements of one response, > 0
   bool operator==(const RlConfig&) const = default;
 };

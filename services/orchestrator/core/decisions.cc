@@ -18,12 +18,17 @@ double LearningRateAt(const LearningRate& rate, int32_t warmup, int64_t step, in
   return plain * static_cast<double>(step + 1) / warmup;
 }
 
-Episode EpisodeOf(const RunPlan& plan, Split split, uint64_t run_seed, int64_t index) {
-  const auto tasks = static_cast<int64_t>(plan.tasks.size());
-  return {.task = plan.tasks[static_cast<size_t>(index % tasks)],
+Episode PromptOf(const std::string& task, Split split, uint64_t run_seed, int64_t index) {
+  return {.task = task,
           .split = split,
           .seed = MixSeed({run_seed, Meaning("episode")}),
-          .index = index / tasks};
+          .index = index,
+          .state = {}};
+}
+
+Episode EpisodeOf(const RunPlan& plan, Split split, uint64_t run_seed, int64_t index) {
+  const auto tasks = static_cast<int64_t>(plan.tasks.size());
+  return PromptOf(plan.tasks[static_cast<size_t>(index % tasks)], split, run_seed, index / tasks);
 }
 
 uint64_t GroupSeed(uint64_t run_seed, int64_t group) {
@@ -32,6 +37,10 @@ uint64_t GroupSeed(uint64_t run_seed, int64_t group) {
 
 uint64_t HeldoutSeed(uint64_t run_seed, int64_t index) {
   return MixSeed({run_seed, Meaning("heldout"), static_cast<uint64_t>(index)});
+}
+
+uint64_t SessionSeed(uint64_t group_seed, int32_t sample) {
+  return MixSeed({group_seed, Meaning("session"), static_cast<uint64_t>(sample)});
 }
 
 SftAction NextSftAction(const SftSnapshot& now, const SftConfig& stage) {

@@ -14,12 +14,16 @@ namespace palimpsest::orchestrator {
 // (step + 1) / warmup during the warm-up.
 double LearningRateAt(const LearningRate& rate, int32_t warmup, int64_t step, int64_t steps);
 
+// Prompt `index` of a task's split.
+Episode PromptOf(const std::string& task, Split split, uint64_t run_seed, int64_t index);
 // Prompt `index` of a split; tasks take turns, so that the prompts of each are used once too.
 Episode EpisodeOf(const RunPlan& plan, Split split, uint64_t run_seed, int64_t index);
 
 // The seed of draws, by what they are for. A held-out prompt has the same in every evaluation.
 uint64_t GroupSeed(uint64_t run_seed, int64_t group);
 uint64_t HeldoutSeed(uint64_t run_seed, int64_t index);
+// Of the session that plays one sample of an episode: there the sample enters by the seed.
+uint64_t SessionSeed(uint64_t group_seed, int32_t sample);
 
 // ---- a supervised stage ----
 

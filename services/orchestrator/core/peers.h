@@ -34,11 +34,20 @@ struct Episode {
   bool operator==(const Episode&) const = default;
 };
 
+// Of a conversation: role is system, user, assistant or tool.
+struct Message {
+  std::string role;
+  std::string content;
+  bool operator==(const Message&) const = default;
+};
+
 struct Prompt {
   Episode episode;
-  std::string text;
+  std::string text;               // this, or
+  std::vector<Message> messages;  // a conversation, which the model's chat template frames
   std::vector<std::string> tags;
-  int32_t max_response = 0;  // tokens; 0 = our choice
+  int32_t max_response = 0;  // tokens of one response; 0 = our choice
+  int32_t max_turns = 0;     // responses that the episode takes at most; 0 = it is not stepped
 };
 inline constexpr char kNeedsMemory[] = "needs_memory";  // the tag that reports split by
 
@@ -49,11 +58,21 @@ struct Verdict {
   std::map<std::string, double> parts;
 };
 
+// The environment's answer to a response in an episode of several turns.
+struct EnvTurn {
+  Episode episode;                // with what happened
+  std::vector<Message> messages;  // none when done
+  bool done = false;
+};
+
 class EnvClient {
  public:
   virtual ~EnvClient() = default;
   virtual absl::StatusOr<Prompt> Reset(const Episode& episode) = 0;
+  virtual absl::StatusOr<EnvTurn> Step(const Episode& episode, const std::string& response) = 0;
+  // Of several turns: the episode as it stands, with an empty response.
   virtual absl::StatusOr<Verdict> Score(const Episode& episode, const std::string& response) = 0;
+  // Of several turns: the expert's next response.
   virtual absl::StatusOr<std::string> Demonstrate(const Episode& episode, double answer_noise) = 0;
 };
 
@@ -91,9 +110,31 @@ struct Sample {
   std::string text;  // of the sampled tokens, cut at a stop string
 };
 
+// A conversation whose KV stays with one replica between its steps.
+struct SessionCall {
+  std::string request_id;
+  std::vector<int32_t> prompt;
+  context::ContextPolicy context;
+  uint64_t seed = 0;  // of all its draws
+  std::optional<PolicyVersion> min_version;
+  size_t replica = 0;  // the first that is asked, modulo the number of replicas
+};
+struct SessionRef {
+  std::string id;
+  size_t replica = 0;
+};
+struct SessionStep {
+  std::string request_id;
+  SessionRef session;
+  int32_t expected_tokens = 0;   // of the session before the step
+  std::vector<int32_t> new_ids;  // what is injected at its end
+  rl::SamplingParams sampling;   // but for the seed
+};
+
 struct ModelFacts {
   int32_t layers = 0;
   int32_t kv_heads = 0;
+  int32_t max_position = 0;  // positions are [0, max_position)
   std::vector<int32_t> stop_ids;
   PolicyVersion version;  // live at the replica that answered
 };
@@ -104,10 +145,16 @@ class InferenceClient {
   virtual absl::StatusOr<ModelFacts> Describe() = 0;
   // One Sample for each of [first_sample, first_sample + n), in this order.
   virtual absl::StatusOr<std::vector<Sample>> Generate(const GenerateCall& call) = 0;
+  virtual absl::StatusOr<SessionRef> CreateSession(const SessionCall& call) = 0;
+  // The rollout is the whole sequence, the text that of this step alone. kNotFound: the replica has
+  // lost the session.
+  virtual absl::StatusOr<Sample> StepSession(const SessionStep& step) = 0;
+  // As far as it can be reached; what is left is deleted when it has been idle for long enough.
+  virtual void DeleteSession(const SessionRef& session) = 0;
   // On every replica; OK when at least one and all that answer serve this version or a newer one.
   // One that is away finds it in the store by itself, and no request takes older weights.
   virtual absl::Status UpdateWeights(const Weights& weights) = 0;
-  // Ends what runs there for this orchestrator.
+  // Ends what runs there for this orchestrator, its sessions too.
   virtual absl::Status AbortAll(const std::string& reason) = 0;
 };
 
@@ -118,6 +165,7 @@ struct SftItem {
   std::vector<int32_t> ids;     // [T]
   std::vector<bool> loss_mask;  // [T], the first is false
   int32_t prompt_tokens = 0;
+  std::vector<int32_t> turn_begins = {};  // of several turns: where steps began, rising from P on
   bool operator==(const SftItem&) const = default;
 };
 

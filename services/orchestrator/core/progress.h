@@ -98,6 +98,7 @@ struct RolloutRow {
   std::string batch_id;
   int32_t prompt_tokens = 0;
   int32_t total_tokens = 0;
+  int32_t turns = 1;  // responses
   int32_t events = 0;
   int64_t min_version = 0;
   int64_t max_version = 0;

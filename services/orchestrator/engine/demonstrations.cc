@@ -1,11 +1,96 @@
 #include "services/orchestrator/engine/demonstrations.h"
 
+#include <algorithm>
+#include <utility>
+
 #include "absl/strings/str_format.h"
 #include "common/base/random.h"
 #include "services/orchestrator/core/decisions.h"
+#include "services/orchestrator/core/episode.h"
+#include "services/orchestrator/engine/framing.h"
 
 namespace palimpsest::orchestrator {
 namespace {
+
+void Append(const std::vector<int32_t>& ids, bool learnt, SftItem& item) {
+  item.ids.insert(item.ids.end(), ids.begin(), ids.end());
+  item.loss_mask.resize(item.ids.size(), learnt);
+}
+
+// As inference tells a response: without what follows its stop string.
+std::string CutAtStop(const std::string& response, const std::vector<std::string>& stops) {
+  size_t end = response.size();
+  for (const std::string& stop : stops) end = std::min(end, response.find(stop));
+  return response.substr(0, end);
+}
+
+// One demonstration, turn by turn; what the environment says is not learnt.
+class Demonstration {
+ public:
+  Demonstration(const Workplace& place, const SftConfig& stage, const Prompt& prompt,
+                const Framing& framing, SftItem& item)
+      : place_(place),
+        stage_(stage),
+        prompt_(prompt),
+        framing_(framing),
+        item_(item),
+        episode_(prompt.episode),
+        bounds_{.max_turns = std::max(1, prompt.max_turns),
+                .max_response = place.model.max_position,
+                .max_position = place.model.max_position} {}
+
+  absl::Status Write() {
+    ASSIGN_OR_RETURN(std::vector<int32_t> said, framing_.PromptIds());
+    item_.prompt_tokens = static_cast<int32_t>(said.size());
+    for (EpisodeView view; !view.done;) {
+      view.tokens = static_cast<int32_t>(item_.ids.size() + said.size());
+      if (!NextResponse(view, bounds_)) break;
+      const absl::StatusOr<std::string> response = place_.patience.Persist("env.demonstrate", [&] {
+        return place_.peers.env.Demonstrate(episode_, stage_.answer_noise);
+      });
+      // An expert that knows no further has shown as much as it can.
+      if (absl::IsUnimplemented(response.status()) && view.responses > 0) break;
+      RETURN_IF_ERROR(response.status());
+      ASSIGN_OR_RETURN(const std::vector<int32_t> ids, framing_.ResponseIds(*response));
+      const auto tokens = view.tokens + static_cast<int32_t>(ids.size());
+      if (tokens > bounds_.max_position && view.responses > 0) break;
+      if (prompt_.max_turns > 0) {
+        item_.turn_begins.push_back(view.responses > 0 ? static_cast<int32_t>(item_.ids.size())
+                                                       : item_.prompt_tokens);
+      }
+      Append(said, false, item_);
+      Append(ids, true, item_);
+      ++view.responses;
+      ASSIGN_OR_RETURN(view.done, Observe(*response, said));
+    }
+    if (!item_.ids.empty()) return absl::OkStatus();
+    return absl::InvalidArgumentError(
+        absl::StrFormat("env.prompt has %d tokens, the model's max_position is %d",
+                        item_.prompt_tokens, bounds_.max_position));
+  }
+
+ private:
+  // The environment's turn; true when there is none any more.
+  absl::StatusOr<bool> Observe(const std::string& response, std::vector<int32_t>& said) {
+    if (prompt_.max_turns == 0) return true;
+    const std::string text = CutAtStop(response, place_.plan.stop_strings);
+    ASSIGN_OR_RETURN(EnvTurn turn, place_.patience.Persist("env.step", [&] {
+      return place_.peers.env.Step(episode_, text);
+    }));
+    episode_ = std::move(turn.episode);
+    if (turn.done) return true;
+    ASSIGN_OR_RETURN(said, framing_.ObservationIds(turn.messages, item_.ids.back()));
+    return false;
+  }
+
+  const Workplace& place_;
+  const SftConfig& stage_;
+  const Prompt& prompt_;
+  const Framing& framing_;
+  SftItem& item_;
+  Episode episode_;
+  const EpisodeBounds bounds_;
+};
 
 absl::StatusOr<SftItem> MakeItem(const Workplace& place, const SftConfig& stage, int64_t index) {
   const uint64_t seed = MixSeed({place.run.seed, Meaning("sft"), Meaning(stage.name)});
@@ -13,20 +98,9 @@ absl::StatusOr<SftItem> MakeItem(const Workplace& place, const SftConfig& stage,
   ASSIGN_OR_RETURN(const Prompt prompt, place.patience.Persist("env.reset", [&] {
     return place.peers.env.Reset(episode);
   }));
-  ASSIGN_OR_RETURN(const std::string response, place.patience.Persist("env.demonstrate", [&] {
-    return place.peers.env.Demonstrate(prompt.episode, stage.answer_noise);
-  }));
+  ASSIGN_OR_RETURN(const Framing framing, Framing::Of(place, prompt));
   SftItem item{.id = absl::StrFormat("%s.%d", stage.name, index)};
-  ASSIGN_OR_RETURN(item.ids, place.tokenizer->Encode(prompt.text));
-  if (item.ids.empty()) return absl::InvalidArgumentError("env.prompt: it has no tokens");
-  item.prompt_tokens = static_cast<int32_t>(item.ids.size());
-  ASSIGN_OR_RETURN(const std::vector<int32_t> answer, place.tokenizer->Encode(response));
-  item.ids.insert(item.ids.end(), answer.begin(), answer.end());
-  if (place.plan.stop_strings.empty() && !place.model.stop_ids.empty()) {
-    item.ids.push_back(place.model.stop_ids.front());
-  }
-  item.loss_mask.assign(item.ids.size(), true);
-  for (int32_t i = 0; i < item.prompt_tokens; ++i) item.loss_mask[static_cast<size_t>(i)] = false;
+  RETURN_IF_ERROR(Demonstration(place, stage, prompt, framing, item).Write());
   return item;
 }
 

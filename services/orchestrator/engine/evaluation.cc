@@ -32,6 +32,7 @@ absl::Status MeasureOne(const Workplace& place, const Measurement& what,
   RolloutRow& row = made.rollouts.front();
   EvaluationRow result{what.name, what.greedy, index, row.reward.value_or(0), made.needs_memory};
   result.total_tokens = row.total_tokens;
+  result.turns = row.turns;
   result.events = row.events;
   result.reason = std::move(row.reason);
   result.text = std::move(row.text);

@@ -18,22 +18,23 @@ CREATE TABLE IF NOT EXISTS steps(
   step INTEGER PRIMARY KEY, stage TEXT, loss REAL, reward REAL, sampled_tokens INTEGER,
   mean_total_tokens REAL, events REAL, staleness_max INTEGER, mismatch_kl REAL,
   mismatch_max_abs REAL, loss_tokens INTEGER, rejected INTEGER, generate_seconds REAL,
-  train_seconds REAL);
+  train_seconds REAL, turns REAL);
 CREATE TABLE IF NOT EXISTS prompt_groups(
-  id INTEGER PRIMARY KEY, state INTEGER NOT NULL, tries INTEGER NOT NULL, step INTEGER, note TEXT);
+  id INTEGER PRIMARY KEY, state INTEGER NOT NULL, tries INTEGER NOT NULL, step INTEGER, note TEXT,
+  task TEXT NOT NULL, idx INTEGER NOT NULL, UNIQUE(task, idx));
 CREATE TABLE IF NOT EXISTS rollouts(
   place INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, grp INTEGER NOT NULL,
   sample INTEGER NOT NULL, task TEXT, split INTEGER, seed INTEGER, idx INTEGER, state BLOB,
   outcome INTEGER NOT NULL, reward REAL, advantage REAL, reason TEXT, text TEXT, bytes BLOB,
   prompt_tokens INTEGER, total_tokens INTEGER, events INTEGER, min_version INTEGER,
-  max_version INTEGER, accepted_ms INTEGER, UNIQUE(grp, sample));
+  max_version INTEGER, accepted_ms INTEGER, turns INTEGER, UNIQUE(grp, sample));
 CREATE TABLE IF NOT EXISTS versions(
   version INTEGER PRIMARY KEY, parent INTEGER, step INTEGER NOT NULL, run TEXT, attempt INTEGER,
   digest TEXT, abandoned INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS evaluations(
   name TEXT NOT NULL, greedy INTEGER NOT NULL, idx INTEGER NOT NULL, reward REAL NOT NULL,
   needs_memory INTEGER NOT NULL, total_tokens INTEGER, events INTEGER, reason TEXT, text TEXT,
-  bytes BLOB, PRIMARY KEY(name, greedy, idx));
+  bytes BLOB, turns INTEGER, PRIMARY KEY(name, greedy, idx));
 CREATE TABLE IF NOT EXISTS counts(what TEXT PRIMARY KEY, n INTEGER NOT NULL);
 )";
 
@@ -55,7 +56,7 @@ absl::StatusOr<std::unique_ptr<Ledger>> Ledger::Open(const std::string& path,
                                                      const std::string& run, uint64_t seed) {
   ASSIGN_OR_RETURN(std::unique_ptr<Database> db, Database::Open(path));
   RETURN_IF_ERROR(db->Execute(kSchema));
-  RETURN_IF_ERROR(CheckMeta(*db, "format", "1"));
+  RETURN_IF_ERROR(CheckMeta(*db, "format", "2"));
   RETURN_IF_ERROR(CheckMeta(*db, "run", run));
   RETURN_IF_ERROR(CheckMeta(*db, "seed", std::to_string(seed)));
   return std::unique_ptr<Ledger>(new Ledger(std::move(db)));
@@ -120,22 +121,24 @@ absl::Status Ledger::MarkTrained(const StepRow& r) {
   absl::MutexLock lock(&mu_);
   ASSIGN_OR_RETURN(Transaction transaction, Transaction::Begin(*db_));
   RETURN_IF_ERROR(db_->Change("UPDATE batches SET trained = 1 WHERE step = ?", r.step));
-  RETURN_IF_ERROR(
-      db_->Change("INSERT OR REPLACE INTO steps VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                  r.step, r.stage, r.loss, r.reward, r.sampled_tokens, r.mean_total_tokens,
-                  r.events, r.staleness_max, r.mismatch_kl, r.mismatch_max_abs, r.loss_tokens,
-                  r.rejected, r.generate_seconds, r.train_seconds));
+  RETURN_IF_ERROR(db_->Change(
+      "INSERT OR REPLACE INTO steps VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", r.step,
+      r.stage, r.loss, r.reward, r.sampled_tokens, r.mean_total_tokens, r.events, r.staleness_max,
+      r.mismatch_kl, r.mismatch_max_abs, r.loss_tokens, r.rejected, r.generate_seconds,
+      r.train_seconds, r.turns));
   return transaction.Commit();
 }
 
-absl::StatusOr<GroupRow> Ledger::OpenGroup() {
+absl::StatusOr<GroupRow> Ledger::OpenGroup(const std::string& task) {
   absl::MutexLock lock(&mu_);
   ASSIGN_OR_RETURN(Statement next,
-                   db_->Query("SELECT COALESCE(MAX(id) + 1, 0) FROM prompt_groups"));
+                   db_->Query("SELECT (SELECT COALESCE(MAX(id) + 1, 0) FROM prompt_groups), "
+                              "COALESCE(MAX(idx) + 1, 0) FROM prompt_groups WHERE task = ?",
+                              task));
   RETURN_IF_ERROR(next.Next().status());
-  GroupRow group{.id = next.Int(0)};
-  RETURN_IF_ERROR(db_->Change("INSERT INTO prompt_groups VALUES(?, ?, 0, NULL, NULL)", group.id,
-                              ToInt(GroupState::kOpen)));
+  GroupRow group{.id = next.Int(0), .task = task, .index = next.Int(1)};
+  RETURN_IF_ERROR(db_->Change("INSERT INTO prompt_groups VALUES(?, ?, 0, NULL, NULL, ?, ?)",
+                              group.id, ToInt(GroupState::kOpen), group.task, group.index));
   return group;
 }
 
@@ -151,11 +154,11 @@ absl::Status Ledger::Accept(int64_t group, const std::vector<RolloutRow>& rollou
   for (const RolloutRow& r : rollouts) {
     RETURN_IF_ERROR(db_->Change(
         "INSERT INTO rollouts VALUES(NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, ?, ?, ?, ?, ?, ?, "
-        "?, ?, ?)",
+        "?, ?, ?, ?)",
         r.id, group, r.sample, r.episode.task, static_cast<int64_t>(r.episode.split),
         static_cast<int64_t>(r.episode.seed), r.episode.index, Blob{r.episode.state},
         static_cast<int64_t>(r.outcome), r.reward, r.reason, r.text, Blob{r.bytes}, r.prompt_tokens,
-        r.total_tokens, r.events, r.min_version, r.max_version, absl::ToUnixMillis(now)));
+        r.total_tokens, r.events, r.min_version, r.max_version, absl::ToUnixMillis(now), r.turns));
   }
   if (whole) {
     RETURN_IF_ERROR(db_->Change("UPDATE prompt_groups SET state = ? WHERE id = ?",
@@ -204,9 +207,9 @@ absl::Status Ledger::AbandonVersions(int64_t after_step) {
 
 absl::Status Ledger::SaveEvaluation(const EvaluationRow& r) {
   absl::MutexLock lock(&mu_);
-  return db_->Change("INSERT OR REPLACE INTO evaluations VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+  return db_->Change("INSERT OR REPLACE INTO evaluations VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                      r.name, r.greedy, r.index, r.reward, r.needs_memory, r.total_tokens, r.events,
-                     r.reason, r.text, Blob{r.bytes});
+                     r.reason, r.text, Blob{r.bytes}, r.turns);
 }
 
 absl::Status Ledger::CountLocked(const std::string& what, int64_t n) {

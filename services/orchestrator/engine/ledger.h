@@ -10,6 +10,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "services/orchestrator/core/curriculum.h"
 #include "services/orchestrator/core/peers.h"
 #include "services/orchestrator/core/progress.h"
 #include "services/orchestrator/engine/sqlite.h"
@@ -34,7 +35,9 @@ struct BatchRow {
 
 enum class GroupState : uint8_t { kOpen = 1, kReady = 2, kBatched = 3, kDropped = 4 };
 struct GroupRow {
-  int64_t id = 0;  // from 0, and the index of its prompt in the train split
+  int64_t id = 0;     // from 0
+  std::string task;   // its prompt:
+  int64_t index = 0;  // this one of the task's train split
   GroupState state = GroupState::kOpen;
   int32_t tries = 0;             // requests made for it
   std::vector<int32_t> samples;  // accepted, ascending
@@ -48,6 +51,7 @@ struct StepRow {
   std::optional<double> reward;  // the following are of RL steps
   int64_t sampled_tokens = 0;
   double mean_total_tokens = 0;
+  double turns = 1;   // responses per rollout
   double events = 0;  // per rollout
   int64_t staleness_max = 0;
   std::optional<double> mismatch_kl;
@@ -66,6 +70,7 @@ struct EvaluationRow {
   double reward = 0;
   bool needs_memory = false;
   int32_t total_tokens = 0;
+  int32_t turns = 1;
   int32_t events = 0;
   std::string reason;
   std::string text;
@@ -99,8 +104,9 @@ class Ledger {
   absl::StatusOr<BatchRow> Batch(int64_t step) const;
   absl::StatusOr<std::vector<StepRow>> Steps() const;  // trained ones, ascending
 
-  // Groups. Numbers rise by one: no prompt is skipped or used twice.
-  absl::StatusOr<GroupRow> OpenGroup();
+  // Groups. Numbers rise by one, and so do the prompts of each task: none is skipped or used twice.
+  absl::StatusOr<int64_t> NextGroup() const;
+  absl::StatusOr<GroupRow> OpenGroup(const std::string& task);  // of the task's next prompt
   absl::StatusOr<std::vector<GroupRow>> Groups(GroupState state) const;  // ascending
   absl::Status CountTry(int64_t group);
   // Rollouts are accepted, and the group is ready if `whole`.
@@ -112,6 +118,8 @@ class Ledger {
   // Accepted rollouts of a group, by sample, with their bytes.
   absl::StatusOr<std::vector<RolloutRow>> Rollouts(int64_t group) const;
   absl::StatusOr<std::vector<RolloutRow>> Members(int64_t step) const;
+  // By task, over the latest `groups`; solved is a rollout of at least this reward.
+  absl::StatusOr<std::map<std::string, TaskRecord>> Solved(int32_t groups, double reward) const;
   // Takes rollouts out of groups that are not in a batch: their bytes go, the groups open again,
   // and `why` is counted.
   absl::Status DropRollouts(const std::vector<std::string>& ids, const std::string& why);

@@ -9,11 +9,11 @@ namespace {
 constexpr char kRolloutColumns[] =
     "r.id, r.grp, r.sample, r.task, r.split, r.seed, r.idx, r.state, r.outcome, r.reward, "
     "r.advantage, r.reason, r.text, g.step, b.id, r.prompt_tokens, r.total_tokens, r.events, "
-    "r.min_version, r.max_version, r.accepted_ms, r.place";
+    "r.min_version, r.max_version, r.accepted_ms, r.turns, r.place";
 constexpr char kRolloutTables[] =
     " FROM rollouts r JOIN prompt_groups g ON g.id = r.grp LEFT JOIN batches b ON b.step = g.step ";
-constexpr int kPlaceColumn = 21;
-constexpr int kBytesColumn = 22;
+constexpr int kPlaceColumn = 22;
+constexpr int kBytesColumn = 23;
 
 RolloutRow ReadRollout(const Statement& s) {
   RolloutRow r;
@@ -35,6 +35,7 @@ RolloutRow ReadRollout(const Statement& s) {
   r.min_version = s.Int(18);
   r.max_version = s.Int(19);
   r.accepted_unix_ms = s.Int(20);
+  r.turns = static_cast<int32_t>(s.Int(21));
   return r;
 }
 
@@ -112,7 +113,30 @@ absl::StatusOr<std::vector<StepRow>> Ledger::Steps() const {
     r.rejected = s.Int(11);
     r.generate_seconds = s.Real(12);
     r.train_seconds = s.Real(13);
+    r.turns = s.Real(14);
     steps.push_back(std::move(r));
+  }
+}
+
+absl::StatusOr<int64_t> Ledger::NextGroup() const {
+  absl::MutexLock lock(&mu_);
+  ASSIGN_OR_RETURN(Statement row, db_->Query("SELECT COALESCE(MAX(id) + 1, 0) FROM prompt_groups"));
+  RETURN_IF_ERROR(row.Next().status());
+  return row.Int(0);
+}
+
+absl::StatusOr<std::map<std::string, TaskRecord>> Ledger::Solved(int32_t groups,
+                                                                 double reward) const {
+  absl::MutexLock lock(&mu_);
+  ASSIGN_OR_RETURN(Statement s,
+                   db_->Query("SELECT task, COUNT(*), SUM(reward >= ?1) FROM rollouts WHERE grp > "
+                              "(SELECT MAX(id) FROM prompt_groups) - ?2 GROUP BY task",
+                              reward, groups));
+  std::map<std::string, TaskRecord> records;
+  for (;;) {
+    ASSIGN_OR_RETURN(const bool more, s.Next());
+    if (!more) return records;
+    records[s.Text(0)] = {.rollouts = s.Int(1), .solved = s.Int(2)};
   }
 }
 
@@ -120,7 +144,7 @@ absl::StatusOr<std::vector<GroupRow>> Ledger::Groups(GroupState state) const {
   absl::MutexLock lock(&mu_);
   ASSIGN_OR_RETURN(
       Statement s,
-      db_->Query("SELECT g.id, g.tries, r.sample FROM prompt_groups g LEFT JOIN "
+      db_->Query("SELECT g.id, g.tries, g.task, g.idx, r.sample FROM prompt_groups g LEFT JOIN "
                  "rollouts r ON r.grp = g.id WHERE g.state = ? ORDER BY g.id, r.sample",
                  static_cast<int64_t>(state)));
   std::vector<GroupRow> groups;
@@ -128,9 +152,13 @@ absl::StatusOr<std::vector<GroupRow>> Ledger::Groups(GroupState state) const {
     ASSIGN_OR_RETURN(const bool more, s.Next());
     if (!more) return groups;
     if (groups.empty() || groups.back().id != s.Int(0)) {
-      groups.push_back({.id = s.Int(0), .state = state, .tries = static_cast<int32_t>(s.Int(1))});
+      groups.push_back({.id = s.Int(0),
+                        .task = s.Text(2),
+                        .index = s.Int(3),
+                        .state = state,
+                        .tries = static_cast<int32_t>(s.Int(1))});
     }
-    if (!s.IsNull(2)) groups.back().samples.push_back(static_cast<int32_t>(s.Int(2)));
+    if (!s.IsNull(4)) groups.back().samples.push_back(static_cast<int32_t>(s.Int(4)));
   }
 }
 
@@ -187,9 +215,10 @@ absl::StatusOr<std::vector<EvaluationRow>> Ledger::Evaluations(const std::string
   absl::MutexLock lock(&mu_);
   ASSIGN_OR_RETURN(
       Statement s,
-      db_->Query("SELECT idx, reward, needs_memory, total_tokens, events, reason, text, bytes FROM "
-                 "evaluations WHERE name = ? AND greedy = ? ORDER BY idx",
-                 name, greedy));
+      db_->Query(
+          "SELECT idx, reward, needs_memory, total_tokens, events, reason, text, turns, bytes "
+          "FROM evaluations WHERE name = ? AND greedy = ? ORDER BY idx",
+          name, greedy));
   std::vector<EvaluationRow> result;
   for (;;) {
     ASSIGN_OR_RETURN(const bool more, s.Next());
@@ -199,7 +228,8 @@ absl::StatusOr<std::vector<EvaluationRow>> Ledger::Evaluations(const std::string
     r.events = static_cast<int32_t>(s.Int(4));
     r.reason = s.Text(5);
     r.text = s.Text(6);
-    if (bytes) r.bytes = s.Text(7);
+    r.turns = static_cast<int32_t>(s.Int(7));
+    if (bytes) r.bytes = s.Text(8);
     result.push_back(std::move(r));
   }
 }

@@ -43,7 +43,7 @@ absl::StatusOr<HeldoutNumbers> ReadHeldout(const Ledger& ledger, const std::stri
 // What the trained RL steps were like, all together.
 struct RlSums {
   double tokens = 0, seconds = 0, rollouts_total_tokens = 0, events = 0, kl = 0, loss_tokens = 0;
-  double max_abs = 0, steps = 0;
+  double turns = 0, max_abs = 0, steps = 0;
   int64_t staleness = 0, rejected = 0;
 };
 RlSums Sum(const std::vector<StepRow>& steps) {
@@ -54,6 +54,7 @@ RlSums Sum(const std::vector<StepRow>& steps) {
     sums.tokens += static_cast<double>(row.sampled_tokens);
     sums.seconds += row.generate_seconds;
     sums.rollouts_total_tokens += row.mean_total_tokens;
+    sums.turns += row.turns;
     sums.events += row.events;
     sums.staleness = std::max(sums.staleness, row.staleness_max);
     sums.rejected += row.rejected;
@@ -148,6 +149,7 @@ std::string ReportJson(const ReportFacts& facts) {
                  {"wall_s", facts.wall_s},
                  {"attempts", facts.attempts},
                  {"tokens_per_s", Ratio(sums.tokens, sums.seconds)},
+                 {"turns_per_rollout", Ratio(sums.turns, sums.steps)},
                  {"events_per_rollout", Ratio(sums.events, sums.steps)},
                  {"kv_budget", facts.kv_budget},
                  {"mean_total_tokens", Ratio(sums.rollouts_total_tokens, sums.steps)},

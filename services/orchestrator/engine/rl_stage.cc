@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
+#include "common/base/random.h"
 #include "common/rl/advantages.h"
 #include "common/telemetry/log.h"
 #include "services/orchestrator/engine/evaluation.h"
@@ -97,20 +98,40 @@ absl::Status RlStage::Act(RlAction action) {
   return absl::OkStatus();
 }
 
+// Of the next group. By pass rate it is drawn; the ledger keeps what came of it.
+absl::StatusOr<std::string> RlStage::NextTask() const {
+  const std::vector<std::string>& tasks = place_.plan.tasks;
+  const RlConfig& rl = place_.plan.rl;
+  ASSIGN_OR_RETURN(const int64_t group, place_.ledger.NextGroup());
+  if (!rl.task_weights.by_pass_rate) return tasks[static_cast<size_t>(group) % tasks.size()];
+  ASSIGN_OR_RETURN(const auto solved, place_.ledger.Solved(rl.task_weights.window, rl.solved));
+  std::vector<TaskRecord> records;
+  for (const std::string& task : tasks) {
+    records.push_back(solved.contains(task) ? solved.at(task) : TaskRecord{});
+  }
+  const std::vector<double> shares = TaskShares(rl.task_weights, records);
+  for (size_t i = 0; i < tasks.size(); ++i) {
+    place_.metrics.task_share.With({tasks[i]}).Set(shares[i]);
+  }
+  return tasks[PickTask(shares,
+                        Uniform01(place_.run.seed, Meaning("task"), static_cast<uint64_t>(group)))];
+}
+
 absl::Status RlStage::Admit() {
   GroupRow group;
   if (!reopened_.empty()) {
     group = reopened_.begin()->second;
     reopened_.erase(reopened_.begin());
   } else {
-    ASSIGN_OR_RETURN(group, place_.ledger.OpenGroup());
+    ASSIGN_OR_RETURN(const std::string task, NextTask());
+    ASSIGN_OR_RETURN(group, place_.ledger.OpenGroup(task));
   }
   RETURN_IF_ERROR(place_.ledger.CountTry(group.id));
   ASSIGN_OR_RETURN(const context::ContextPolicy policy,
                    FindContext(place_.plan, place_.plan.rl.context));
   SampleOrder order{.id = absl::StrFormat("g%06d.a%d", group.id, group.tries),
                     .group = group.id,
-                    .episode = EpisodeOf(place_.plan, Split::kTrain, place_.run.seed, group.id),
+                    .episode = PromptOf(group.task, Split::kTrain, place_.run.seed, group.index),
                     .samples = place_.plan.rl.samples,
                     .have = group.samples,
                     .seed = GroupSeed(place_.run.seed, group.id),
@@ -171,14 +192,31 @@ absl::Status RlStage::TakeAnswer(Answer& answer) {
   });
   if (whole) {
     dropped_in_a_row_ = 0;
-    ready_.insert(answer.group);
-    return absl::OkStatus();
+    return TakeWhole(answer.group);
   }
   Log(Severity::kWarning, "a group is given up", {{"group", answer.group}, {"why", made.failure}});
   RETURN_IF_ERROR(place_.ledger.DropGroup(answer.group, made.failure));
   if (++dropped_in_a_row_ < kMaxDroppedInARow) return absl::OkStatus();
   return absl::InternalError(absl::StrFormat("%d groups in a row could not be made; the last: %s",
                                              dropped_in_a_row_, made.failure));
+}
+
+// A whole group is trained on, unless it has nothing to learn from.
+absl::Status RlStage::TakeWhole(int64_t group) {
+  const RlConfig& rl = place_.plan.rl;
+  std::vector<double> rewards;
+  ASSIGN_OR_RETURN(const std::vector<RolloutRow> rows, place_.ledger.Rollouts(group));
+  for (const RolloutRow& row : rows) rewards.push_back(row.reward.value_or(0));
+  const std::string why = WhyLeftOut(rl.filter, rl.solved, rewards);
+  if (why.empty() || left_out_in_a_row_ >= rl.filter.max_in_a_row) {
+    left_out_in_a_row_ = 0;
+    ready_.insert(group);
+    return absl::OkStatus();
+  }
+  ++left_out_in_a_row_;
+  place_.metrics.left_out.With({why}).Add();
+  RETURN_IF_ERROR(place_.ledger.Count(why, 1));
+  return place_.ledger.DropGroup(group, why);
 }
 
 // A trainer that was killed between two batches publishes what it went back to by itself, and

@@ -53,10 +53,12 @@ class RlStage {
   absl::Status Load();
   absl::StatusOr<RlSnapshot> Look();
   absl::Status Act(RlAction action);
+  absl::StatusOr<std::string> NextTask() const;
   absl::Status Admit();
   absl::Status Wait();
   absl::Status TakeAnswers();
   absl::Status TakeAnswer(Answer& answer);
+  absl::Status TakeWhole(int64_t group);
   absl::Status Commit();
   absl::Status LearnVersions(const std::vector<int64_t>& groups);
   absl::StatusOr<bool> DropUnusable(const std::vector<int64_t>& groups);
@@ -79,7 +81,8 @@ class RlStage {
   int64_t first_step_ = 0;
   int64_t committed_ = 0;
   int64_t evaluated_ = -1;                // served batches at the last measurement
-  int dropped_in_a_row_ = 0;              // groups
+  int dropped_in_a_row_ = 0;              // groups that could not be made
+  int left_out_in_a_row_ = 0;             // groups that had nothing to learn from
   std::set<int64_t> ready_;               // groups that are whole
   std::map<int64_t, GroupRow> reopened_;  // groups that lack rollouts and that nobody works at
   std::set<int64_t> working_;             // groups that a worker has

@@ -80,27 +80,30 @@ absl::Status Run::Stages() {
   return Report();
 }
 
-// That of the newest version. A version may be deleted while it is read, then there is a newer one.
-absl::StatusOr<std::shared_ptr<const Tokenizer>> Run::LoadTokenizer() {
+// Those of the newest version. A version may be deleted while it is read, then there is a newer
+// one.
+absl::Status Run::LoadTokenizer() {
   ASSIGN_OR_RETURN(const TrainerStatus status, peers_.trainer.Status());
   if (!status.serving || status.published.empty()) {
     return absl::UnavailableError("the trainer has published nothing yet");
   }
-  absl::StatusOr<std::unique_ptr<const Tokenizer>> tokenizer = Tokenizer::Load(
-      identity_.folder + "/store/" + weights::FolderName(status.published.back().version));
+  const std::string folder =
+      identity_.folder + "/store/" + weights::FolderName(status.published.back().version);
+  absl::StatusOr<std::unique_ptr<const Tokenizer>> tokenizer = Tokenizer::Load(folder);
   if (absl::IsNotFound(tokenizer.status())) {
     return absl::UnavailableError(std::string(tokenizer.status().message()));
   }
   RETURN_IF_ERROR(tokenizer.status());
-  return std::shared_ptr<const Tokenizer>(*std::move(tokenizer));
+  place_.tokenizer = *std::move(tokenizer);
+  place_.chat = std::make_shared<const FolderChat>(FolderChat::Read(folder, "the model"));
+  return absl::OkStatus();
 }
 
 absl::Status Run::Meet() {
   // What an earlier attempt had asked for would come back to nobody.
   const absl::Status aborted = peers_.inference.AbortAll("the orchestrator starts");
   Log(Severity::kInfo, "waiting for trainer and inference", {{"abort", aborted.ToString()}});
-  ASSIGN_OR_RETURN(place_.tokenizer,
-                   patience_.Persist("trainer.status", [&] { return LoadTokenizer(); }));
+  RETURN_IF_ERROR(patience_.Persist("trainer.status", [&] { return LoadTokenizer(); }));
   {
     absl::MutexLock lock(&tokenizer_mu_);
     tokenizer_ = place_.tokenizer;

@@ -55,7 +55,7 @@ class Run : public RunView {
 
   absl::Status Stages();
   absl::Status Meet();
-  absl::StatusOr<std::shared_ptr<const Tokenizer>> LoadTokenizer();
+  absl::Status LoadTokenizer();
   absl::Status Sft(Training& training);
   absl::Status Rl(Training& training);
   absl::Status Heldout(Training& training, const std::string& name, const std::string& context);

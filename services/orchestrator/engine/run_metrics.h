@@ -19,6 +19,18 @@ struct RunMetrics {
                                 "Sampled against replayed log-probability of the last step, k3 per "
                                 "token in nats, by number of events.",
                                 {"events"}})),
+        left_out(m.AddCounter(
+            {"groups_left_out_total", "Whole groups that are not trained on, by why.", {"why"}})),
+        task_share(m.AddGauge(
+            {"task_share", "Share of the next prompts, where it goes by pass rate.", {"task"}})),
+        repetition(m.AddGauge({"repetition",
+                               "Share of 8-grams that stand in their rollout more than once, mean "
+                               "of the last batch."})
+                       .With({})),
+        surprisal(m.AddGauge({"surprisal",
+                              "Nats per sampled token when it was drawn, mean of the last batch; "
+                              "it rises when text becomes gibberish."})
+                      .With({})),
         reward(m.AddGauge({"reward", "Mean reward of the last trained batch."}).With({})),
         staleness(m.AddGauge({"staleness", "Most versions behind in the last batch."}).With({})),
         step(m.AddGauge({"step", "Steps that the trainer has made."}).With({})),
@@ -31,6 +43,9 @@ struct RunMetrics {
   MetricFamily<Counter> peer_wait;
   MetricFamily<Gauge> groups;
   MetricFamily<Gauge> mismatch_kl;
+  MetricFamily<Counter> left_out;
+  MetricFamily<Gauge> task_share;
+  mutable Gauge repetition, surprisal;
   mutable Gauge reward, staleness, step, policy_version, ready;
 };
 

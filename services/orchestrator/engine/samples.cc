@@ -5,6 +5,8 @@
 #include "absl/strings/str_format.h"
 #include "common/telemetry/log.h"
 #include "services/orchestrator/core/decisions.h"
+#include "services/orchestrator/engine/episodes.h"
+#include "services/orchestrator/engine/framing.h"
 
 namespace palimpsest::orchestrator {
 namespace {
@@ -30,11 +32,6 @@ absl::Status CountLoss(const Workplace& place, rl::Outcome outcome, const std::s
   Log(Severity::kWarning, "a rollout was lost", {{"outcome", name}, {"why", why}});
   place.metrics.rollouts.With({name}).Add();
   return place.ledger.Count(name, 1);
-}
-
-// Weights that are still being loaded are worth waiting for, too.
-bool MayPassWithWeights(const absl::Status& status) {
-  return MayPass(status) || absl::IsFailedPrecondition(status);
 }
 
 // `request_id` and the run of samples are all that changes from try to try.
@@ -70,21 +67,23 @@ absl::StatusOr<Verdict> Judge(const Workplace& place, const SampleOrder& order,
   return verdict;
 }
 
-RolloutRow RowOf(const Workplace& place, const SampleOrder& order, const Episode& episode,
-                 Sample sample, const Verdict& verdict, int32_t tries) {
+RolloutRow RowOf(const Workplace& place, const SampleOrder& order, Played played,
+                 const Verdict& verdict, int32_t tries) {
+  Sample& sample = played.sample;
   rl::Rollout& rollout = sample.rollout;
   rollout.id = absl::StrFormat("%s.%d.%d", order.id, sample.sample, tries);
   RolloutRow row;
   row.id = rollout.id;
   row.group = order.group;
   row.sample = sample.sample;
-  row.episode = episode;
+  row.episode = std::move(played.episode);
   row.outcome = rl::Outcome::kOk;
   row.reward = verdict.reward;
   row.reason = verdict.reason;
   row.text = std::move(sample.text);
   row.prompt_tokens = rollout.prompt_tokens;
   row.total_tokens = static_cast<int32_t>(rollout.tokens.size());
+  row.turns = played.turns;
   row.events = static_cast<int32_t>(rollout.events.size());
   for (const rl::Span& span : rollout.spans) {
     const int64_t version = span.version.value();
@@ -96,33 +95,47 @@ RolloutRow RowOf(const Workplace& place, const SampleOrder& order, const Episode
   return row;
 }
 
+// One request for a run of samples.
+absl::StatusOr<std::vector<Played>> AskFor(const Workplace& place, const Prompt& prompt,
+                                           const Framing& framing, const GenerateCall& call) {
+  if (prompt.max_turns > 0) return PlayEpisodes(place, prompt, framing, call);
+  ASSIGN_OR_RETURN(std::vector<Sample> samples,
+                   place.patience.PersistWhile("inference.generate", MayPassWithWeights, [&] {
+                     return place.peers.inference.Generate(call);
+                   }));
+  std::vector<Played> played;
+  for (Sample& sample : samples) played.push_back({std::move(sample), prompt.episode});
+  return played;
+}
+
 // One round over the missing samples. `have` grows by what was made.
-absl::Status TryMissing(const Workplace& place, const SampleOrder& order, const Episode& episode,
-                        GenerateCall& call, std::vector<int32_t>& have, Made& made) {
+absl::Status TryMissing(const Workplace& place, const SampleOrder& order, const Prompt& prompt,
+                        const Framing& framing, GenerateCall& call, std::vector<int32_t>& have,
+                        Made& made) {
   for (const SampleRun& run : MissingSamples(have, order.samples)) {
     const int32_t tries = order.tries + ++made.tries;
     call.request_id = absl::StrFormat("%s.%d.%d", order.id, run.first, tries);
     call.first_sample = run.first;
     call.n = run.n;
-    ASSIGN_OR_RETURN(std::vector<Sample> samples,
-                     place.patience.PersistWhile("inference.generate", MayPassWithWeights, [&] {
-                       return place.peers.inference.Generate(call);
-                     }));
-    for (Sample& sample : samples) {
+    ASSIGN_OR_RETURN(std::vector<Played> answers, AskFor(place, prompt, framing, call));
+    for (Played& played : answers) {
+      const Sample& sample = played.sample;
       if (!sample.status.ok()) {
         if (place.patience.stopping()) return Patience::Stopped();
         made.failure = sample.status.ToString();
         RETURN_IF_ERROR(CountLoss(place, sample.outcome, made.failure));
         continue;
       }
-      ASSIGN_OR_RETURN(const Verdict verdict, Judge(place, order, episode, sample.text));
+      // Turns were stepped: their responses stand in the episode.
+      const std::string response = prompt.max_turns > 0 ? "" : sample.text;
+      ASSIGN_OR_RETURN(const Verdict verdict, Judge(place, order, played.episode, response));
       if (verdict.outcome != rl::Outcome::kOk) {
         made.failure = verdict.reason;
         RETURN_IF_ERROR(CountLoss(place, verdict.outcome, verdict.reason));
         continue;
       }
       have.push_back(sample.sample);
-      made.rollouts.push_back(RowOf(place, order, episode, std::move(sample), verdict, tries));
+      made.rollouts.push_back(RowOf(place, order, std::move(played), verdict, tries));
       place.metrics.rollouts.With({"ok"}).Add();
     }
   }
@@ -136,7 +149,8 @@ absl::StatusOr<Made> MakeSamples(const Workplace& place, const SampleOrder& orde
   ASSIGN_OR_RETURN(const Prompt prompt, place.patience.Persist("env.reset", [&] {
     return place.peers.env.Reset(order.episode);
   }));
-  ASSIGN_OR_RETURN(std::vector<int32_t> ids, place.tokenizer->Encode(prompt.text));
+  ASSIGN_OR_RETURN(const Framing framing, Framing::Of(place, prompt));
+  ASSIGN_OR_RETURN(std::vector<int32_t> ids, framing.PromptIds());
   GenerateCall call = CallFor(order, prompt, std::move(ids), place.plan.stop_strings);
   Made made;
   made.needs_memory =
@@ -144,7 +158,7 @@ absl::StatusOr<Made> MakeSamples(const Workplace& place, const SampleOrder& orde
   std::vector<int32_t> have = order.have;
   for (int32_t i = 0; i < order.max_tries; ++i) {
     made.failure.clear();
-    RETURN_IF_ERROR(TryMissing(place, order, prompt.episode, call, have, made));
+    RETURN_IF_ERROR(TryMissing(place, order, prompt, framing, call, have, made));
     if (made.failure.empty()) break;
   }
   std::sort(made.rollouts.begin(), made.rollouts.end(),

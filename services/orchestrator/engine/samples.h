@@ -31,9 +31,10 @@ struct Made {
   std::string failure;  // why samples are missing; empty when none is
 };
 
-// Generates what is missing and has it judged. A sample that a daemon failed is asked for again
-// under its number; a response that the environment cannot judge is judged again; both up to
-// max_tries. What was lost is counted by outcome. An error status means that no try can help.
+// Generates what is missing, or plays it turn by turn, and has it judged. A sample that a daemon
+// failed is asked for again under its number; a response that the environment cannot judge is
+// judged again; both up to max_tries. What was lost is counted by outcome. An error status means
+// that no try can help.
 absl::StatusOr<Made> MakeSamples(const Workplace& place, const SampleOrder& order);
 
 }  // namespace palimpsest::orchestrator

@@ -121,14 +121,20 @@ absl::StatusOr<TrainBatch> Training::Build(const BatchRow& row, StepRow& facts) 
 
 absl::Status Training::BuildRl(const BatchRow& row, TrainBatch& batch, StepRow& facts) const {
   ASSIGN_OR_RETURN(const std::vector<RolloutRow> members, place_.ledger.Members(row.step));
-  double reward = 0, total = 0, events = 0;
+  double reward = 0, total = 0, turns = 0, events = 0, repetition = 0, surprisal = 0;
   for (const RolloutRow& member : members) {
     ASSIGN_OR_RETURN(rl::Rollout rollout, place_.peers.codec.Decode(member.bytes));
+    std::vector<int32_t> said;
     for (size_t i = 0; i < rollout.origins.size(); ++i) {
-      facts.sampled_tokens += rollout.origins[i] == rl::Origin::kSampled;
+      if (rollout.origins[i] != rl::Origin::kSampled) continue;
+      said.push_back(rollout.tokens[i]);
+      surprisal -= rollout.logprobs[i];
     }
+    facts.sampled_tokens += std::ssize(said);
+    repetition += Repetition(said);
     reward += member.reward.value_or(0);
     total += member.total_tokens;
+    turns += member.turns;
     events += member.events;
     const auto made = step_of_version_.find(member.min_version);
     if (made != step_of_version_.end()) {
@@ -145,7 +151,11 @@ absl::Status Training::BuildRl(const BatchRow& row, TrainBatch& batch, StepRow& 
   const auto n = static_cast<double>(members.size());
   facts.reward = reward / n;
   facts.mean_total_tokens = total / n;
+  facts.turns = turns / n;
   facts.events = events / n;
+  place_.metrics.repetition.Set(repetition / n);
+  place_.metrics.surprisal.Set(surprisal /
+                               static_cast<double>(std::max<int64_t>(1, facts.sampled_tokens)));
   return absl::OkStatus();
 }
 
@@ -200,6 +210,7 @@ void Training::Tell(const StepRow& row) {
        {"stage", row.stage},
        {"loss", row.loss},
        {"reward", row.reward.value_or(0)},
+       {"turns", row.turns},
        {"events", row.events},
        {"staleness", row.staleness_max},
        {"mismatch_kl", row.mismatch_kl.value_or(0)},

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "common/base/clock.h"
+#include "common/tokenizer/chat_template.h"
 #include "common/tokenizer/tokenizer.h"
 #include "services/orchestrator/core/config.h"
 #include "services/orchestrator/core/peers.h"
@@ -39,6 +40,7 @@ struct Workplace {
   int32_t attempt = 0;
   // Of the model, once the store holds one.
   std::shared_ptr<const Tokenizer> tokenizer = nullptr;
+  std::shared_ptr<const FolderChat> chat = nullptr;
   ModelFacts model = {};
 };
 

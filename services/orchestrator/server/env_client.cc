@@ -17,6 +17,18 @@ v1::Episode ToProto(const Episode& episode) {
   return proto;
 }
 
+Episode FromProto(const v1::Episode& proto) {
+  return {proto.task(), static_cast<Split>(proto.split()), proto.seed(), proto.index(),
+          proto.state()};
+}
+
+template <class Messages>
+std::vector<Message> FromProto(const Messages& protos) {
+  std::vector<Message> messages;
+  for (const v1::ChatMessage& proto : protos) messages.push_back({proto.role(), proto.content()});
+  return messages;
+}
+
 }  // namespace
 
 GrpcEnvClient::GrpcEnvClient(int replicas, const PeerConfig& config) : config_(config) {
@@ -46,17 +58,25 @@ absl::StatusOr<Prompt> GrpcEnvClient::Reset(const Episode& episode) {
   RETURN_IF_ERROR(Next().Call(config_.call, [&](Stub& stub, grpc::ClientContext& context) {
     return stub.Reset(&context, request, &response);
   }));
-  if (response.prompt_case() != v1::ResetResponse::kText) {
-    return absl::UnimplementedError("env.prompt: only text prompts are trained on");
-  }
   Prompt prompt;
-  const v1::Episode& named = response.episode();
-  prompt.episode = {named.task(), static_cast<Split>(named.split()), named.seed(), named.index(),
-                    named.state()};
+  prompt.episode = FromProto(response.episode());
   prompt.text = response.text();
+  prompt.messages = FromProto(response.chat().messages());
   prompt.tags.assign(response.tags().begin(), response.tags().end());
   prompt.max_response = response.max_response();
+  prompt.max_turns = response.max_turns();
   return prompt;
+}
+
+absl::StatusOr<EnvTurn> GrpcEnvClient::Step(const Episode& episode, const std::string& response) {
+  v1::StepRequest request;
+  *request.mutable_episode() = ToProto(episode);
+  request.set_response_text(response);
+  v1::StepResponse answer;
+  RETURN_IF_ERROR(Next().Call(config_.call, [&](Stub& stub, grpc::ClientContext& context) {
+    return stub.Step(&context, request, &answer);
+  }));
+  return EnvTurn{FromProto(answer.episode()), FromProto(answer.messages()), answer.done()};
 }
 
 absl::StatusOr<Verdict> GrpcEnvClient::Score(const Episode& episode, const std::string& response) {

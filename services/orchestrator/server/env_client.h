@@ -16,6 +16,7 @@ class GrpcEnvClient final : public EnvClient {
   GrpcEnvClient(int replicas, const PeerConfig& config);
 
   absl::StatusOr<Prompt> Reset(const Episode& episode) override;
+  absl::StatusOr<EnvTurn> Step(const Episode& episode, const std::string& response) override;
   absl::StatusOr<Verdict> Score(const Episode& episode, const std::string& response) override;
   absl::StatusOr<std::string> Demonstrate(const Episode& episode, double answer_noise) override;
 

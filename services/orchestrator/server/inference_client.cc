@@ -29,6 +29,30 @@ v1::GenerateRequest ToProto(const GenerateCall& call) {
   return request;
 }
 
+v1::CreateSessionRequest ToProto(const SessionCall& call, absl::Duration ttl) {
+  v1::CreateSessionRequest request;
+  request.set_request_id(call.request_id);
+  request.mutable_prompt_ids()->Add(call.prompt.begin(), call.prompt.end());
+  if (!std::holds_alternative<context::NoTrigger>(call.context.trigger)) {
+    *request.mutable_context() = wire::ToProto(call.context);
+  }
+  request.set_seed(call.seed);
+  request.set_ttl_seconds(absl::ToDoubleSeconds(ttl));
+  request.set_client(kClient);
+  if (call.min_version.has_value()) request.set_min_policy_version(call.min_version->value());
+  return request;
+}
+
+v1::StepSessionRequest ToProto(const SessionStep& step) {
+  v1::StepSessionRequest request;
+  request.set_request_id(step.request_id);
+  request.set_session_id(step.session.id);
+  request.set_expected_tokens(step.expected_tokens);
+  request.mutable_new_ids()->Add(step.new_ids.begin(), step.new_ids.end());
+  *request.mutable_sampling() = wire::ToProto(step.sampling);
+  return request;
+}
+
 }  // namespace
 
 SampleCollector::SampleCollector(int32_t first, int32_t n)
@@ -115,6 +139,7 @@ absl::StatusOr<ModelFacts> GrpcInferenceClient::Describe() {
   ModelFacts facts;
   facts.layers = response.model().layers();
   facts.kv_heads = response.model().kv_heads();
+  facts.max_position = response.model().max_position();
   facts.stop_ids.assign(response.model().stop_ids().begin(), response.model().stop_ids().end());
   facts.version = PolicyVersion(response.policy_version());
   return facts;
@@ -139,6 +164,50 @@ absl::StatusOr<std::vector<Sample>> GrpcInferenceClient::Generate(const Generate
     if (!absl::IsUnavailable(status)) break;
   }
   return status;
+}
+
+absl::StatusOr<SessionRef> GrpcInferenceClient::CreateSession(const SessionCall& call) {
+  const v1::CreateSessionRequest request = ToProto(call, config_.generate_call);
+  absl::Status status;
+  for (size_t i = 0; i < peers_.size(); ++i) {
+    const size_t replica = (call.replica + i) % peers_.size();
+    v1::CreateSessionResponse response;
+    status = peers_[replica]->Call(config_.call, [&](Stub& stub, grpc::ClientContext& context) {
+      return stub.CreateSession(&context, request, &response);
+    });
+    if (status.ok()) return SessionRef{response.session().session_id(), replica};
+    if (!absl::IsUnavailable(status)) break;
+  }
+  return status;
+}
+
+absl::StatusOr<Sample> GrpcInferenceClient::StepSession(const SessionStep& step) {
+  const v1::StepSessionRequest request = ToProto(step);
+  SampleCollector collector(0, 1);
+  bool accepted = false;
+  const absl::Status status = peers_[step.session.replica]->Call(
+      config_.generate_call, [&](Stub& stub, grpc::ClientContext& context) {
+        const auto stream = stub.StepSession(&context, request);
+        for (v1::GenerateResponse response; stream->Read(&response);) {
+          accepted = true;
+          collector.Take(response);
+        }
+        return stream->Finish();
+      });
+  if (!status.ok() && !accepted) return status;
+  return std::move(std::move(collector).Finish(status).front());
+}
+
+void GrpcInferenceClient::DeleteSession(const SessionRef& session) {
+  v1::DeleteSessionRequest request;
+  request.set_session_id(session.id);
+  v1::DeleteSessionResponse response;
+  peers_[session.replica]
+      ->Call(config_.call,
+             [&](Stub& stub, grpc::ClientContext& context) {
+               return stub.DeleteSession(&context, request, &response);
+             })
+      .IgnoreError();
 }
 
 absl::Status GrpcInferenceClient::UpdateWeights(const Weights& weights) {
@@ -175,8 +244,33 @@ absl::Status GrpcInferenceClient::AbortAll(const std::string& reason) {
     first.Update(peer->Call(config_.call, [&](Stub& stub, grpc::ClientContext& context) {
       return stub.AbortAll(&context, request, &response);
     }));
+    first.Update(DeleteAllSessions(*peer));
   }
   return first;
+}
+
+// A page is asked for until there is none: what was on it is deleted by then.
+absl::Status GrpcInferenceClient::DeleteAllSessions(Peer<Stub>& peer) {
+  v1::ListSessionsRequest request;
+  request.set_client(kClient);
+  for (;;) {
+    v1::ListSessionsResponse page;
+    const absl::Status status =
+        peer.Call(config_.call, [&](Stub& stub, grpc::ClientContext& context) {
+          return stub.ListSessions(&context, request, &page);
+        });
+    if (absl::IsUnimplemented(status)) return absl::OkStatus();  // it has no sessions
+    RETURN_IF_ERROR(status);
+    if (page.sessions().empty()) return absl::OkStatus();
+    for (const v1::Session& session : page.sessions()) {
+      v1::DeleteSessionRequest gone;
+      gone.set_session_id(session.session_id());
+      v1::DeleteSessionResponse response;
+      RETURN_IF_ERROR(peer.Call(config_.call, [&](Stub& stub, grpc::ClientContext& context) {
+        return stub.DeleteSession(&context, gone, &response);
+      }));
+    }
+  }
 }
 
 std::vector<PeerFacts> GrpcInferenceClient::Facts() const {

@@ -16,6 +16,9 @@ class GrpcInferenceClient final : public InferenceClient {
 
   absl::StatusOr<ModelFacts> Describe() override;
   absl::StatusOr<std::vector<Sample>> Generate(const GenerateCall& call) override;
+  absl::StatusOr<SessionRef> CreateSession(const SessionCall& call) override;
+  absl::StatusOr<Sample> StepSession(const SessionStep& step) override;
+  void DeleteSession(const SessionRef& session) override;
   absl::Status UpdateWeights(const Weights& weights) override;
   absl::Status AbortAll(const std::string& reason) override;
 
@@ -23,6 +26,8 @@ class GrpcInferenceClient final : public InferenceClient {
 
  private:
   using Stub = v1::InferenceService::Stub;
+
+  absl::Status DeleteAllSessions(Peer<Stub>& peer);
 
   PeerConfig config_;
   std::vector<std::unique_ptr<Peer<Stub>>> peers_;

@@ -39,6 +39,7 @@ v1::TrainBatchRequest BatchToProto(const TrainBatch& batch) {
     sft.mutable_ids()->Add(item.ids.begin(), item.ids.end());
     sft.mutable_loss_mask()->Add(item.loss_mask.begin(), item.loss_mask.end());
     sft.set_prompt_tokens(item.prompt_tokens);
+    sft.mutable_turn_begins()->Add(item.turn_begins.begin(), item.turn_begins.end());
     sft.set_weight(1);
     if (!std::holds_alternative<context::NoTrigger>(batch.context.trigger)) {
       *sft.mutable_context() = wire::ToProto(batch.context);
@@ -137,6 +138,7 @@ v1::RolloutSummary SummaryToProto(const RolloutRow& row) {
   if (row.step.has_value()) proto.set_step(*row.step);
   proto.set_prompt_tokens(row.prompt_tokens);
   proto.set_total_tokens(row.total_tokens);
+  proto.set_turns(row.turns);
   proto.set_events(row.events);
   proto.set_min_policy_version(row.min_version);
   proto.set_max_policy_version(row.max_version);

@@ -158,6 +158,16 @@ Reason Refuse(const SftItem& item, const Limits& limits) {
         item.id, RejectReason::kMalformed,
         absl::StrFormat("loss_mask: %d for %d ids", item.loss_mask.size(), item.ids.size())};
   }
+  int64_t least = item.prompt_tokens;
+  for (size_t i = 0; i < item.turn_begins.size(); ++i) {
+    const int32_t begin = item.turn_begins[i];
+    if (begin < least || begin >= std::ssize(item.ids)) {
+      return Rejected{item.id, RejectReason::kMalformed,
+                      absl::StrFormat("turn_begins[%d]=%d is not in [%d, %d)", i, begin, least,
+                                      item.ids.size())};
+    }
+    least = begin + 1;
+  }
   return std::nullopt;
 }
 

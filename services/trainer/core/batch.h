@@ -27,7 +27,8 @@ struct SftItem {
   std::vector<bool> loss_mask;     // [T] tokens that are learnt; the first never is
   int32_t prompt_tokens = 0;       // P, 1 to T
   context::ContextPolicy context;  // its events are drafted, kept positions chosen in the replay
-  double weight = 1;               // >= 0
+  std::vector<int32_t> turn_begins = {};  // of several turns: where steps began, in [P, T), rising
+  double weight = 1;                      // >= 0
 };
 
 enum class RejectReason : uint8_t {

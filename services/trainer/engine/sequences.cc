@@ -31,8 +31,9 @@ absl::StatusOr<LossSequence> SequenceOf(const SftItem& item, context::Shape shap
   const auto rows = static_cast<int32_t>(item.ids.size()) - 1;
   sequence.replay = {
       .tokens = item.ids, .prompt_tokens = std::min(item.prompt_tokens, rows), .rows = rows};
-  ASSIGN_OR_RETURN(sequence.replay.events,
-                   attention::DraftEvents(item.context, shape, item.prompt_tokens, rows));
+  ASSIGN_OR_RETURN(
+      sequence.replay.events,
+      attention::DraftEvents(item.context, shape, item.prompt_tokens, rows, item.turn_begins));
   for (size_t i = 1; i < item.ids.size(); ++i) {
     if (!item.loss_mask[i]) continue;
     sequence.tokens.push_back({.position = static_cast<int32_t>(i), .weight = item.weight});

@@ -26,6 +26,7 @@ absl::StatusOr<SftItem> FromProto(const v1::SftItem& proto) {
                .ids = {proto.ids().begin(), proto.ids().end()},
                .loss_mask = {proto.loss_mask().begin(), proto.loss_mask().end()},
                .prompt_tokens = proto.prompt_tokens(),
+               .turn_begins = {proto.turn_begins().begin(), proto.turn_begins().end()},
                .weight = proto.weight()};
   if (proto.has_context()) {
     ASSIGN_OR_RETURN(item.context, wire::FromProto(proto.context()));

@@ -224,7 +224,7 @@ class Case(unittest.TestCase):
         unknown = subprocess.run([BINARY, "eval", *self.places, "--tasks", "chess", "--policy", "full", "--out",
                                   self.folder / "no"], capture_output=True, text=True, timeout=60)
         self.assertEqual(unknown.returncode, 1)
-        self.assertIn('there is no "chess"; there are: countdown, registers, chatty, moody, plain', unknown.stderr)
+        self.assertIn('there is no "chess"; there are: countdown, registers, tally, chatty, moody, plain', unknown.stderr)
         self.assertFalse(os.path.exists(self.folder / "no"))
         self.run_eval("no", "--split", "test", code=2)
         self.run_eval("no", "--policy", "t:kind=turns", code=2)

@@ -132,6 +132,11 @@ TEST_F(ReplicaTest, ServesSessions) {
   for (int token = 1; token <= 8; ++token) create.add_prompt_ids(token);
   create.mutable_context()->mutable_manual()->set_keep_ratio(0.25);
   v1::CreateSessionResponse created;
+  create.set_min_policy_version(2);
+  const grpc::Status older = call(&Stub::CreateSession, create, created);
+  EXPECT_EQ(older.error_code(), grpc::StatusCode::FAILED_PRECONDITION);
+  EXPECT_THAT(older.error_message(), ::testing::HasSubstr("min_policy_version=2"));
+  create.set_min_policy_version(1);
   ASSERT_TRUE(call(&Stub::CreateSession, create, created).ok());
   const std::string id = created.session().session_id();
   EXPECT_EQ(created.session().tokens(), 8);

@@ -60,6 +60,20 @@ TEST(DraftEventsTest, WindowsDoNotHangOnWhichSlotsAreKept) {
   }
 }
 
+// Three whole turns stand before the first event; from then on each turn that begins has one.
+TEST(DraftEventsTest, TurnsAreCompactedWhereTheNextOneBegins) {
+  context::ContextPolicy policy{.trigger = context::Turns{.n_protect_turns = 2, .keep_ratio = 0.5}};
+  const std::vector<int32_t> begins = {4, 10, 15, 24, 30};
+  const auto events = DraftEvents(policy, kShape, 4, 34, begins);
+  ASSERT_TRUE(events.ok()) << events.status();
+  ASSERT_EQ(events->size(), 2u);
+  EXPECT_EQ((*events)[0].event.at, 24);
+  EXPECT_EQ((*events)[0].event.window, (context::Range{4, 10}));
+  EXPECT_EQ((*events)[1].event.at, 30);
+  EXPECT_EQ((*events)[1].event.window, (context::Range{4, 15}));
+  EXPECT_TRUE(DraftEvents(policy, kShape, 4, 24, begins)->empty()) << "no row is there to see it";
+}
+
 TEST(DraftEventsTest, PoliciesThatCannotWorkOrNeedMoreThanASequenceAreRefused) {
   EXPECT_TRUE(DraftEvents({}, kShape, 4, 50)->empty());
   EXPECT_FALSE(DraftEvents({.trigger = context::Turns{}}, kShape, 4, 50).ok());

@@ -200,11 +200,11 @@ TEST_F(FsckTest, ALiveLedgerIsReadBesideItsWriter) {
   const auto ledger = Ledger::Open(folder_ + "/ledger.sqlite", kRun, kSeed);
   ASSERT_TRUE(ledger.ok());
   ASSERT_TRUE((*ledger)->BeginAttempt(absl::Now()).ok());
-  ASSERT_TRUE((*ledger)->OpenGroup().ok());
+  ASSERT_TRUE((*ledger)->OpenGroup("registers").ok());
   Look();
   EXPECT_EQ(code_, 0) << table_;
   EXPECT_EQ(json_["checks"][1]["looked_at"], 9);
-  EXPECT_EQ((*ledger)->OpenGroup()->id, 9);
+  EXPECT_EQ((*ledger)->OpenGroup("registers")->id, 9);
 }
 
 // What kill -9 leaves: commits that are only in the -wal.
@@ -214,7 +214,7 @@ TEST_F(FsckTest, CommitsOfAKilledOrchestratorAreSeen) {
   {
     const auto ledger = Ledger::Open(folder_ + "/ledger.sqlite", kRun, kSeed);
     ASSERT_TRUE(ledger.ok());
-    ASSERT_TRUE((*ledger)->OpenGroup().ok());
+    ASSERT_TRUE((*ledger)->OpenGroup("registers").ok());
     ASSERT_TRUE((*ledger)->DropGroup(8, "nobody answers").ok());
     fs::copy(folder_, dead, fs::copy_options::recursive);
   }

@@ -81,12 +81,16 @@ TEST_F(EnvironmentServiceTest, SaysWhoItIsAndRefusesAnotherRevision) {
 TEST_F(EnvironmentServiceTest, ListsItsTasks) {
   v1::ListTasksResponse response;
   ASSERT_TRUE(Call(&EnvironmentService::Stub::ListTasks, v1::ListTasksRequest(), response).ok());
-  ASSERT_EQ(response.tasks_size(), 2);
+  ASSERT_EQ(response.tasks_size(), 3);
   EXPECT_EQ(response.tasks(0).name(), "countdown");
   EXPECT_EQ(response.tasks(1).name(), "registers");
   EXPECT_TRUE(response.tasks(1).demonstrates());
   EXPECT_FALSE(response.tasks(1).multi_turn());
   EXPECT_EQ(response.tasks(1).max_response(), 154);
+  EXPECT_EQ(response.tasks(1).max_turns(), 0);
+  EXPECT_EQ(response.tasks(2).name(), "tally");
+  EXPECT_TRUE(response.tasks(2).multi_turn());
+  EXPECT_EQ(response.tasks(2).max_turns(), 13);
 }
 
 TEST_F(EnvironmentServiceTest, APromptIsAPureFunctionOfItsEpisode) {
@@ -174,6 +178,34 @@ TEST_F(EnvironmentServiceTest, SingleTurnTasksAreNotStepped) {
   const grpc::Status status = Call(&EnvironmentService::Stub::Step, request, response);
   EXPECT_EQ(status.error_code(), grpc::StatusCode::FAILED_PRECONDITION);
   EXPECT_THAT(status.error_message(), HasSubstr("single-turn"));
+}
+
+// All that happened is in the episode that goes to and fro.
+TEST_F(EnvironmentServiceTest, ATaskOfSeveralTurnsIsSteppedAndThenScoredByItsState) {
+  v1::ResetRequest request;
+  request.set_task("tally");
+  request.set_split(v1::SPLIT_HELDOUT);
+  v1::ResetResponse start;
+  ASSERT_TRUE(Call(&EnvironmentService::Stub::Reset, request, start).ok());
+  EXPECT_EQ(start.max_turns(), 13);
+  v1::StepRequest step;
+  *step.mutable_episode() = start.episode();
+  v1::StepResponse turn;
+  for (int i = 0; i < start.max_turns(); ++i) {
+    std::string text;
+    ASSERT_TRUE(Demonstrate(step.episode(), 0, text).ok());
+    step.set_response_text(text);
+    ASSERT_TRUE(Call(&EnvironmentService::Stub::Step, step, turn).ok());
+    EXPECT_EQ(turn.done(), i + 1 == start.max_turns());
+    EXPECT_EQ(turn.messages_size(), turn.done() ? 0 : 1);
+    *step.mutable_episode() = turn.episode();
+  }
+  v1::EnvironmentServiceScoreResponse score;
+  ASSERT_TRUE(Score(turn.episode(), "", score).ok());
+  EXPECT_EQ(score.reward(), 1);
+  EXPECT_EQ(Call(&EnvironmentService::Stub::Step, step, turn).error_code(),
+            grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_THAT(Score(step.episode(), "x", score).error_message(), HasSubstr("are stepped"));
 }
 
 }  // namespace

@@ -16,7 +16,15 @@ TEST(RunPlanTest, ARefusalNamesTheFieldAndItsValue) {
   const std::pair<const char*, std::function<void(RunPlan&)>> cases[] = {
       {"rl.samples=1", [](RunPlan& p) { p.rl.samples = 1; }},
       {"rl.temperature=0", [](RunPlan& p) { p.rl.temperature = 0; }},
+      {"rl.task_weights.easy=0.01", [](RunPlan& p) { p.rl.task_weights.easy = 0.01; }},
+      {"rl.task_weights.pool_share=1", [](RunPlan& p) { p.rl.task_weights.pool_share = 1; }},
+      {"rl.filter.max_in_a_row=0", [](RunPlan& p) { p.rl.filter.max_in_a_row = 0; }},
       {"rl.max_staleness=-1", [](RunPlan& p) { p.rl.max_staleness = -1; }},
+      {"rl.max_redraws=2",
+       [](RunPlan& p) {
+         p.rl.max_redraws = 2;
+         p.rl.filter.all_solved = true;
+       }},
       {"rl.max_redraws=-1", [](RunPlan& p) { p.rl.max_redraws = -1; }},
       {"rl.advantage_eps=0", [](RunPlan& p) { p.rl.advantage.epsilon = 0; }},
       {"rl.overlong.stretch=9", [](RunPlan& p) { p.rl.overlong = {.limit = 8, .stretch = 9}; }},

@@ -18,20 +18,37 @@ bool TakeOne(std::atomic<int>& left) {
   return now > 0;
 }
 
+constexpr int kTurns = 3;  // of the task "talk"
+
+template <class Ids>
+void Append(const Ids& ids, rl::Origin origin, int64_t version, rl::Rollout& rollout) {
+  const auto begin = static_cast<int32_t>(rollout.tokens.size());
+  rollout.tokens.insert(rollout.tokens.end(), ids.begin(), ids.end());
+  const auto end = static_cast<int32_t>(rollout.tokens.size());
+  rollout.origins.resize(rollout.tokens.size(), origin);
+  rollout.logprobs.resize(rollout.tokens.size(), origin == rl::Origin::kSampled ? -0.5f : 0.0f);
+  if (end == begin) return;
+  if (!rollout.spans.empty() && rollout.spans.back().version.value() == version) {
+    rollout.spans.back().end = end;
+  } else {
+    rollout.spans.push_back({begin, end, PolicyVersion(version), 0});
+  }
+}
+
+rl::Rollout Started(const std::string& id, const std::vector<int32_t>& prompt, uint64_t seed) {
+  rl::Rollout rollout{.id = id,
+                      .tokens = prompt,
+                      .prompt_tokens = static_cast<int32_t>(prompt.size()),
+                      .seed = seed};
+  rollout.origins.assign(prompt.size(), rl::Origin::kPrompt);
+  rollout.logprobs.assign(prompt.size(), 0.0f);
+  return rollout;
+}
+
 rl::Rollout MakeRollout(const GenerateCall& call, int32_t sample, const std::string& text,
                         int64_t version) {
-  rl::Rollout rollout;
-  rollout.id = call.request_id;
-  rollout.tokens = call.prompt;
-  rollout.prompt_tokens = static_cast<int32_t>(call.prompt.size());
-  rollout.tokens.insert(rollout.tokens.end(), text.begin(), text.end());
-  const size_t total = rollout.tokens.size();
-  rollout.origins.assign(total, rl::Origin::kSampled);
-  rollout.logprobs.assign(total, -0.5f);
-  std::fill_n(rollout.origins.begin(), call.prompt.size(), rl::Origin::kPrompt);
-  std::fill_n(rollout.logprobs.begin(), call.prompt.size(), 0.0f);
-  rollout.spans = {{rollout.prompt_tokens, static_cast<int32_t>(total), PolicyVersion(version), 0}};
-  rollout.seed = call.sampling.seed;
+  rl::Rollout rollout = Started(call.request_id, call.prompt, call.sampling.seed);
+  Append(text, rl::Origin::kSampled, version, rollout);
   rollout.sample = sample;
   rollout.greedy = call.sampling.temperature == 0;
   return rollout;
@@ -90,12 +107,28 @@ absl::StatusOr<Prompt> FakeWorld::Reset(const Episode& episode) {
   RETURN_IF_ERROR(Enter());
   Prompt prompt{.episode = episode, .text = absl::StrFormat("?%d:", episode.index)};
   if (episode.index % 2 == 0) prompt.tags = {kNeedsMemory};
+  if (episode.task == "talk") prompt.max_turns = kTurns;
   return prompt;
 }
 
-// "<version>.<sample>": the reward rises with the version and differs within a group.
-absl::StatusOr<Verdict> FakeWorld::Score(const Episode& episode, const std::string& response) {
+absl::StatusOr<EnvTurn> FakeWorld::Step(const Episode& episode, const std::string& response) {
   RETURN_IF_ERROR(Enter());
+  if (TakeOne(raised)) return absl::InternalError("the task raised");
+  EnvTurn turn{.episode = episode};
+  turn.episode.state += response + ";";
+  turn.done = std::count(turn.episode.state.begin(), turn.episode.state.end(), ';') == kTurns;
+  if (!turn.done) turn.messages = {{"user", ">"}};
+  return turn;
+}
+
+// "<version>.<sample>": the reward rises with the version and differs within a group.
+absl::StatusOr<Verdict> FakeWorld::Score(const Episode& episode, const std::string& text) {
+  RETURN_IF_ERROR(Enter());
+  std::string response = text;
+  if (episode.task == "talk") {
+    response = episode.state.substr(0, episode.state.size() - 1);
+    response = response.substr(response.rfind(';') + 1);
+  }
   if (TakeOne(unjudged)) return Verdict{rl::Outcome::kTaskFailed, 0, "no judge", {}};
   double value = 0;
   if (!absl::SimpleAtod(response, &value)) return absl::InvalidArgumentError(response);
@@ -110,7 +143,11 @@ absl::StatusOr<std::string> FakeWorld::Demonstrate(const Episode& episode, doubl
 
 absl::StatusOr<ModelFacts> FakeWorld::Describe() {
   RETURN_IF_ERROR(Enter());
-  return ModelFacts{.layers = 1, .kv_heads = 1, .stop_ids = {256}, .version = PolicyVersion(1)};
+  return ModelFacts{.layers = 1,
+                    .kv_heads = 1,
+                    .max_position = 512,
+                    .stop_ids = {256},
+                    .version = PolicyVersion(1)};
 }
 
 absl::StatusOr<std::vector<Sample>> FakeWorld::Generate(const GenerateCall& call) {
@@ -136,6 +173,49 @@ absl::StatusOr<std::vector<Sample>> FakeWorld::Generate(const GenerateCall& call
   return samples;
 }
 
+absl::StatusOr<SessionRef> FakeWorld::CreateSession(const SessionCall& call) {
+  RETURN_IF_ERROR(Enter());
+  absl::MutexLock lock(&mu_);
+  if (call.min_version.has_value() && call.min_version->value() > served_) {
+    return absl::FailedPreconditionError("older weights");
+  }
+  const std::string id = absl::StrFormat("s%d", ++made_sessions_);
+  sessions_[id] = Started(call.request_id, call.prompt, call.seed);
+  return SessionRef{.id = id};
+}
+
+// What is said follows from the weights and the seed alone.
+absl::StatusOr<Sample> FakeWorld::StepSession(const SessionStep& step) {
+  RETURN_IF_ERROR(Enter());
+  if (before_generate) before_generate();
+  absl::MutexLock lock(&mu_);
+  if (TakeOne(lost_sessions)) sessions_.erase(step.session.id);
+  const auto found = sessions_.find(step.session.id);
+  if (found == sessions_.end()) return absl::NotFoundError("no such session");
+  rl::Rollout& rollout = found->second;
+  if (step.expected_tokens != static_cast<int32_t>(rollout.tokens.size())) {
+    return absl::FailedPreconditionError("expected_tokens differ");
+  }
+  Sample sample;
+  if (TakeOne(lost_samples)) {
+    sample.status = absl::UnavailableError("lost");
+    sample.outcome = rl::Outcome::kInfraFailed;
+    return sample;
+  }
+  const int64_t version = keep_old_weights ? 1 : served_;
+  sample.text = absl::StrFormat("%d.%d", served_, rollout.seed % 10);
+  Append(step.new_ids, rl::Origin::kInjected, version, rollout);
+  Append(sample.text, rl::Origin::kSampled, version, rollout);
+  rollout.greedy = step.sampling.temperature == 0;
+  sample.rollout = rollout;
+  return sample;
+}
+
+void FakeWorld::DeleteSession(const SessionRef& session) {
+  absl::MutexLock lock(&mu_);
+  if (!dead_) sessions_.erase(session.id);
+}
+
 absl::Status FakeWorld::UpdateWeights(const Weights& weights) {
   RETURN_IF_ERROR(Enter());
   absl::MutexLock lock(&mu_);
@@ -143,7 +223,11 @@ absl::Status FakeWorld::UpdateWeights(const Weights& weights) {
   return absl::OkStatus();
 }
 
-absl::Status FakeWorld::AbortAll(const std::string&) { return absl::OkStatus(); }
+absl::Status FakeWorld::AbortAll(const std::string&) {
+  absl::MutexLock lock(&mu_);
+  sessions_.clear();
+  return absl::OkStatus();
+}
 
 absl::StatusOr<TrainerStatus> FakeWorld::Status() {
   RETURN_IF_ERROR(Enter());
@@ -174,7 +258,7 @@ absl::StatusOr<TrainResult> FakeWorld::Train(const TrainBatch& batch) {
     return result;
   }
   if (batch.step != now + 1) return absl::FailedPreconditionError("a gap");
-  Step step{.id = batch.id, .rate = batch.learning_rate};
+  TrainedStep step{.id = batch.id, .rate = batch.learning_rate};
   std::string content = BatchToProto(batch).SerializeAsString();
   for (const RlItem& item : batch.rl) {
     step.groups.insert(item.group_id);
@@ -208,7 +292,7 @@ absl::StatusOr<int64_t> FakeWorld::SaveCheckpoint() {
 std::vector<std::string> FakeWorld::TrainedBatches() const {
   absl::MutexLock lock(&mu_);
   std::vector<std::string> ids;
-  for (const Step& step : steps_) ids.push_back(step.id);
+  for (const TrainedStep& step : steps_) ids.push_back(step.id);
   return ids;
 }
 
@@ -220,7 +304,7 @@ std::map<int64_t, std::string> FakeWorld::contents() const {
 std::multiset<int64_t> FakeWorld::trained_prompts() const {
   absl::MutexLock lock(&mu_);
   std::multiset<int64_t> prompts;
-  for (const Step& step : steps_) {
+  for (const TrainedStep& step : steps_) {
     for (const std::string& group : step.groups) prompts.insert(std::stoll(group.substr(1)));
   }
   return prompts;
@@ -229,15 +313,20 @@ std::multiset<int64_t> FakeWorld::trained_prompts() const {
 std::vector<int64_t> FakeWorld::staleness() const {
   absl::MutexLock lock(&mu_);
   std::vector<int64_t> all;
-  for (const Step& step : steps_)
+  for (const TrainedStep& step : steps_)
     all.insert(all.end(), step.staleness.begin(), step.staleness.end());
   return all;
+}
+
+size_t FakeWorld::open_sessions() const {
+  absl::MutexLock lock(&mu_);
+  return sessions_.size();
 }
 
 std::vector<double> FakeWorld::rates() const {
   absl::MutexLock lock(&mu_);
   std::vector<double> rates;
-  for (const Step& step : steps_) rates.push_back(step.rate);
+  for (const TrainedStep& step : steps_) rates.push_back(step.rate);
   return rates;
 }
 

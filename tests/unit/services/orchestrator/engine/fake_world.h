@@ -17,7 +17,8 @@
 namespace palimpsest::orchestrator {
 
 // Env, inference and trainer as small honest machines: the reward of a response rises with the
-// version that made it. What a run did to them can be read afterwards. Any thread.
+// version that made it. The task "talk" takes three turns and judges the last. What a run did to
+// them can be read afterwards. Any thread.
 class FakeWorld : public EnvClient, public InferenceClient, public TrainerClient {
  public:
   explicit FakeWorld(std::string folder);
@@ -31,19 +32,25 @@ class FakeWorld : public EnvClient, public InferenceClient, public TrainerClient
   bool RollTrainerBack();
 
   // Each makes the next calls fail so.
-  std::atomic<int> unavailable = 0;   // calls of any peer
-  std::atomic<int> lost_samples = 0;  // samples end as infra_failed
-  std::atomic<int> unjudged = 0;      // scores end as task_failed
+  std::atomic<int> unavailable = 0;    // calls of any peer
+  std::atomic<int> lost_samples = 0;   // samples end as infra_failed
+  std::atomic<int> lost_sessions = 0;  // steps find their session gone
+  std::atomic<int> unjudged = 0;       // scores end as task_failed
+  std::atomic<int> raised = 0;         // turns of the environment fail
   int64_t dull_below = 0;  // rewards of train prompts below are all equal; set before the run
   std::atomic<bool> keep_old_weights = false;  // rollouts say that the first version made them
   int checkpoint_every = 1;
   std::function<void()> before_generate;  // set before the run begins; by any thread
 
   absl::StatusOr<Prompt> Reset(const Episode& episode) override;
+  absl::StatusOr<EnvTurn> Step(const Episode& episode, const std::string& response) override;
   absl::StatusOr<Verdict> Score(const Episode& episode, const std::string& response) override;
   absl::StatusOr<std::string> Demonstrate(const Episode& episode, double noise) override;
   absl::StatusOr<ModelFacts> Describe() override;
   absl::StatusOr<std::vector<Sample>> Generate(const GenerateCall& call) override;
+  absl::StatusOr<SessionRef> CreateSession(const SessionCall& call) override;
+  absl::StatusOr<Sample> StepSession(const SessionStep& step) override;
+  void DeleteSession(const SessionRef& session) override;
   absl::Status UpdateWeights(const Weights& weights) override;
   absl::Status AbortAll(const std::string& reason) override;
   absl::StatusOr<TrainerStatus> Status() override;
@@ -61,6 +68,8 @@ class FakeWorld : public EnvClient, public InferenceClient, public TrainerClient
   std::multiset<int64_t> trained_prompts() const;  // train indices in the weights, per group
   std::vector<int64_t> staleness() const;          // of each trained rollout, in steps
   std::vector<double> rates() const;
+  size_t open_sessions() const;
+  int made_sessions() const { return made_sessions_; }
 
  private:
   void WriteVersion(int64_t version);
@@ -73,17 +82,19 @@ class FakeWorld : public EnvClient, public InferenceClient, public TrainerClient
   mutable absl::Mutex mu_;
   std::atomic<bool> dead_ = false;
   int calls_left_ ABSL_GUARDED_BY(mu_) = -1;
-  struct Step {
+  struct TrainedStep {
     std::string id;
     std::set<std::string> groups;
     std::vector<int64_t> staleness;
     double rate = 0;
   };
-  std::vector<Step> steps_ ABSL_GUARDED_BY(mu_);  // in the weights
+  std::vector<TrainedStep> steps_ ABSL_GUARDED_BY(mu_);  // in the weights
   int64_t durable_ ABSL_GUARDED_BY(mu_) = 0;
   std::vector<Weights> published_ ABSL_GUARDED_BY(mu_);
   int64_t served_ ABSL_GUARDED_BY(mu_) = 1;
   std::map<int64_t, std::string> contents_ ABSL_GUARDED_BY(mu_);
+  std::map<std::string, rl::Rollout> sessions_ ABSL_GUARDED_BY(mu_);
+  std::atomic<int> made_sessions_ = 0;
   std::atomic<int> changed_batches_ = 0;
 };
 

@@ -68,15 +68,38 @@ TEST_F(LedgerTest, AStageKeepsTheStepOfItsFirstBeginning) {
 }
 
 TEST_F(LedgerTest, GroupNumbersRiseByOneOverReopening) {
-  EXPECT_EQ(ledger_->OpenGroup()->id, 0);
-  EXPECT_EQ(ledger_->OpenGroup()->id, 1);
+  EXPECT_EQ(ledger_->OpenGroup("registers")->id, 0);
+  EXPECT_EQ(ledger_->OpenGroup("registers")->id, 1);
   Reopen();
-  EXPECT_EQ(ledger_->OpenGroup()->id, 2);
+  EXPECT_EQ(ledger_->OpenGroup("registers")->id, 2);
   EXPECT_EQ(ledger_->Groups(GroupState::kOpen)->size(), 3u);
 }
 
+TEST_F(LedgerTest, EachTaskHasItsOwnPromptsInOrder) {
+  for (const char* task : {"a", "b", "a"}) ASSERT_TRUE(ledger_->OpenGroup(task).ok());
+  Reopen();
+  EXPECT_EQ(*ledger_->NextGroup(), 3);
+  EXPECT_EQ(ledger_->OpenGroup("b")->index, 1);
+  const auto groups = ledger_->Groups(GroupState::kOpen);
+  ASSERT_EQ(groups->size(), 4u);
+  EXPECT_EQ((*groups)[2].task, "a");
+  EXPECT_EQ((*groups)[2].index, 1);
+}
+
+TEST_F(LedgerTest, PassRatesAreThoseOfTheLatestGroups) {
+  EXPECT_TRUE(ledger_->Solved(10, 0.25)->empty());
+  for (int64_t group : {0, 1, 2}) {
+    ASSERT_TRUE(ledger_->OpenGroup("registers").ok());
+    ASSERT_TRUE(ledger_->Accept(group, {Row(group, 0), Row(group, 1)}, true, absl::Now()).ok());
+  }
+  const std::string task = Row(0, 0).episode.task;
+  EXPECT_EQ(ledger_->Solved(10, 0.25)->at(task), (TaskRecord{.rollouts = 6, .solved = 3}));
+  EXPECT_EQ(ledger_->Solved(1, 0.25)->at(task), (TaskRecord{.rollouts = 2, .solved = 1}));
+  EXPECT_EQ(ledger_->Solved(1, 0.26)->at(task), (TaskRecord{.rollouts = 2, .solved = 0}));
+}
+
 TEST_F(LedgerTest, AcceptedRolloutsComeBackByteForByte) {
-  ASSERT_TRUE(ledger_->OpenGroup().ok());
+  ASSERT_TRUE(ledger_->OpenGroup("registers").ok());
   ASSERT_TRUE(ledger_->Accept(0, {Row(0, 0), Row(0, 1)}, true, absl::FromUnixMillis(77)).ok());
   Reopen();
   const auto rows = ledger_->Rollouts(0);
@@ -91,7 +114,7 @@ TEST_F(LedgerTest, AcceptedRolloutsComeBackByteForByte) {
 }
 
 TEST_F(LedgerTest, AcceptingTheSameSampleTwiceChangesNothing) {
-  ASSERT_TRUE(ledger_->OpenGroup().ok());
+  ASSERT_TRUE(ledger_->OpenGroup("registers").ok());
   ASSERT_TRUE(ledger_->Accept(0, {Row(0, 0)}, false, absl::Now()).ok());
   RolloutRow twin = Row(0, 0);
   twin.id = "twin";
@@ -102,7 +125,7 @@ TEST_F(LedgerTest, AcceptingTheSameSampleTwiceChangesNothing) {
 
 TEST_F(LedgerTest, ABatchTakesItsGroupsAndCannotStandTwice) {
   for (int64_t group : {0, 1}) {
-    ASSERT_TRUE(ledger_->OpenGroup().ok());
+    ASSERT_TRUE(ledger_->OpenGroup("registers").ok());
     ASSERT_TRUE(ledger_->Accept(group, {Row(group, 0), Row(group, 1)}, true, absl::Now()).ok());
   }
   const BatchRow batch{.step = 1, .id = "rl.0", .stage = "rl", .kind = BatchKind::kRl};
@@ -123,7 +146,7 @@ TEST_F(LedgerTest, ABatchTakesItsGroupsAndCannotStandTwice) {
 
 TEST_F(LedgerTest, DroppedRolloutsOpenTheirGroupButNeverThoseOfABatch) {
   for (int64_t group : {0, 1}) {
-    ASSERT_TRUE(ledger_->OpenGroup().ok());
+    ASSERT_TRUE(ledger_->OpenGroup("registers").ok());
     ASSERT_TRUE(ledger_->Accept(group, {Row(group, 0), Row(group, 1)}, true, absl::Now()).ok());
   }
   ASSERT_TRUE(ledger_->CommitRlBatch({.step = 1, .id = "b", .kind = BatchKind::kRl}, {0}, {}).ok());
@@ -147,7 +170,7 @@ TEST_F(LedgerTest, AbandonedVersionsAreHiddenUntilPublishedAgain) {
 }
 
 TEST_F(LedgerTest, ListsNewestFirstInPages) {
-  ASSERT_TRUE(ledger_->OpenGroup().ok());
+  ASSERT_TRUE(ledger_->OpenGroup("registers").ok());
   ASSERT_TRUE(ledger_->Accept(0, {Row(0, 0), Row(0, 1), Row(0, 2)}, true, absl::Now()).ok());
   const auto first = ledger_->List({.limit = 2});
   ASSERT_EQ(first->rows.size(), 2u);

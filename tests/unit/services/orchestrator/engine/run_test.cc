@@ -3,9 +3,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 
+#include "absl/strings/str_format.h"
 #include "common/telemetry/log.h"
 #include "nlohmann/json.hpp"
 #include "tests/unit/services/orchestrator/engine/fake_world.h"
@@ -331,6 +333,146 @@ TEST_F(RunTest, AStopEndsItAndALaterAttemptFinishes) {
   }
   ASSERT_TRUE(Attempt().ok());
   ExpectWhole();
+}
+
+TEST_F(RunTest, GroupsWithNothingToLearnAreLeftOutButNotForEver) {
+  plan_.rl.solved = 0;  // everybody is solved
+  plan_.rl.filter = {.all_solved = true, .max_in_a_row = 1};
+  ASSERT_TRUE(Attempt().ok());
+  EXPECT_EQ(world_->TrainedBatches(), kAllBatches);
+  const auto ledger = Ledger::Open(folder_ + "/ledger.sqlite", "test", 11);
+  ASSERT_TRUE(ledger.ok());
+  EXPECT_EQ((*ledger)->Counts()->at("all_solved"), 8);
+  EXPECT_EQ((*ledger)->Groups(GroupState::kDropped)->size(), 8u);
+  EXPECT_EQ(world_->trained_prompts().size(), 8u);
+}
+
+TEST_F(RunTest, TasksByPassRateAreChosenOnceAndKept) {
+  plan_.tasks = {"one", "two", "three"};
+  plan_.rl.task_weights.by_pass_rate = true;
+  world_->DieAfter(90);
+  EXPECT_FALSE(Attempt().ok());
+  const auto tasks = [this] {
+    std::vector<std::string> names;
+    const auto ledger = Ledger::Open(folder_ + "/ledger.sqlite", "test", 11);
+    std::map<std::string, int64_t> next;
+    for (int64_t step = 5; step <= *(*ledger)->LastStep(); ++step) {
+      const auto members = (*ledger)->Members(step);
+      for (const RolloutRow& row : *members) {
+        names.push_back(row.episode.task);
+        if (row.sample != 0) continue;
+        EXPECT_EQ(row.episode.index, next[row.episode.task]++);
+      }
+    }
+    return names;
+  };
+  const std::vector<std::string> before = tasks();
+  world_->Revive();
+  ASSERT_TRUE(Attempt().ok());
+  ExpectWhole();
+  const std::vector<std::string> after = tasks();
+  ASSERT_EQ(after.size(), 16u);
+  EXPECT_TRUE(std::equal(before.begin(), before.end(), after.begin()));
+}
+
+// The same run over a task of three turns.
+class TurnsRunTest : public RunTest {
+ protected:
+  TurnsRunTest() { plan_.tasks = {"talk"}; }
+};
+
+TEST_F(TurnsRunTest, EpisodesOverSessionsGoThroughAllStagesAndLeaveNoneOpen) {
+  ASSERT_TRUE(Attempt().ok());
+  ExpectWhole();
+  EXPECT_EQ(world_->open_sessions(), 0u);
+  const auto ledger = Ledger::Open(folder_ + "/ledger.sqlite", "test", 11);
+  ASSERT_TRUE(ledger.ok());
+  const auto members = (*ledger)->Members(5);  // the first RL step
+  ASSERT_TRUE(members.ok());
+  ASSERT_EQ(members->size(), 4u);
+  for (const RolloutRow& row : *members) {
+    EXPECT_EQ(row.turns, 3);
+    EXPECT_EQ(row.text, absl::StrFormat("%s>%s>%s", row.text.substr(0, 3), row.text.substr(0, 3),
+                                        row.text.substr(0, 3)));
+    const auto rollout = world_->peers().codec.Decode(row.bytes);
+    ASSERT_TRUE(rollout.ok()) << rollout.status();
+    EXPECT_EQ(std::count(rollout->origins.begin(), rollout->origins.end(), rl::Origin::kInjected),
+              2);
+  }
+  EXPECT_NE((*members)[0].reward, (*members)[1].reward) << "each sample has its own seed";
+  EXPECT_EQ((*ledger)->Steps()->back().turns, 3);
+  EXPECT_EQ((*ledger)->Evaluations("last", true)->front().turns, 3);
+  EXPECT_EQ(nlohmann::json::parse(ReadFile("report.json"))["turns_per_rollout"], 3);
+}
+
+TEST_F(TurnsRunTest, DemonstrationsAreLearntButForWhatTheEnvironmentSays) {
+  ASSERT_TRUE(Attempt().ok());
+  v1::TrainBatchRequest batch;
+  ASSERT_TRUE(batch.ParseFromString(world_->contents().at(1)));
+  ASSERT_EQ(batch.items_size(), 2);
+  for (const v1::TrainItem& item : batch.items()) {
+    const v1::SftItem& sft = item.sft();
+    const std::string text(sft.ids().begin(), sft.ids().end());
+    const std::string prompt = text.substr(0, text.find(':') + 1);
+    const std::string demo = text.substr(prompt.size(), text.find('$') + 1 - prompt.size());
+    EXPECT_EQ(text, prompt + demo + ">" + demo + ">" + demo);
+    EXPECT_EQ(sft.prompt_tokens(), static_cast<int32_t>(prompt.size()));
+    for (int i = 0; i < sft.ids_size(); ++i) {
+      EXPECT_EQ(sft.loss_mask(i), i >= sft.prompt_tokens() && text[i] != '>') << i;
+    }
+    ASSERT_EQ(sft.turn_begins_size(), 3);
+    EXPECT_EQ(sft.turn_begins(0), sft.prompt_tokens());
+    EXPECT_EQ(text[sft.turn_begins(1)], '>');
+    EXPECT_EQ(text[sft.turn_begins(2)], '>');
+  }
+}
+
+TEST_F(TurnsRunTest, KilledAnywhereItGoesOnWhereItWas) {
+  int died = 0;
+  for (int calls = 0; calls < 900; calls += 29) {
+    NewWorld();
+    world_->DieAfter(calls);
+    const absl::Status first = Attempt();
+    if (world_->dead()) {
+      ++died;
+      EXPECT_FALSE(first.ok());
+      world_->Revive();
+      const absl::Status second = Attempt();
+      ASSERT_TRUE(second.ok()) << second << " after " << calls << " calls";
+    }
+    ExpectWhole();
+    EXPECT_EQ(world_->open_sessions(), 0u);
+    if (!world_->dead() && first.ok()) break;
+  }
+  EXPECT_GT(died, 5);
+}
+
+// A lost turn is never a reward: the episode is played again from its start, with the same draws.
+TEST_F(TurnsRunTest, AnEpisodeThatLostATurnIsPlayedAgain) {
+  ASSERT_TRUE(Attempt().ok());
+  const std::map<int64_t, std::string> undisturbed = world_->contents();
+  const int sessions = world_->made_sessions();
+  for (std::atomic<int> FakeWorld::*fault :
+       {&FakeWorld::lost_samples, &FakeWorld::lost_sessions, &FakeWorld::raised}) {
+    NewWorld();
+    // Demonstrations are stepped, too, and a task that fails there fails the run.
+    if (fault == &FakeWorld::raised) plan_.sft.clear();
+    world_.get()->*fault = 4;
+    const absl::Status status = Attempt();
+    ASSERT_TRUE(status.ok()) << status;
+    EXPECT_EQ(world_->open_sessions(), 0u);
+    const auto ledger = Ledger::Open(folder_ + "/ledger.sqlite", "test", 11);
+    ASSERT_TRUE(ledger.ok());
+    EXPECT_EQ((*ledger)->Counts()->at("ok"), 16);
+    if (fault == &FakeWorld::raised) {
+      EXPECT_EQ((*ledger)->Counts()->at("task_failed"), 4);
+      continue;
+    }
+    ExpectWhole();
+    EXPECT_EQ((*ledger)->Counts()->at("infra_failed"), 4);
+    EXPECT_EQ(world_->made_sessions(), sessions + 4);
+    EXPECT_EQ(world_->contents().size(), undisturbed.size());
+  }
 }
 
 TEST_F(RunTest, AForeignTrainerIsRefused) {

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
+#include <set>
 
 #include "common/rpc/server.h"
 #include "common/telemetry/log.h"
@@ -94,6 +95,23 @@ class FakeEnvService final : public v1::EnvironmentService::Service {
     response->set_response_text(says_ + std::to_string(request->answer_noise()));
     return grpc::Status::OK;
   }
+  grpc::Status Reset(grpc::ServerContext*, const v1::ResetRequest*,
+                     v1::ResetResponse* response) override {
+    v1::ChatMessage& message = *response->mutable_chat()->add_messages();
+    message.set_role("user");
+    message.set_content("look");
+    response->set_max_turns(9);
+    return grpc::Status::OK;
+  }
+  grpc::Status Step(grpc::ServerContext*, const v1::StepRequest* request,
+                    v1::StepResponse* response) override {
+    *response->mutable_episode() = request->episode();
+    response->mutable_episode()->set_state(request->episode().state() + request->response_text());
+    v1::ChatMessage& message = *response->add_messages();
+    message.set_role("tool");
+    message.set_content("a wall");
+    return grpc::Status::OK;
+  }
   grpc::Status Score(grpc::ServerContext*, const v1::EnvironmentServiceScoreRequest*,
                      v1::EnvironmentServiceScoreResponse* response) override {
     response->set_outcome(v1::OUTCOME_OK);  // and no reward
@@ -154,6 +172,21 @@ TEST_F(PeerTest, AnotherRevisionIsRefusedWithBothNumbers) {
   EXPECT_THAT(std::string(status.message()), testing::HasSubstr("env.revision=99"));
 }
 
+TEST_F(PeerTest, ConversationsAndTurnsComeAsTheyAre) {
+  FakeEnvService service("x");
+  const auto server = Start(service, 1);
+  const auto prompt = client_.Reset({.task = "t"});
+  ASSERT_TRUE(prompt.ok()) << prompt.status();
+  EXPECT_EQ(prompt->messages, (std::vector<Message>{{"user", "look"}}));
+  EXPECT_EQ(prompt->max_turns, 9);
+  const auto turn = client_.Step({.task = "t", .index = 4, .state = "ab"}, "c");
+  ASSERT_TRUE(turn.ok()) << turn.status();
+  EXPECT_EQ(turn->episode.state, "abc");
+  EXPECT_EQ(turn->episode.index, 4);
+  EXPECT_EQ(turn->messages, (std::vector<Message>{{"tool", "a wall"}}));
+  EXPECT_FALSE(turn->done);
+}
+
 TEST_F(PeerTest, AVerdictWithoutRewardIsAnErrorAndNoZero) {
   FakeEnvService service("x");
   const auto server = Start(service, 1);
@@ -178,6 +211,47 @@ class FakeInferenceService final : public v1::InferenceService::Service {
     ++updates;
     return answer;
   }
+  grpc::Status AbortAll(grpc::ServerContext*, const v1::AbortAllRequest*,
+                        v1::AbortAllResponse*) override {
+    return grpc::Status::OK;
+  }
+  grpc::Status CreateSession(grpc::ServerContext*, const v1::CreateSessionRequest* request,
+                             v1::CreateSessionResponse* response) override {
+    created = *request;
+    response->mutable_session()->set_session_id("s" + std::to_string(++sessions));
+    open.insert(response->session().session_id());
+    return grpc::Status::OK;
+  }
+  grpc::Status StepSession(grpc::ServerContext*, const v1::StepSessionRequest* request,
+                           grpc::ServerWriter<v1::GenerateResponse>* stream) override {
+    stepped = *request;
+    if (!open.contains(request->session_id())) return {grpc::StatusCode::NOT_FOUND, "gone"};
+    v1::GenerateResponse response;
+    response.mutable_accepted();
+    stream->Write(response);
+    if (breaks) return {grpc::StatusCode::UNAVAILABLE, "broken"};
+    *response.mutable_finished()->mutable_rollout() = wire::ToProto(SomeRollout());
+    response.mutable_finished()->set_text("said");
+    stream->Write(response);
+    return grpc::Status::OK;
+  }
+  grpc::Status ListSessions(grpc::ServerContext*, const v1::ListSessionsRequest* request,
+                            v1::ListSessionsResponse* response) override {
+    EXPECT_EQ(request->client(), "orchestrator");
+    if (!open.empty()) response->add_sessions()->set_session_id(*open.begin());
+    return grpc::Status::OK;
+  }
+  grpc::Status DeleteSession(grpc::ServerContext*, const v1::DeleteSessionRequest* request,
+                             v1::DeleteSessionResponse*) override {
+    open.erase(request->session_id());
+    return grpc::Status::OK;
+  }
+
+  bool breaks = false;  // a stream that has begun
+  int sessions = 0;
+  std::set<std::string> open;
+  v1::CreateSessionRequest created;
+  v1::StepSessionRequest stepped;
 };
 
 // Two replicas; an address is written for those that are started.
@@ -217,6 +291,43 @@ TEST_F(FleetTest, AReplicaThatIsAwayDoesNotHoldUpNewWeights) {
   EXPECT_TRUE(client_.UpdateWeights({}).ok());
   EXPECT_EQ(services_[0].updates, 1);
   EXPECT_EQ(services_[1].updates, 2);
+}
+
+TEST_F(FleetTest, ASessionStaysWithItsReplicaAndALostOneIsAnError) {
+  Start(1);
+  context::ContextPolicy turns{.trigger = context::Turns{.n_protect_turns = 2}};
+  const auto session = client_.CreateSession({.request_id = "c",
+                                              .prompt = {1, 2},
+                                              .context = turns,
+                                              .seed = 9,
+                                              .min_version = PolicyVersion(4),
+                                              .replica = 2});  // 0, which is away
+  ASSERT_TRUE(session.ok()) << session.status();
+  EXPECT_EQ(session->replica, 1u);
+  EXPECT_EQ(services_[1].created.context().turns().n_protect_turns(), 2);
+  EXPECT_EQ(services_[1].created.min_policy_version(), 4);
+  EXPECT_EQ(services_[1].created.seed(), 9u);
+  EXPECT_GT(services_[1].created.ttl_seconds(), 0);
+  SessionStep step{.request_id = "t", .session = *session, .expected_tokens = 2, .new_ids = {7}};
+  const auto sample = client_.StepSession(step);
+  ASSERT_TRUE(sample.ok()) << sample.status();
+  EXPECT_EQ(sample->rollout, SomeRollout());
+  EXPECT_EQ(sample->text, "said");
+  EXPECT_EQ(services_[1].stepped.expected_tokens(), 2);
+  EXPECT_EQ(services_[1].stepped.new_ids(0), 7);
+  services_[1].breaks = true;
+  EXPECT_EQ(client_.StepSession(step)->outcome, rl::Outcome::kInfraFailed);
+  client_.DeleteSession(*session);
+  EXPECT_TRUE(absl::IsNotFound(client_.StepSession(step).status()));
+}
+
+TEST_F(FleetTest, AbortingEverythingLeavesNoSessionOpen) {
+  Start(0);
+  Start(1);
+  for (size_t i = 0; i < 5; ++i) ASSERT_TRUE(client_.CreateSession({.replica = i}).ok());
+  EXPECT_EQ(services_[0].open.size() + services_[1].open.size(), 5u);
+  EXPECT_TRUE(client_.AbortAll("a test").ok());
+  EXPECT_TRUE(services_[0].open.empty() && services_[1].open.empty());
 }
 
 TEST_F(FleetTest, AReplicaThatAnswersMustServeThem) {

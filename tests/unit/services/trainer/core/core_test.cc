@@ -81,6 +81,20 @@ TEST(AdmissionTest, GreedyAndTruncatedDrawsAreTakenWhenAskedFor) {
   EXPECT_FALSE(Refuse(item, limits));
 }
 
+TEST(AdmissionTest, TurnsOfADemonstrationRiseWithinItsResponse) {
+  SftItem item{.id = "d", .ids = {1, 2, 3, 4, 5, 6}, .loss_mask = std::vector<bool>(6, true)};
+  item.prompt_tokens = 2;
+  item.turn_begins = {2, 4, 5};
+  EXPECT_FALSE(Refuse(item, kLimits));
+  const std::vector<std::vector<int32_t>> wrong = {{1}, {2, 2}, {4, 3}, {2, 6}, {2, -1}};
+  for (const std::vector<int32_t>& begins : wrong) {
+    item.turn_begins = begins;
+    const auto refused = Refuse(item, kLimits);
+    ASSERT_TRUE(refused);
+    EXPECT_THAT(refused->message, HasSubstr("turn_begins["));
+  }
+}
+
 TEST(AdmissionTest, ABatchIsOfOneKindAndHasAName) {
   Batch batch{.id = "b", .step = 1, .rl = {GoodItem()}};
   EXPECT_TRUE(Validate(batch).ok());

@@ -38,6 +38,24 @@ TEST_F(EngineTest, DemonstrationsAreLearntWithAndWithoutCompaction) {
   }
 }
 
+// Each turn that begins compacts what stands before it; who does not say where turns begin is
+// rejected.
+TEST_F(EngineTest, DemonstrationsOfSeveralTurnsAreLearntUnderTheirTurns) {
+  context::ContextPolicy turns{.trigger = context::Turns{.n_protect_turns = 0, .keep_ratio = 0.25}};
+  turns.reference_tokens = 8;
+  Batch batch = SftBatch(1, turns);
+  for (SftItem& item : batch.sft) item.turn_begins = {kPrompt, kPrompt + 6, kPrompt + 12};
+  const StepResult compacted = Trained(*Open(Options("a")), batch);
+  const StepResult whole = Trained(*Open(Options("b")), SftBatch(1, {}));
+  EXPECT_TRUE(compacted.rejected.empty());
+  EXPECT_EQ(compacted.loss_tokens, whole.loss_tokens);
+  EXPECT_GT(std::abs(compacted.loss - whole.loss), 1e-5);
+  batch.sft[2].turn_begins.clear();
+  const StepResult without = Trained(*Open(Options("c")), batch);
+  ASSERT_EQ(without.rejected.size(), 1u);
+  EXPECT_EQ(without.rejected[0].id, "2");
+}
+
 TEST_F(EngineTest, OwnRolloutsHaveRatioOneAndNoMismatchAtAnyEvent) {
   const auto engine = Open(Options());
   ASSERT_TRUE(engine->Publish().ok());
