@@ -5,7 +5,6 @@
 #include <string>
 #include <vector>
 
-#include "common/telemetry/log.h"
 #include "services/inference/router/service.h"
 #include "tests/unit/services/inference/server/server_fixture.h"
 
@@ -79,7 +78,6 @@ class RouterTest : public ServerTest {
     return (*stub_.*method)(context.get(), request, &response);
   }
 
-  const ScopedLogSink quiet_{[](const std::string&) {}};
   std::vector<std::unique_ptr<ReplicaNode>> nodes_;
   ReplicaAddresses addresses_;
   std::unique_ptr<RouterFront> router_;
