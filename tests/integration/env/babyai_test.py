@@ -70,6 +70,44 @@ class BabyAI(unittest.TestCase):
                 self.assertEqual(score.reward, float(over and reward > 0))
                 self.assertEqual(score.parts["minigrid"], reward)
 
+    def test_a_glance_says_where_things_are_and_a_letter_acts(self):
+        step = {"f": (0, -1), "l": (-1, 0), "r": (1, 0)}
+        solved = 0
+        for seed in range(40):
+            brief = babyai.environments(levels="GoToObj", style="brief", max_turns="32")[0]
+            env = gymnasium.make("BabyAI-GoToObj-v0")
+            image = env.reset(seed=seed)[0]["image"]
+            prompt = brief.reset(Episode(brief.name, "heldout", 0, seed))
+            mission, seen = prompt.text.split("|")
+            self.assertEqual((mission, prompt.max_response, prompt.stops), (env.unwrapped.mission, 2, ["$"]))
+            state, done = None, False
+            while not done:
+                # Every word names a place; there stands what it says. What has a colour is named, each thing once.
+                words = re.findall(r"(#|[rgbpye][koxDL/])((?:[lr]\d)?(?:f\d)?)", seen)
+                self.assertEqual("".join(code + place for code, place in words) + ";", seen)
+                for code, place in words:
+                    x, y = 3, 6
+                    for letter, count in re.findall(r"([lrf])(\d)", place):
+                        x, y = x + step[letter][0] * int(count), y + step[letter][1] * int(count)
+                    kind, color, _ = (int(n) for n in image[x][y])
+                    wanted = ("wall", color) if code == "#" else (KINDS[code[1]][0], constants.COLOR_TO_IDX[COLORS[code[0]]])
+                    self.assertEqual((constants.IDX_TO_OBJECT[kind], color), wanted)
+                things = sum(constants.IDX_TO_OBJECT[int(image[x][y][0])] in ("key", "ball", "box", "door")
+                             for x in range(7) for y in range(7))
+                self.assertEqual(sum(code != "#" for code, _ in words), things)
+                episode = Episode(brief.name, "heldout", 0, seed, state)
+                letter = brief.demonstrate(episode, 0)
+                self.assertRegex(letter, r"^[lrfpdt]\$$")
+                turn = brief.step(episode, letter[:1])
+                image = env.step("lrfpdt".index(letter[0]))[0]["image"]
+                state, done = turn.state, turn.done
+                seen = "" if done else turn.messages[0][1]
+            solved += brief.score(Episode(brief.name, "heldout", 0, seed, state), "").reward
+        self.assertEqual(solved, 40)
+        nothing = brief.step(Episode(brief.name, "heldout", 0, 0), "x")
+        self.assertEqual(nothing.state, [babyai.NOTHING])
+        self.assertEqual(brief.step(Episode(brief.name, "heldout", 0, 0), "").state, [babyai.NOTHING])
+
     def test_the_bot_solves_every_level_and_its_wins_are_minigrids(self):
         for environment, level in zip(babyai.environments(max_turns="600"), LEVELS, strict=True):
             for seed in range(6):

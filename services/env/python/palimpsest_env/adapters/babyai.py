@@ -22,7 +22,7 @@ COLORS = {"red": "r", "green": "g", "blue": "b", "purple": "p", "yellow": "y", "
 OBJECTS = {"key": "k", "ball": "o", "box": "x"}
 DOORS = ["/", "D", "L"]  # open, closed, locked
 DOOR_WORDS = ["open", "closed", "locked"]
-LIVING = 64  # episodes kept between two calls
+LIVING = 256  # episodes kept between two calls, and four times as many seeds
 EVALUATED = 256  # starts of heldout, seed 0, that train and sft never begin with
 
 SYSTEM = f"""You act in a grid world, one action each turn. You see the 7 x 7 cells before you; walls and closed doors hide what is behind.
@@ -67,6 +67,62 @@ def read_action(response: str) -> int:
     return min(places)[1] if places else NOTHING
 
 
+class Talk:
+    """A conversation with a model that reads: the grid with a legend, an action between tags."""
+
+    def prompt(self, env, level: str) -> Prompt:
+        return Prompt(messages=[("system", SYSTEM), ("user", view(env))], tags=[level])
+
+    def said(self, env, action: int) -> str:
+        missed = "" if action != NOTHING else f"No action understood. Actions: {', '.join(ACTIONS)}.\n"
+        return missed + view(env)
+
+    def read(self, response: str) -> int:
+        return read_action(response)
+
+    def write(self, action: int) -> str:
+        return f"<action>{ACTIONS[action]}</action>"
+
+
+def glance(env) -> str:
+    """A few bytes: *ro carried; #f3 a wall three cells ahead (l left, r right); rkl2f1 a red key two left, one ahead."""
+    image = env.gen_obs()["image"]
+    kinds = [[IDX_TO_OBJECT[int(image[x][y][0])] for y in range(7)] for x in range(7)]
+    words = [f"*{COLORS[env.carrying.color]}{OBJECTS[env.carrying.type]}"] if env.carrying else []
+    for letter, cells in (("f", [(3, 6 - i) for i in range(1, 7)]), ("l", [(3 - i, 6) for i in range(1, 4)]),
+                          ("r", [(3 + i, 6) for i in range(1, 4)])):
+        walls = [i for i, (x, y) in enumerate(cells, 1) if kinds[x][y] == "wall"]
+        words += [f"#{letter}{walls[0]}"] if walls else []
+    for y in range(6, -1, -1):
+        for x in range(7):
+            if (x, y) == (3, 6) or kinds[x][y] not in ("door", *OBJECTS):
+                continue
+            _, color, state = (int(n) for n in image[x][y])
+            side = f"l{3 - x}" if x < 3 else f"r{x - 3}" if x > 3 else ""
+            words.append(cell(kinds[x][y], IDX_TO_COLOR[color], state)[0] + side + (f"f{6 - y}" if y < 6 else ""))
+    return "".join(words) + ";"
+
+
+class Brief:
+    """For a small model that is only now learning to write: a glance each turn, answered by one letter and $."""
+    LETTERS = "lrfpdt"
+
+    def prompt(self, env, level: str) -> Prompt:
+        return Prompt(text=f"{env.mission}|{glance(env)}", max_response=2, stops=["$"], tags=[level])
+
+    def said(self, env, action: int) -> str:
+        return glance(env)
+
+    def read(self, response: str) -> int:
+        return self.LETTERS.find(response[:1]) if response[:1] and response[:1] in self.LETTERS else NOTHING
+
+    def write(self, action: int) -> str:
+        return self.LETTERS[action] + "$"
+
+
+STYLES = {"talk": Talk, "brief": Brief}
+
+
 @dataclasses.dataclass
 class Living:
     env: object
@@ -88,12 +144,13 @@ class Living:
 
 
 class BabyAI(Environment):
-    def __init__(self, level: str, max_turns: int):
-        self.level, self.max_turns = level, max_turns
+    def __init__(self, level: str, max_turns: int, style: Talk | Brief):
+        self.level, self.max_turns, self.style = level, max_turns, style
         self.name = f"babyai/{level}"
         self.description = f"MiniGrid's BabyAI-{level}-v0 as text."
         self.max_response = 0
         self.living = collections.OrderedDict()
+        self.seeds = {}
         self.evaluated = None
 
     def start(self, seed: int):
@@ -118,12 +175,20 @@ class BabyAI(Environment):
                 return seed
         raise NoSuchEpisode(f"{self.name}: no start for {episode.split} in 1000 draws")
 
+    def known_seed(self, episode: Episode) -> int:
+        key = episode.split, episode.seed, episode.index
+        if key not in self.seeds:
+            if len(self.seeds) >= 4 * LIVING:
+                self.seeds.clear()
+            self.seeds[key] = self.seed(episode)
+        return self.seeds[key]
+
     def at(self, episode: Episode, with_bot: bool = False) -> Living:
         """The episode after its actions; taken from the living where it can be."""
         actions = self.actions(episode)
         living = self.living.pop(self.key(episode, actions), None)
         if living is None or (with_bot and living.bot is None):
-            env = self.start(self.seed(episode))
+            env = self.start(self.known_seed(episode))
             living = Living(env, BabyAIBot(env) if with_bot else None)
             for i, action in enumerate(actions):
                 if living.done:
@@ -147,21 +212,20 @@ class BabyAI(Environment):
         return actions
 
     def reset(self, episode: Episode) -> Prompt:
-        return Prompt(messages=[("system", SYSTEM), ("user", view(self.at(episode).env))], tags=[self.level])
+        return self.style.prompt(self.at(episode).env, self.level)
 
     def step(self, episode: Episode, response: str) -> Turn:
         living, actions = self.at(episode), self.actions(episode)
         if living.done or len(actions) >= self.max_turns:
             raise BadEpisode(f"episode.state: the episode is over after {len(actions)} actions")
         self.living.pop(self.key(episode, actions))
-        action = read_action(response)
+        action = self.style.read(response)
         living.act(action, actions[-1] if actions else None)
         actions = actions + [action]
         self.keep(episode, actions, living)
         if living.done or len(actions) >= self.max_turns:
             return Turn(actions, done=True)
-        missed = "" if action != NOTHING else f"No action understood. Actions: {', '.join(ACTIONS)}.\n"
-        return Turn(actions, [("user", missed + view(living.env))])
+        return Turn(actions, [("user", self.style.said(living.env, action))])
 
     def score(self, episode: Episode, response: str) -> Score:
         living, turns = self.at(episode), len(self.actions(episode))
@@ -178,14 +242,16 @@ class BabyAI(Environment):
         planned = living.plan(actions[-1] if actions else None)
         if planned >= NOTHING:
             raise NotImplementedError(f"the bot of minigrid has no action here, after {len(actions)} turns")
-        return f"<action>{ACTIONS[planned]}</action>"
+        return self.style.write(planned)
 
 
-def environments(levels: str = ",".join(LEVELS), max_turns: str = "64") -> list[Environment]:
-    """`levels`: names, separated by commas."""
+def environments(levels: str = ",".join(LEVELS), max_turns: str = "64", style: str = "talk") -> list[Environment]:
+    """`levels`: names, separated by commas. `style`: talk, or brief for small models without a chat template."""
     names = [name.strip() for name in levels.split(",")]
     if unknown := [name for name in names if name not in LEVELS]:
         raise ValueError(f"levels={unknown[0]!r} is not one of {', '.join(LEVELS)}")
     if int(max_turns) < 2:
         raise ValueError(f"max_turns={max_turns} is less than 2")
-    return [BabyAI(name, int(max_turns)) for name in names]
+    if style not in STYLES:
+        raise ValueError(f"style={style!r} is not one of {', '.join(STYLES)}")
+    return [BabyAI(name, int(max_turns), STYLES[style]()) for name in names]
