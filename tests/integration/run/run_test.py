@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A whole run by `palimpsest launch`, with real daemons: once undisturbed, once with kill -9 of each of them.
+"""Whole runs by `palimpsest launch`, with real daemons: undisturbed, with kill -9 of each of them, over turns.
 
 Usage: run_test.py PATH_OF_PALIMPSEST, from the root of the repository. Needs the standard library only.
 """
@@ -15,15 +15,16 @@ import time
 import unittest
 
 BINARY = ""
-CONFIG = pathlib.Path("tests/integration/run/run.yaml")
-STEPS = 24
+HERE = pathlib.Path("tests/integration/run")
 NUMBERS = {"reward_first", "reward_last", "greedy_first", "greedy_last", "heldout_reward", "steps", "wall_s",
-           "tokens_per_s", "events_per_rollout", "kv_budget", "mean_total_tokens", "mismatch_kl", "mismatch_max_abs",
+           "tokens_per_s", "turns_per_rollout", "events_per_rollout", "kv_budget", "mean_total_tokens", "mismatch_kl", "mismatch_max_abs",
            "staleness_max", "policy_versions"}
 ROLES = ("trainer", "inference", "env", "orchestrator")
 
 
-class Run(unittest.TestCase):
+class Launched(unittest.TestCase):
+    config, steps = None, 0
+
     def setUp(self):
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
@@ -32,7 +33,7 @@ class Run(unittest.TestCase):
         self.start()
 
     def start(self, *sets):
-        self.command = [BINARY, "launch", "--config", str(CONFIG), "--set", f"run.folder={self.run_folder}", *sets]
+        self.command = [BINARY, "launch", "--config", str(HERE / self.config), "--set", f"run.folder={self.run_folder}", *sets]
         with open(self.messages, "wb") as stderr:
             self.launch = subprocess.Popen(self.command, stdout=subprocess.PIPE, stderr=stderr)
         self.addCleanup(self.stop, self.launch)
@@ -62,7 +63,7 @@ class Run(unittest.TestCase):
     def await_step(self, step):
         """Messages come once a second at most: not every step is seen."""
         for _ in range(3600):
-            if int(self.await_message(rf"rl (\d+)/{STEPS} ")) >= step:
+            if int(self.await_message(rf"rl (\d+)/{self.steps} ")) >= step:
                 return
             time.sleep(0.05)
         self.fail(f"step {step} never came: {self.messages.read_text()}")
@@ -75,10 +76,11 @@ class Run(unittest.TestCase):
         self.assertLessEqual(NUMBERS, set(report))
         for name in NUMBERS:
             self.assertIsInstance(report[name], (int, float), name)
-        self.assertEqual(report["steps"], STEPS)
+        self.assertEqual(report["steps"], self.steps)
         self.assertEqual(report["heldout_reward"], report["reward_last"])
-        self.assertGreaterEqual(report["policy_versions"], 10)
+        self.assertGreaterEqual(report["policy_versions"], min(self.steps, 10))
         self.assertLessEqual(report["mismatch_kl"], 1e-4)
+        self.assertLessEqual(report["mismatch_max_abs"], 2e-4)
         self.assertEqual(report["staleness_max"], 0)
         return outcome
 
@@ -89,6 +91,16 @@ class Run(unittest.TestCase):
         self.assertEqual(fsck.returncode, 0, fsck.stderr)
         return {check["name"]: check["looked_at"] for check in json.loads(fsck.stdout)["checks"]}
 
+    def kill(self, role):
+        pid = int(self.await_message(rf"{role}-0 started, pid (\d+)"))
+        os.kill(pid, signal.SIGKILL)
+        self.await_message(rf"{role}-0 ended: killed by signal 9")
+        self.assert_sound()
+
+
+class Run(Launched):
+    config, steps = "run.yaml", 24
+
     def test_a_run_goes_from_nothing_to_its_report(self):
         self.assertEqual(self.finish()["restarts"], 0)
         self.assertIn("sft 0/4 ", self.messages.read_text())
@@ -98,7 +110,7 @@ class Run(unittest.TestCase):
         # What is finished has nothing to do, and says so with its numbers.
         self.start()
         self.finish()
-        self.assertIn(f"done {STEPS}/{STEPS} ", self.messages.read_text())
+        self.assertIn(f"done {self.steps}/{self.steps} ", self.messages.read_text())
         # Its ledger is of seed 1: trying again would not help.
         self.start("--set", "run.seed=2")
         out, _ = self.launch.communicate(timeout=120)
@@ -110,15 +122,12 @@ class Run(unittest.TestCase):
     def test_kill_9_of_each_daemon_costs_time_and_nothing_else(self):
         for number, role in enumerate(ROLES):
             self.await_step(3 * number + 2)
-            pid = int(self.await_message(rf"{role}-0 started, pid (\d+)"))
-            os.kill(pid, signal.SIGKILL)
-            self.await_message(rf"{role}-0 ended: killed by signal 9")
-            self.assert_sound()
+            self.kill(role)
         outcome = self.finish()
         self.assertEqual(outcome["restarts"], len(ROLES))
         looked_at = self.assert_sound()
-        self.assertEqual(looked_at["batches_are_in_order"], 4 + STEPS)
-        self.assertEqual(looked_at["staleness_is_bounded"], STEPS * 4 * 4)
+        self.assertEqual(looked_at["batches_are_in_order"], 4 + self.steps)
+        self.assertEqual(looked_at["staleness_is_bounded"], self.steps * 4 * 4)
         self.assertGreaterEqual(looked_at["weights_contain_each_batch_once"], 1)
 
     def test_a_trainer_of_two_ranks_survives_the_loss_of_each(self):
@@ -134,6 +143,25 @@ class Run(unittest.TestCase):
         said = (self.run_folder / "logs/latest/trainer-0.log").read_text()
         self.assertIn("rank 1 of 2 does not answer", said)
         self.assertIn("rank 0 of 2 does not answer", (self.run_folder / "logs/latest/trainer-1.log").read_text())
+
+
+class Turns(Launched):
+    """Episodes of six turns over sessions, whose turns are compacted as they go on."""
+    config, steps = "turns.yaml", 12
+
+    def test_episodes_are_trained_and_a_killed_daemon_costs_no_turn(self):
+        for step, role in ((2, "inference"), (5, "env")):
+            self.await_step(step)
+            self.kill(role)
+        outcome = self.finish()
+        self.assertEqual(outcome["restarts"], 2)
+        report = json.loads(pathlib.Path(outcome["report"]).read_text())
+        self.assertEqual(report["turns_per_rollout"], 6)
+        self.assertEqual(report["events_per_rollout"], 4)
+        looked_at = self.assert_sound()
+        self.assertEqual(looked_at["no_failure_became_a_reward"], self.steps * 2 * 4)
+        page = (self.run_folder / "report/report.md").read_text()
+        self.assertRegex(page, r"\?[a-c]{3};")
 
 
 if __name__ == "__main__":
