@@ -5,7 +5,7 @@ import subprocess
 import tempfile
 import unittest
 
-ROLES = {"inference", "trainer", "orchestrator", "env", "client", "operator", "metrics"}
+ROLES = {"inference", "router", "trainer", "orchestrator", "env", "client", "operator", "metrics"}
 
 
 def openssl(*words):
