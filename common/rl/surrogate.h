@@ -16,9 +16,8 @@ namespace palimpsest::rl {
 //              A > 0 and rho > 1 + clip_high:  loss = -w A (1 + clip_high), no gradient
 //              A < 0 and rho < 1 - clip_low:   loss = -w A (1 - clip_low), no gradient
 //              else                            loss = -w A c,   d loss / d n = -w A c
-//   gspo     the same for a whole sequence (arXiv:2507.18071, eq. 5-7): rho = exp(mean_t(n_t -
-//   o_t)),
-//            w A = sum_t w_t A_t, and d rho / d n_t = rho / T_i.
+//   gspo     the same for a whole sequence (arXiv:2507.18071, eq. 5-7), with
+//            rho = exp(mean_t(n_t - o_t)), w A = sum_t w_t A_t and d rho / d n_t = rho / T_i.
 //   cispo    rho = clip(exp(n - o), 1 - clip_low, 1 + clip_high) is a weight, a constant of the
 //            gradient (arXiv:2506.13585, eq. 4-5): loss = -w A c n, d loss / d n = -w A c. With
 //            clip_low = 1 it is the policy gradient with truncated weights and nothing else.
