@@ -52,8 +52,6 @@ class Meeting {
 
   // Rank 0.
   absl::StatusOr<std::string> Call() {
-    RETURN_IF_ERROR(MakeFolder(place_.folder));
-    ForgetOtherLives();
     const std::string life = kLife + word_, folder = place_.folder + "/" + life;
     RETURN_IF_ERROR(MakeFolder(folder));
     RETURN_IF_ERROR(weights::WriteFileDurably(place_.folder + "/" + kCurrent,
@@ -68,6 +66,7 @@ class Meeting {
       }
       RETURN_IF_ERROR(Pause(absl::StrFormat("rank %d", words.size())));
     }
+    ForgetOtherLives(life);  // nobody comes to them any more
     RETURN_IF_ERROR(weights::WriteFileDurably(folder + "/all", absl::StrJoin(words, "\n")));
     return folder;
   }
@@ -114,12 +113,13 @@ class Meeting {
   }
 
   // What is left of them would only fill the disk.
-  void ForgetOtherLives() const {
+  void ForgetOtherLives(const std::string& life) const {
     const auto names = weights::ListFolder(place_.folder);
     if (!names.ok()) return;
     for (const std::string& name : *names) {
       std::error_code ignored;
-      if (absl::StartsWith(name, kLife)) fs::remove_all(place_.folder + "/" + name, ignored);
+      if (!absl::StartsWith(name, kLife) || name == life) continue;
+      fs::remove_all(place_.folder + "/" + name, ignored);
     }
   }
 

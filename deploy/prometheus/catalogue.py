@@ -102,6 +102,8 @@ def role_of(path):
     parts = path.split("/")
     if parts[0] == "common":
         return EVERY
+    if parts[:3] == ["services", "inference", "router"]:
+        return "router"  # the same binary, another daemon
     if parts[0] == "services":
         return parts[1]
     raise Unreadable(f"{path}: a metric is declared outside of common/ and services/")

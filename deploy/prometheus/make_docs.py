@@ -10,7 +10,7 @@ sys.dont_write_bytecode = True
 import catalogue  # noqa: E402
 
 PAGE = pathlib.Path("docs/metrics.md")
-ORDER = [catalogue.EVERY, "inference", "trainer", "orchestrator", "env"]
+ORDER = [catalogue.EVERY, "inference", "router", "trainer", "orchestrator", "env"]
 INTRODUCTION = """\
 # Metrics
 

@@ -177,9 +177,11 @@ TEST_F(WorkersTest, AMultiTurnEpisodeIsItsStateAndGoesOnInAnyProcess) {
   Serve("services/env/python/examples/guess.py");
   v1::ListTasksResponse tasks;
   ASSERT_TRUE(stub_->ListTasks(MakeContext({}).get(), {}, &tasks).ok());
-  ASSERT_EQ(tasks.tasks(2).name(), "guess");
-  EXPECT_TRUE(tasks.tasks(2).multi_turn());
-  EXPECT_EQ(tasks.tasks(2).max_turns(), 10);
+  const auto guess_task = std::find_if(tasks.tasks().begin(), tasks.tasks().end(),
+                                       [](const auto& task) { return task.name() == "guess"; });
+  ASSERT_NE(guess_task, tasks.tasks().end());
+  EXPECT_TRUE(guess_task->multi_turn());
+  EXPECT_EQ(guess_task->max_turns(), 10);
   v1::ResetResponse reset;
   ASSERT_TRUE(Reset(Named("guess", 5), reset).ok());
   EXPECT_EQ(reset.chat().messages(0).role(), "user");
