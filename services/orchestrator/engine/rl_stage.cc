@@ -270,7 +270,9 @@ absl::StatusOr<RlStage::Rewarded> RlStage::RewardsOf(int64_t group) const {
   ASSIGN_OR_RETURN(const std::vector<RolloutRow> rows, place_.ledger.Rollouts(group));
   Rewarded rewarded;
   for (const RolloutRow& row : rows) {
-    const int64_t length = std::max(1, row.total_tokens - row.prompt_tokens);
+    ASSIGN_OR_RETURN(const rl::Rollout rollout, place_.peers.codec.Decode(row.bytes));
+    const int64_t length = std::max<int64_t>(
+        1, std::count(rollout.origins.begin(), rollout.origins.end(), rl::Origin::kSampled));
     rewarded.ids.push_back(row.id);
     rewarded.rewards.push_back(row.reward.value_or(0) +
                                rl::OverlongPenalty(place_.plan.rl.overlong, length));

@@ -66,7 +66,7 @@ class RlStage {
   struct Rewarded {
     std::vector<std::string> ids;
     std::vector<double> rewards;
-    std::vector<int64_t> lengths;  // tokens of the response, > 0
+    std::vector<int64_t> lengths;  // sampled tokens, > 0: what was injected is nobody's length
   };
   absl::StatusOr<Rewarded> RewardsOf(int64_t group) const;
   absl::StatusOr<bool> Redraw(const std::vector<int64_t>& groups);

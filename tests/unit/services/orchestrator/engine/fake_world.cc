@@ -117,7 +117,8 @@ absl::StatusOr<EnvTurn> FakeWorld::Step(const Episode& episode, const std::strin
   EnvTurn turn{.episode = episode};
   turn.episode.state += response + ";";
   turn.done = std::count(turn.episode.state.begin(), turn.episode.state.end(), ';') == kTurns;
-  if (!turn.done) turn.messages = {{"user", ">"}};
+  const int longer = long_observations ? response.back() - '0' : 0;
+  if (!turn.done) turn.messages = {{"user", std::string(1 + longer, '>')}};
   return turn;
 }
 

@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <map>
+#include <set>
 
 #include "absl/strings/str_format.h"
 #include "common/telemetry/log.h"
@@ -380,6 +382,24 @@ class TurnsRunTest : public RunTest {
  protected:
   TurnsRunTest() { plan_.tasks = {"talk"}; }
 };
+
+// All say equally much, so the weighted baseline is the mean, whatever the environment has added.
+TEST_F(TurnsRunTest, WhatTheEnvironmentSaysIsNoLengthOfAResponse) {
+  world_->long_observations = true;
+  plan_.rl.advantage.kind = rl::AdvantageKind::kLengthWeighted;
+  ASSERT_TRUE(Attempt().ok());
+  const auto ledger = Ledger::Open(folder_ + "/ledger.sqlite", "test", 11);
+  const auto members = (*ledger)->Members(5);  // the first RL step
+  ASSERT_TRUE(members.ok());
+  std::map<int64_t, double> sums;
+  std::set<int32_t> totals;
+  for (const RolloutRow& row : *members) {
+    sums[row.group] += row.advantage.value_or(NAN);
+    totals.insert(row.total_tokens);
+  }
+  EXPECT_GT(totals.size(), 1u);
+  for (const auto& [group, sum] : sums) EXPECT_NEAR(sum, 0, 1e-12) << group;
+}
 
 TEST_F(TurnsRunTest, EpisodesOverSessionsGoThroughAllStagesAndLeaveNoneOpen) {
   ASSERT_TRUE(Attempt().ok());
