@@ -83,6 +83,10 @@ RpcServer::RpcServer(const RpcServerConfig& config, std::unique_ptr<grpc::Server
 
 RpcServer::~RpcServer() { Shutdown(); }
 
+std::shared_ptr<grpc::Channel> RpcServer::InProcess() {
+  return server_->InProcessChannel(grpc::ChannelArguments());
+}
+
 void RpcServer::SetServing(const std::string& service, bool serving) {
   server_->GetHealthCheckService()->SetServingStatus(service, serving);
 }

@@ -23,21 +23,41 @@ absl::StatusOr<std::unique_ptr<Engine>> Make(const std::string& folder, PolicyVe
 // A replica, or the router before the replicas.
 struct ProcessConfig {
   InferenceDaemonConfig replica;
-  RouterConfig router;
+  struct Router {
+    RouterConfig calls;
+    FleetHttpSection http;
+  } router;
 };
+void Bind(Binder& b, ProcessConfig::Router& c) {
+  Bind(b, c.calls);
+  b.Section("http", c.http, "the OpenAI-compatible door of the fleet");
+}
 void Bind(Binder& b, ProcessConfig& c) {
   Bind(b, c.replica);
   b.Section("router", c.router, "one address for all replicas");
 }
 absl::Status Validate(const ProcessConfig& c) {
-  if (!c.router.enabled) return Validate(c.replica);
+  if (!c.router.calls.enabled) return Validate(c.replica);
   RETURN_IF_ERROR(Validate(c.replica.tls, Role::kRouter, SystemClock().Now()));
-  return Validate(c.router, c.replica.tls);
+  RETURN_IF_ERROR(Validate(c.router.calls, c.replica.tls));
+  return Validate(c.router.http, c.router.calls.serve, c.replica.tls);
+}
+
+absl::Status Route(const ProcessConfig& config, StopSignal& stop) {
+  const RouterDaemonConfig router{config.replica.run, config.router.calls, config.replica.tls};
+  const auto make_door = [&](std::shared_ptr<grpc::Channel> channel, std::shared_ptr<Https> https) {
+    return OpenFleetDoor(config.router.http, {.run = router.run.name,
+                                              .serve = router.router.serve,
+                                              .tls = router.tls,
+                                              .channel = std::move(channel),
+                                              .clock = SystemClock(),
+                                              .https = std::move(https)});
+  };
+  return RunRouter(router, make_door, stop);
 }
 
 absl::Status Run(const ProcessConfig& config, StopSignal& stop) {
-  if (config.router.enabled)
-    return RunRouter({config.replica.run, config.router, config.replica.tls}, stop);
+  if (config.router.calls.enabled) return Route(config, stop);
   return RunDaemon(config.replica, Make, stop, OpenHttpDoor);
 }
 

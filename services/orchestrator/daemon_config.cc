@@ -25,6 +25,9 @@ void Bind(Binder& b, ContextSection& c) {
   b.Field("n_protect_turns", c.n_protect_turns, "turns: last turns that stay as they are");
   b.Field("max_turns", c.max_turns, "turns: uncompacted turns at which an event comes");
   b.Field("keep_ratio", c.keep_ratio, "share of a window's slots that stay, [0, 1)");
+  b.Field(
+      "early", c.early,
+      "kv_budget: share of the budget by which a server without free pages may compact earlier");
   b.Field("method", c.method, "attention_matching, evict or markovian");
   b.Field("reference_tokens", c.reference_tokens, "last positions whose queries the fit hears");
   b.Field("after_window", c.after_window, "only positions after the window are listened to");
@@ -154,7 +157,7 @@ class TriggerReader {
     if (c_.kind == "none") {
       policy.trigger = context::NoTrigger{};
     } else if (c_.kind == "kv_budget") {
-      policy.trigger = context::KvBudget{Need("budget"), Need("window"), c_.keep_ratio};
+      policy.trigger = context::KvBudget{Need("budget"), Need("window"), c_.keep_ratio, c_.early};
     } else if (c_.kind == "segments") {
       policy.trigger = context::Segments{Need("every"), Need("window"), c_.keep_ratio};
     } else if (c_.kind == "turns") {
@@ -166,6 +169,10 @@ class TriggerReader {
     } else {
       return absl::InvalidArgumentError(
           absl::StrFormat("%s.kind='%s' is unknown", field_, c_.kind));
+    }
+    if (c_.early != 0 && c_.kind != "kv_budget") {
+      return absl::InvalidArgumentError(
+          absl::StrFormat("%s.early=%g is not read by kind %s", field_, c_.early, c_.kind));
     }
     for (const auto& [name, value] : numbers_) {
       if (value->has_value() && !used_[name]) {
@@ -199,12 +206,20 @@ class TriggerReader {
   absl::Status missing_;
 };
 
+// The value of a name, or its refusal under the key where it stands.
+template <class T>
+absl::StatusOr<T> Named(absl::StatusOr<T> value, const std::string& field, const char* key) {
+  if (value.ok()) return value;
+  return absl::InvalidArgumentError(
+      absl::StrFormat("%s.%s: %s", field, key, std::string(value.status().message())));
+}
+
 }  // namespace
 
 absl::StatusOr<context::ContextPolicy> ToPolicy(const ContextSection& c, const std::string& field) {
   context::ContextPolicy policy;
   RETURN_IF_ERROR(TriggerReader(c, field).Read(policy));
-  ASSIGN_OR_RETURN(policy.method, context::MethodFromName(c.method));
+  ASSIGN_OR_RETURN(policy.method, Named(context::MethodFromName(c.method), field, "method"));
   policy.parameters = {.mu = c.mu,
                        .lambda = c.lambda,
                        .log_lower = c.log_lower,
@@ -213,10 +228,12 @@ absl::StatusOr<context::ContextPolicy> ToPolicy(const ContextSection& c, const s
                        .seed = c.seed,
                        .holdout_every = c.holdout_every};
   if (!c.chooser.empty()) {
-    ASSIGN_OR_RETURN(policy.parameters.chooser, context::ChooserFromName(c.chooser));
+    ASSIGN_OR_RETURN(policy.parameters.chooser,
+                     Named(context::ChooserFromName(c.chooser), field, "chooser"));
   }
-  ASSIGN_OR_RETURN(policy.parameters.reference_kind,
-                   context::ReferenceKindFromName(c.reference_kind));
+  ASSIGN_OR_RETURN(
+      policy.parameters.reference_kind,
+      Named(context::ReferenceKindFromName(c.reference_kind), field, "reference_kind"));
   policy.reference_tokens = c.reference_tokens;
   policy.after_window = c.after_window;
   policy.protect = c.protect;

@@ -16,6 +16,7 @@ struct ContextSection {
   std::string kind = "kv_budget";  // none, kv_budget, segments, turns or manual
   std::optional<int32_t> budget, window, every, n_protect_turns, max_turns;
   double keep_ratio = 0.25;
+  double early = 0;
   std::string method = "attention_matching";
   int32_t reference_tokens = 128;
   bool after_window = false;

@@ -90,6 +90,7 @@ absl::StatusOr<std::vector<DaemonSpec>> MakeSpecs(const ServeOptions& options,
                                                      role == FrontOf(options) ? options.port : 0),
                                      "inference.first_version_wait=1s",
                                      TextSet("tls.folder", options.tls),
+                                     TextSet("router.http.tokenizer", options.model),
                                      set};
     sets.insert(sets.end(), options.sets.begin(), options.sets.end());
     ASSIGN_OR_RETURN(DaemonSpec spec, MakeSpec(role, rank, run.folder, "/dev/null", sets));
@@ -114,7 +115,10 @@ absl::StatusOr<Attempt> Begin(const ServeOptions& options, const RunSection& run
 absl::Status CheckServe(const ServeOptions& options) {
   for (const std::string& set : options.sets) {
     if (set.starts_with("inference.")) continue;
-    return absl::InvalidArgumentError(absl::StrFormat("--set %s is not inference.KEY=VALUE", set));
+    if (options.replicas > 1 && set.starts_with("router.")) continue;
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "--set %s is not inference.KEY=VALUE%s", set,
+        set.starts_with("router.") ? ", and there is a router only with --replicas above 1" : ""));
   }
   if (options.replicas < 1 || options.replicas > kMostReplicas) {
     return absl::InvalidArgumentError(

@@ -13,7 +13,7 @@ struct ServeOptions {
   int port = 0;                       // on 127.0.0.1; 0 takes a free one
   int replicas = 1;                   // more: the port is that of a router before them
   std::string tls;                    // folder of certificates; empty: clear text
-  std::vector<std::string> sets;      // inference.KEY=VALUE, handed to the daemon
+  std::vector<std::string> sets;      // inference.KEY=VALUE or, before several, router.KEY=VALUE
 };
 absl::Status CheckServe(const ServeOptions& options);
 

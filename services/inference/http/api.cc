@@ -21,13 +21,13 @@ std::string Dump(const json& value) {
 
 std::string Event(const std::string& data) { return "data: " + data + "\n\n"; }
 
-json Card(const std::string& model, const Engine& engine) {
-  return {{"id", model},
+json Card(const std::string& name, const Upstream::Model& model) {
+  return {{"id", name},
           {"object", "model"},
           {"created", 0},
           {"owned_by", "palimpsest"},
-          {"max_model_len", engine.model().max_position},
-          {"policy_version", engine.version().value()}};
+          {"max_model_len", model.max_position},
+          {"policy_version", model.policy_version}};
 }
 
 }  // namespace
@@ -35,18 +35,19 @@ json Card(const std::string& model, const Engine& engine) {
 // One request on its way. Whoever lets go of it leaves the generations, which are cancelled if
 // nobody else listens.
 struct OpenAiApi::Exchange {
-  Exchange(Ask what, Answer::Heading heading, const Options& options, const Serving& serving)
+  Exchange(Ask what, Answer::Heading heading, const Options& options,
+           std::shared_ptr<const Tokenizer> tokenizer)
       : ask(std::move(what)),
         inbox(options.reader_queue, options.too_slow),
-        answer(std::move(heading), ask, serving.tokenizer()) {}
+        answer(std::move(heading), ask, std::move(tokenizer)) {}
   ~Exchange() { inbox.Leave(); }
 
   // All prompts are accepted, or the first refusal.
-  absl::Status Submit(const std::string& id, const Listen& listen, absl::Time deadline) {
+  absl::Status Submit(const std::string& id, Upstream& upstream, absl::Time deadline) {
     for (size_t i = 0; i < ask.prompts.size(); ++i) {
       v1::GenerateRequest& request = ask.prompts[i];
       request.set_request_id(ask.prompts.size() == 1 ? id : absl::StrFormat("%s-%d", id, i));
-      RETURN_IF_ERROR(listen(request, deadline, inbox.AddPrompt()));
+      RETURN_IF_ERROR(upstream.Generate(request, deadline, inbox.AddPrompt()));
       RETURN_IF_ERROR(inbox.failure());
     }
     return absl::OkStatus();
@@ -96,28 +97,28 @@ HttpAnswer ErrorAnswer(const absl::Status& status) {
           .try_again = absl::IsResourceExhausted(status) || absl::IsUnavailable(status)};
 }
 
-OpenAiApi::OpenAiApi(Options options, const Serving& serving, Clock& clock)
+OpenAiApi::OpenAiApi(Options options, Upstream& upstream, Clock& clock)
     : options_(std::move(options)),
-      serving_(serving),
+      upstream_(upstream),
       clock_(clock),
       life_(MixSeed({static_cast<uint64_t>(absl::ToUnixNanos(clock.Now())),
                      static_cast<uint64_t>(getpid())})) {}
 
 HttpAnswer OpenAiApi::ListModels(const HttpRequest&) const {
-  const auto engine = serving_.Loaded();
-  if (!engine.ok()) return ErrorAnswer(engine.status());
-  const json list = {{"object", "list"}, {"data", json::array({Card(options_.model, **engine)})}};
+  const auto model = upstream_.model();
+  if (!model.ok()) return ErrorAnswer(model.status());
+  const json list = {{"object", "list"}, {"data", json::array({Card(options_.model, *model)})}};
   return {.body = Dump(list)};
 }
 
 HttpAnswer OpenAiApi::GetModel(const HttpRequest& request) const {
-  const auto engine = serving_.Loaded();
-  if (!engine.ok()) return ErrorAnswer(engine.status());
+  const auto model = upstream_.model();
+  if (!model.ok()) return ErrorAnswer(model.status());
   if (const std::string name = request.path.substr(kModelsPath.size()); name != options_.model) {
     return ErrorAnswer(absl::NotFoundError(
         absl::StrFormat("model=%s: this server serves %s", name, options_.model)));
   }
-  return {.body = Dump(Card(options_.model, **engine))};
+  return {.body = Dump(Card(options_.model, *model))};
 }
 
 HttpAnswer OpenAiApi::Generate(const HttpRequest& request, bool chat) {
@@ -142,13 +143,18 @@ absl::StatusOr<std::shared_ptr<OpenAiApi::Exchange>> OpenAiApi::Begin(const Http
     return absl::NotFoundError(
         absl::StrFormat("model=%s: this server serves %s", ask.model, options_.model));
   }
+  const std::shared_ptr<const Tokenizer> tokenizer = upstream_.tokenizer();
+  if (ask.echo && tokenizer == nullptr) {
+    RETURN_IF_ERROR(upstream_.model().status());
+    return absl::InvalidArgumentError("echo: this server has no tokenizer");
+  }
   const absl::Time now = clock_.Now();
   const std::string id = absl::StrFormat("%s-%016x", chat ? "chatcmpl" : "cmpl",
                                          MixSeed({life_, Meaning("request"), number}));
   auto exchange = std::make_shared<Exchange>(
       std::move(ask), Answer::Heading{id, absl::ToUnixSeconds(now), options_.model}, options_,
-      serving_);
-  RETURN_IF_ERROR(exchange->Submit(id, options_.listen, now + options_.deadline));
+      tokenizer);
+  RETURN_IF_ERROR(exchange->Submit(id, upstream_, now + options_.deadline));
   return exchange;
 }
 

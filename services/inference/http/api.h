@@ -6,29 +6,23 @@
 #include <string>
 
 #include "common/base/clock.h"
-#include "palimpsest/v1/inference.pb.h"
 #include "services/inference/http/listener.h"
-#include "services/inference/server/generation.h"
-#include "services/inference/server/serving.h"
+#include "services/inference/http/upstream.h"
 
 namespace palimpsest::inference {
 
-// The paths of the OpenAI API over one replica, without a socket. Any thread; a request holds its
+// The paths of the OpenAI API over one model, without a socket. Any thread; a request holds its
 // thread until its answer is whole or its client gone.
 class OpenAiApi {
  public:
-  // As InferenceServer::Listen.
-  using Listen = std::function<absl::Status(const v1::GenerateRequest& request, absl::Time deadline,
-                                            const std::shared_ptr<GenerationReader>& reader)>;
   struct Options {
     std::string model;        // the name that clients know it by
     absl::Duration deadline;  // of one request
     int reader_queue = 1;     // streamed messages that a slow reader may be behind
     std::function<void()> too_slow;
-    Listen listen;
   };
-  // `serving` and `clock` outlive it, and everything that it answered.
-  OpenAiApi(Options options, const Serving& serving, Clock& clock);
+  // `upstream` and `clock` outlive it, and everything that it answered.
+  OpenAiApi(Options options, Upstream& upstream, Clock& clock);
 
   HttpAnswer ListModels(const HttpRequest& request) const;
   HttpAnswer GetModel(const HttpRequest& request) const;  // /v1/models/NAME
@@ -42,9 +36,9 @@ class OpenAiApi {
   absl::StatusOr<std::shared_ptr<Exchange>> Begin(const HttpRequest& request, bool chat);
 
   const Options options_;
-  const Serving& serving_;
+  Upstream& upstream_;
   Clock& clock_;
-  const uint64_t life_;  // tells this life of the replica from others
+  const uint64_t life_;  // tells this life of the door from others
   std::atomic<uint64_t> requests_{0};
 };
 

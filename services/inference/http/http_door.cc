@@ -5,64 +5,69 @@
 #include "common/rpc/server.h"
 #include "services/inference/http/api.h"
 #include "services/inference/http/errors.h"
-#include "services/inference/server/service.h"
+#include "services/inference/http/local_upstream.h"
+#include "services/inference/http/remote_upstream.h"
 
 namespace palimpsest::inference {
 namespace {
 
-OpenAiApi::Options ApiOptions(const InferenceDaemonConfig& config, const DoorParts& parts) {
-  const HttpSection& http = config.inference.http;
-  return {.model = http.model.empty() ? config.run.name : http.model,
-          .deadline = http.deadline,
-          .reader_queue = config.inference.reader_queue,
-          .too_slow = [&telemetry = parts.telemetry] { telemetry.ReaderTooSlow(); },
-          .listen =
-              [&server = parts.server](const v1::GenerateRequest& request, absl::Time deadline,
-                                       const std::shared_ptr<GenerationReader>& reader) {
-                return server.Listen(request, deadline, reader);
-              }};
+// Where a door is, and whose.
+struct Place {
+  std::string daemon;  // its section of the YAML
+  std::string run;     // its name
+  const HttpSection& http;
+  const ListenSection& serve;
+  const TlsSection& tls;
+};
+
+OpenAiApi::Options ApiOptions(const Place& place, int reader_queue,
+                              std::function<void()> too_slow) {
+  return {.model = place.http.model.empty() ? place.run : place.http.model,
+          .deadline = place.http.deadline,
+          .reader_queue = reader_queue,
+          .too_slow = std::move(too_slow)};
 }
 
 // What was not understood as HTTP, or is for no path of ours.
-std::string BodyOf(int http_status) {
+std::string BodyOf(const std::string& daemon, int http_status) {
   if (http_status == 404) return ErrorBody(absl::NotFoundError("no such path or method"));
   if (http_status == 403) {
     return ErrorBody(
         absl::PermissionDeniedError("the client's certificate is of no role for this"));
   }
   if (http_status == 413) {
-    return ErrorBody(absl::InvalidArgumentError("body: larger than inference.http.max_body"));
+    return ErrorBody(
+        absl::InvalidArgumentError(absl::StrFormat("body: larger than %s.http.max_body", daemon)));
   }
   return ErrorBody(http_status < 500 ? absl::InvalidArgumentError("request: is not understood")
                                      : absl::InternalError("the request could not be answered"));
 }
 
-HttpListener::Options ListenerOptions(const HttpSection& http, const HostPort& place,
+HttpListener::Options ListenerOptions(const Place& place, const HostPort& at,
                                       std::shared_ptr<Https> https) {
   const absl::Status busy = absl::ResourceExhaustedError(absl::StrFormat(
-      "%d requests are being answered, inference.http.connections", http.connections));
-  return {.host = place.host,
-          .port = place.port,
-          .connections = http.connections,
-          .max_body = http.max_body,
+      "%d requests are being answered, %s.http.connections", place.http.connections, place.daemon));
+  return {.host = at.host,
+          .port = at.port,
+          .connections = place.http.connections,
+          .max_body = place.http.max_body,
           .busy_body = ErrorBody(busy),
-          .error_body = BodyOf,
+          .error_body = [daemon = place.daemon](int status) { return BodyOf(daemon, status); },
           .https = std::move(https)};
 }
 
 class HttpDoor final : public Door {
  public:
-  HttpDoor(const InferenceDaemonConfig& config, const DoorParts& parts)
-      : api_(ApiOptions(config, parts), parts.serving, parts.clock) {}
+  HttpDoor(OpenAiApi::Options options, std::unique_ptr<Upstream> upstream, Clock& clock)
+      : upstream_(std::move(upstream)), api_(std::move(options), *upstream_, clock) {}
 
-  absl::Status Listen(const InferenceDaemonConfig& config, std::shared_ptr<Https> https) {
-    const InferenceConfig& c = config.inference;
-    ASSIGN_OR_RETURN(const HostPort place,
-                     ReadPlace("inference", "http.listen", c.http.listen, c.serve, config.tls));
-    ASSIGN_OR_RETURN(
-        listener_, HttpListener::Start(ListenerOptions(c.http, place, std::move(https)), Routes()));
-    RpcServerConfig seen = c.serve.rpc;
-    seen.host = place.host;
+  absl::Status Listen(const Place& place, std::shared_ptr<Https> https) {
+    ASSIGN_OR_RETURN(const HostPort at, ReadPlace(place.daemon, "http.listen", place.http.listen,
+                                                  place.serve, place.tls));
+    ASSIGN_OR_RETURN(listener_,
+                     HttpListener::Start(ListenerOptions(place, at, std::move(https)), Routes()));
+    RpcServerConfig seen = place.serve.rpc;
+    seen.host = at.host;
     address_ = JoinHostPort(AdvertisedHost(seen), listener_->port());
     return absl::OkStatus();
   }
@@ -78,18 +83,59 @@ class HttpDoor final : public Door {
             {true, "/v1/chat/completions", [this](Request r) { return api_.Chat(r); }}};
   }
 
+  const std::unique_ptr<Upstream> upstream_;
   OpenAiApi api_;
   std::string address_;
   std::unique_ptr<HttpListener> listener_;  // last: its threads use the above
 };
 
+absl::StatusOr<std::shared_ptr<const Tokenizer>> ReadTokenizer(const std::string& folder) {
+  if (folder.empty()) return nullptr;
+  auto tokenizer = Tokenizer::Load(folder);
+  if (tokenizer.ok()) return std::shared_ptr<const Tokenizer>(*std::move(tokenizer));
+  return absl::InvalidArgumentError(absl::StrFormat("router.http.tokenizer=%s: %s", folder,
+                                                    std::string(tokenizer.status().message())));
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Door>> OpenHttpDoor(const InferenceDaemonConfig& config,
                                                    const DoorParts& parts) {
-  if (config.inference.http.listen.empty()) return nullptr;
-  auto door = std::make_unique<HttpDoor>(config, parts);
-  RETURN_IF_ERROR(door->Listen(config, parts.https));
+  const InferenceConfig& c = config.inference;
+  if (c.http.listen.empty()) return nullptr;
+  const Place place{"inference", config.run.name, c.http, c.serve, config.tls};
+  auto door = std::make_unique<HttpDoor>(
+      ApiOptions(place, c.reader_queue,
+                 [&telemetry = parts.telemetry] { telemetry.ReaderTooSlow(); }),
+      std::make_unique<LocalUpstream>(parts.server, parts.serving), parts.clock);
+  RETURN_IF_ERROR(door->Listen(place, parts.https));
+  return door;
+}
+
+void Bind(Binder& b, FleetHttpSection& c) {
+  Bind(b, c.http);
+  b.Field("tokenizer", c.tokenizer,
+          "model folder that names tokens in logprobs; empty: they are named by their ids");
+  b.Field("reader_queue", c.reader_queue, "streamed messages that a slow reader may be behind");
+}
+
+absl::Status Validate(const FleetHttpSection& c, const ListenSection& serve,
+                      const TlsSection& tls) {
+  RETURN_IF_ERROR(Validate("router", c.http, serve, tls));
+  if (c.reader_queue >= 1) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrFormat("router.http.reader_queue=%d is below 1", c.reader_queue));
+}
+
+absl::StatusOr<std::unique_ptr<Door>> OpenFleetDoor(const FleetHttpSection& config,
+                                                    const FleetDoorParts& parts) {
+  if (config.http.listen.empty()) return nullptr;
+  ASSIGN_OR_RETURN(std::shared_ptr<const Tokenizer> tokenizer, ReadTokenizer(config.tokenizer));
+  const Place place{"router", parts.run, config.http, parts.serve, parts.tls};
+  auto door = std::make_unique<HttpDoor>(
+      ApiOptions(place, config.reader_queue, [] {}),
+      std::make_unique<RemoteUpstream>(parts.channel, std::move(tokenizer)), parts.clock);
+  RETURN_IF_ERROR(door->Listen(place, parts.https));
   return door;
 }
 

@@ -4,39 +4,18 @@
 
 namespace palimpsest::inference {
 
-// Outlived by the inbox: Leave takes it out of its generation.
-class Inbox::Reader final : public GenerationReader {
- public:
-  Reader(Inbox& inbox, size_t prompt) : inbox_(inbox), prompt_(prompt) {}
-
-  void Listen(std::shared_ptr<Generation> generation) override {
-    generation_ = std::move(generation);
-  }
-  bool Send(Update update, bool bounded) override {
-    return inbox_.Put(prompt_, std::move(update), bounded);
-  }
-  void End(const absl::Status& status) override { inbox_.End(status); }
-
-  void Leave() {
-    if (generation_ != nullptr) generation_->Detach(this);
-    generation_.reset();
-  }
-
- private:
-  Inbox& inbox_;
-  const size_t prompt_;
-  std::shared_ptr<Generation> generation_;  // of the reading thread
-};
-
-std::shared_ptr<GenerationReader> Inbox::AddPrompt() {
-  readers_.push_back(std::make_shared<Reader>(*this, readers_.size()));
+std::shared_ptr<Inbox::Feed> Inbox::AddPrompt() {
+  feeds_.push_back(std::make_shared<Feed>(*this, feeds_.size()));
   const absl::MutexLock lock(&mu_);
   ++running_;
-  return readers_.back();
+  return feeds_.back();
 }
 
 void Inbox::Leave() {
-  for (const auto& reader : readers_) reader->Leave();
+  for (const auto& feed : feeds_) {
+    if (feed->leave_) feed->leave_();
+    feed->leave_ = nullptr;
+  }
 }
 
 Inbox::Heard Inbox::Next(absl::Duration wait) {
@@ -63,7 +42,7 @@ bool Inbox::Put(size_t prompt, Update update, bool bounded) {
   if (!failed_.ok()) return false;
   if (bounded && behind_ >= bound_) {
     failed_ = absl::ResourceExhaustedError(absl::StrFormat(
-        "the reader is %d streamed messages behind, inference.reader_queue=%d", behind_, bound_));
+        "the reader is %d streamed messages behind, reader_queue=%d", behind_, bound_));
     queue_.clear();
     too_slow_();
     return false;

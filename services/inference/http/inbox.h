@@ -6,15 +6,19 @@
 #include <optional>
 #include <vector>
 
-#include "services/inference/server/generation.h"
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "common/base/status.h"
+#include "palimpsest/v1/inference.pb.h"
 
 namespace palimpsest::inference {
 
-// What the generations of one HTTP request say, queued for the thread that writes its answer. The
-// generations call from theirs. A reader that falls `bound` streamed messages behind hears
+// What is said to one HTTP request, queued for the thread that writes its answer. Those who say it
+// call from their own threads. A reader that falls `bound` streamed messages behind hears
 // RESOURCE_EXHAUSTED next, as on gRPC.
 class Inbox {
  public:
+  using Update = std::shared_ptr<const v1::GenerateResponse>;
   struct Item {
     size_t prompt = 0;
     Update update;
@@ -29,8 +33,28 @@ class Inbox {
   Inbox(int bound, std::function<void()> too_slow)
       : bound_(bound), too_slow_(std::move(too_slow)) {}
 
-  // How a generation reaches this inbox. Not after Leave.
-  std::shared_ptr<GenerationReader> AddPrompt();
+  // How what becomes of one prompt reaches the inbox, which outlives it. Any thread.
+  class Feed {
+   public:
+    Feed(Inbox& inbox, size_t prompt) : inbox_(inbox), prompt_(prompt) {}
+
+    // `bounded`: counts against the bound. False: nothing more is wanted.
+    bool Put(Update update, bool bounded) {
+      return inbox_.Put(prompt_, std::move(update), bounded);
+    }
+    void End(const absl::Status& status) { inbox_.End(status); }  // once, after what was put
+    // How to cancel it; when that has returned, nobody calls the feed any more. Called by the
+    // thread that adds prompts, before anything is put.
+    void LeaveBy(std::function<void()> leave) { leave_ = std::move(leave); }
+
+   private:
+    friend class Inbox;
+    Inbox& inbox_;
+    const size_t prompt_;
+    std::function<void()> leave_;
+  };
+
+  std::shared_ptr<Feed> AddPrompt();  // not after Leave
   // Nobody listens any more: what still runs for this request alone is cancelled.
   void Leave();
 
@@ -40,14 +64,12 @@ class Inbox {
   absl::Status failure() const;
 
  private:
-  class Reader;
-
   bool Put(size_t prompt, Update update, bool bounded);
   void End(const absl::Status& status);
 
   const int bound_;
   const std::function<void()> too_slow_;
-  std::vector<std::shared_ptr<Reader>> readers_;  // of the reading thread
+  std::vector<std::shared_ptr<Feed>> feeds_;  // of the reading thread
 
   mutable absl::Mutex mu_;
   std::deque<std::pair<Item, bool>> queue_ ABSL_GUARDED_BY(mu_);  // bounded?

@@ -19,6 +19,7 @@ namespace palimpsest::inference {
 namespace {
 
 constexpr char kRole[] = "router";
+constexpr char kHttpRole[] = "router_http";  // of the other address file
 
 v1::ServerInfo InfoOf(const RouterDaemonConfig& config) {
   const absl::Time now = SystemClock().Now();
@@ -36,9 +37,11 @@ v1::ServerInfo InfoOf(const RouterDaemonConfig& config) {
 // All parts of the router, in the order in which they need one another. One thread.
 class Router {
  public:
-  Router(const RouterDaemonConfig& config, Tls tls, StopSignal& stop)
+  Router(const RouterDaemonConfig& config, Tls tls, const RouterDoorMaker& make_door,
+         StopSignal& stop)
       : config_(config),
         tls_(std::move(tls)),
+        make_door_(make_door),
         stop_(stop),
         fleet_(std::make_unique<Fleet>(FleetOptions(), telemetry_)),
         service_({.info = InfoOf(config),
@@ -52,11 +55,13 @@ class Router {
 
  private:
   Fleet::Options FleetOptions();
+  absl::Status OpenDoor();
   // Nothing calls or is called any more afterwards. Harmless when repeated.
   void End();
 
   const RouterDaemonConfig& config_;
   const Tls tls_;
+  const RouterDoorMaker& make_door_;
   StopSignal& stop_;
   Metrics metrics_{kRole, Version(), SystemClock()};
   RouterTelemetry telemetry_{metrics_};
@@ -65,6 +70,7 @@ class Router {
   std::unique_ptr<Fleet> fleet_;
   RouterService service_;
   std::unique_ptr<MetricsServer> metrics_server_;
+  std::unique_ptr<Door> door_;
 };
 
 Fleet::Options Router::FleetOptions() {
@@ -107,7 +113,15 @@ absl::Status Router::Start() {
   RETURN_IF_ERROR(listening);
   Log(Severity::kInfo, "listening",
       {{"address", server_->address()}, {"metrics_port", metrics_server_->port()}});
+  RETURN_IF_ERROR(OpenDoor());
   return WriteAddress(config_.run.folder, kRole, 0, {server_->address(), getpid()});
+}
+
+absl::Status Router::OpenDoor() {
+  ASSIGN_OR_RETURN(door_, make_door_(server_->InProcess(), tls_.https()));
+  if (door_ == nullptr) return absl::OkStatus();
+  Log(Severity::kInfo, "the HTTP door is open", {{"address", door_->address()}});
+  return WriteAddress(config_.run.folder, kHttpRole, 0, {door_->address(), getpid()});
 }
 
 absl::Status Router::Serve() {
@@ -115,22 +129,25 @@ absl::Status Router::Serve() {
   Log(Severity::kInfo, "draining",
       {{"grace", absl::FormatDuration(config_.router.serve.rpc.drain)}});
   End();
+  RETURN_IF_ERROR(RemoveAddress(config_.run.folder, kHttpRole, 0, getpid()));
   return RemoveAddress(config_.run.folder, kRole, 0, getpid());
 }
 
 void Router::End() {
   service_.StartDraining();
   if (server_ != nullptr) server_->Shutdown();
+  door_.reset();  // its calls have ended with the server's
   metrics_server_.reset();
   fleet_.reset();
 }
 
 }  // namespace
 
-absl::Status RunRouter(const RouterDaemonConfig& config, StopSignal& stop) {
+absl::Status RunRouter(const RouterDaemonConfig& config, const RouterDoorMaker& make_door,
+                       StopSignal& stop) {
   SetLogConfig({.role = kRole, .run = config.run.name});
   ASSIGN_OR_RETURN(Tls tls, OfStart(Tls::Open(config.tls, Role::kRouter, SystemClock())));
-  Router router(config, std::move(tls), stop);
+  Router router(config, std::move(tls), make_door, stop);
   RETURN_IF_ERROR(OfStart(router.Start()));
   return router.Serve();
 }

@@ -21,14 +21,6 @@ absl::Status AtLeast(const char* field, absl::Duration value, absl::Duration lea
 
 }  // namespace
 
-void Bind(Binder& b, HttpSection& c) {
-  b.Field("listen", c.listen, "host:port; port 0 takes a free one, empty: there is no such door");
-  b.Field("model", c.model, "the name that clients ask for; empty: that of the run");
-  b.Field("connections", c.connections, "at once, a thread each; beyond it 429");
-  b.Bytes("max_body", c.max_body, "of a request; beyond it 413");
-  b.Field("deadline", c.deadline, "of one request; then 504");
-}
-
 void Bind(Binder& b, InferenceConfig& c) {
   b.Field("rank", c.rank, "among the replicas of the run");
   BindListen(b, c.serve);
@@ -64,19 +56,10 @@ void Bind(Binder& b, InferenceConfig& c) {
   b.Field("drain_grace", c.drain_grace, "for running sequences at SIGTERM");
 }
 
-absl::Status Validate(const HttpSection& c) {
-  RETURN_IF_ERROR(AtLeast("http.connections", c.connections, 1));
-  RETURN_IF_ERROR(AtLeast("http.max_body", c.max_body, 1));
-  return AtLeast("http.deadline", c.deadline, absl::Seconds(1));
-}
-
 absl::Status Validate(const InferenceConfig& c, const TlsSection& tls) {
   RETURN_IF_ERROR(AtLeast("rank", c.rank, 0));
   RETURN_IF_ERROR(ReadListen("inference", c.serve, tls).status());
-  if (!c.http.listen.empty()) {
-    RETURN_IF_ERROR(ReadPlace("inference", "http.listen", c.http.listen, c.serve, tls).status());
-  }
-  RETURN_IF_ERROR(Validate(c.http));
+  RETURN_IF_ERROR(Validate("inference", c.http, c.serve, tls));
   if (c.dtype != "float32" && c.dtype != "bfloat16") {
     return absl::InvalidArgumentError(
         absl::StrFormat("inference.dtype=%s is neither float32 nor bfloat16", c.dtype));

@@ -8,18 +8,9 @@
 #include "common/config/run_sections.h"
 #include "common/rpc/listen.h"
 #include "services/inference/core/engine.h"
+#include "services/inference/server/http_section.h"
 
 namespace palimpsest::inference {
-
-// `inference.http:`, the OpenAI-compatible door.
-struct HttpSection {
-  std::string listen;     // host:port, port 0 takes a free one; empty: no door
-  std::string model;      // the name that clients ask for; empty: that of the run
-  int connections = 256;  // at once, a thread each
-  int64_t max_body = 8 << 20;
-  absl::Duration deadline = absl::Minutes(10);  // of one request
-};
-void Bind(Binder& b, HttpSection& c);
 
 // `inference:` of the YAML.
 struct InferenceConfig {

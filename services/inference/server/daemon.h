@@ -6,6 +6,7 @@
 
 #include "common/base/clock.h"
 #include "common/rpc/stop_signal.h"
+#include "services/inference/core/door.h"
 #include "services/inference/server/config.h"
 
 namespace palimpsest {
@@ -19,12 +20,6 @@ using EngineMaker = std::function<absl::StatusOr<std::unique_ptr<Engine>>(
     const std::string& folder, PolicyVersion version, const InferenceConfig& config,
     EngineObserver observer)>;
 
-// Another way in beside gRPC. Its end finishes what is being answered.
-class Door {
- public:
-  virtual ~Door() = default;
-  virtual std::string address() const = 0;  // host:port for others
-};
 class InferenceServer;
 class Serving;
 class Telemetry;

@@ -6,8 +6,10 @@ Exit code 77 where the Python clients are missing.
 """
 import asyncio
 import json
+import os
 import pathlib
 import re
+import signal
 import ssl
 import subprocess
 import sys
@@ -48,6 +50,7 @@ def eventually(what, seconds=30):
 
 class Case(unittest.TestCase):
     TLS = False
+    FLEET = False  # two replicas behind a router, which has the door
 
     @classmethod
     def setUpClass(cls):
@@ -56,24 +59,32 @@ class Case(unittest.TestCase):
         cls.run_folder = folder / "run"
         cls.run_folder.mkdir()
         subprocess.run([PUBLISH, cls.run_folder / "store", folder / "model"], check=True, timeout=30)
+        door = "http: {listen: '127.0.0.1:0', max_body: 1MiB"
+        replicas = "inference: {store_poll: 50ms, threads: 1" + ("}\n" if cls.FLEET else f", {door}}}}}\n")
         (folder / "run.yaml").write_text(
-            f"run: {{name: tiny, folder: {cls.run_folder}}}\n"
-            "inference: {store_poll: 50ms, threads: 1, http: {listen: '127.0.0.1:0', max_body: 1MiB}}\n"
+            f"run: {{name: tiny, folder: {cls.run_folder}}}\n" + replicas
+            + (f"router: {{poll: 100ms, {door}, tokenizer: {folder}/model}}}}\n" if cls.FLEET else "")
             + (f"tls: {{folder: {cls.run_folder}/tls}}\n" if cls.TLS else ""))
         if cls.TLS:
             subprocess.run(["deploy/tls/make-certs.sh", cls.run_folder], check=True, capture_output=True, timeout=60)
         cls.log = folder / "log"
-        with open(cls.log, "wb") as log:
-            cls.daemon = subprocess.Popen([DAEMON, "--config", folder / "run.yaml"], stderr=log)
-        cls.addClassCleanup(cls.daemon.wait)
-        cls.addClassCleanup(cls.daemon.kill)
-        cls.address = eventually(lambda: cls.address_of("inference"))
-        cls.base = f"{'https' if cls.TLS else 'http'}://{cls.address_of('http')}/v1"
+        for sets in (["inference.rank=0"], ["inference.rank=1"], ["router.enabled=true"])[:3 if cls.FLEET else 1]:
+            cls.start(folder / "run.yaml", sets)
+        cls.address = eventually(lambda: cls.address_of("router" if cls.FLEET else "inference"))
+        cls.base = f"{'https' if cls.TLS else 'http'}://{cls.address_of('router_http' if cls.FLEET else 'http')}/v1"
         cls.openai = openai.OpenAI(base_url=cls.base, api_key="none", max_retries=0, timeout=30,
                                    http_client=cls.http_as("client"))
         cls.channel = cls.enterClassContext(generate.open_channel(cls.address, cls.run_folder / "tls" if cls.TLS else None))
         cls.stub = PB_GRPC.InferenceServiceStub(cls.channel)
         eventually(lambda: cls.info().policy_version == 1)
+
+    @classmethod
+    def start(cls, config, sets):
+        """A daemon of the run; the last that is started is `cls.daemon`."""
+        with open(cls.log, "ab") as log:
+            cls.daemon = subprocess.Popen([DAEMON, "--config", config, *(w for s in sets for w in ("--set", s))], stderr=log)
+        cls.addClassCleanup(cls.daemon.wait)
+        cls.addClassCleanup(cls.daemon.kill)
 
     @classmethod
     def http_as(cls, role):
@@ -316,10 +327,12 @@ class Leaving(Case):
     LONG = {"n": 200, "max_tokens": 480, "extra_body": {"ignore_eos": True}}
 
     def cancelled(self):
-        port = re.search(r'"metrics_port":\s*"?(\d+)', self.log.read_text())[1]
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as page:
-            found = re.search(r'palimpsest_samples_total\{.*outcome="cancelled".*\} (\d+)', page.read().decode())
-        return int(found[1]) if found else 0
+        cancelled = 0
+        for port in re.findall(r'"metrics_port":\s*"?(\d+)', self.log.read_text()):
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as page:
+                found = re.search(r'palimpsest_samples_total\{.*outcome="cancelled".*\} (\d+)', page.read().decode())
+            cancelled += int(found[1]) if found else 0
+        return cancelled
 
     def freed_after(self, leave):
         before = self.cancelled()
@@ -338,6 +351,43 @@ class Leaving(Case):
             with self.assertRaises(openai.APITimeoutError):
                 self.openai.with_options(timeout=0.3).completions.create(model="tiny", prompt=PROMPT, **self.LONG)
         self.freed_after(leave)
+
+
+class CompletionsOfAFleet(Completions):
+    """What one replica says, two behind a router say, by the router's door; so with the next three."""
+    FLEET = True
+
+
+class ChatOfAFleet(Chat):
+    FLEET = True
+
+
+class RefusalsOfAFleet(Refusals):
+    FLEET = True
+
+
+class LeavingAFleet(Leaving):
+    FLEET = True
+
+
+class AFleetUnderTls(UnderTls):
+    FLEET = True
+
+
+class TheEndOfAFleetsDoor(Case):
+    FLEET = True
+
+    def test_a_replica_that_dies_is_not_missed_and_the_router_takes_its_addresses_back(self):
+        said = self.complete().choices[0].text
+        first = int((self.run_folder / "addresses/inference-0").read_text().split()[-1])
+        os.kill(first, signal.SIGKILL)
+        for prompt in (PROMPT, "Another", "A third", "A fourth"):
+            self.assertNotEqual(self.complete(prompt=prompt).choices[0].text, "")
+        self.assertEqual(self.complete().choices[0].text, said)
+        self.daemon.terminate()
+        self.assertEqual(self.daemon.wait(timeout=20), 0, self.log.read_text())
+        left = {path.name for path in (self.run_folder / "addresses").iterdir()}
+        self.assertEqual(left & {"router-0", "router_http-0"}, set())
 
 
 class Grpc(Case):

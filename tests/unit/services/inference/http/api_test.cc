@@ -5,8 +5,10 @@
 #include <future>
 #include <nlohmann/json.hpp>
 
+#include "common/rpc/server.h"
 #include "common/tokenizer/byte_tokenizer.h"
-#include "services/inference/server/service.h"
+#include "services/inference/http/local_upstream.h"
+#include "services/inference/http/remote_upstream.h"
 #include "tests/unit/services/inference/server/scripted_engine.h"
 
 namespace palimpsest::inference {
@@ -17,21 +19,36 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::StartsWith;
 
-// The API over the real service and a scripted engine, without sockets.
-class ApiTest : public ::testing::Test {
+enum class Behind { kReplica, kChannel };
+
+// The API over the real service and a scripted engine, without sockets: directly, and by a channel.
+class ApiTest : public ::testing::TestWithParam<Behind> {
  protected:
   explicit ApiTest(bool with_engine = true) {
+    const std::vector<std::string> special{"<|end|>"};
+    const std::shared_ptr<const Tokenizer> tokenizer =
+        *Tokenizer::FromJson(*ByteTokenizerJson(special));
     if (with_engine) {
-      const std::vector<std::string> special{"<|end|>"};
-      serving_.Install(engine_, *Tokenizer::FromJson(*ByteTokenizerJson(special)),
+      serving_.Install(engine_, tokenizer,
                        std::make_shared<const FolderChat>(FolderChat::Read("no-such-folder")));
     }
+    if (GetParam() == Behind::kReplica) {
+      upstream_ = std::make_unique<LocalUpstream>(service_, serving_);
+    } else {
+      server_ = *RpcServer::Start({}, {&service_}, metrics_, SystemClock());
+      upstream_ = std::make_unique<RemoteUpstream>(server_->InProcess(), tokenizer);
+    }
+    api_ = std::make_unique<OpenAiApi>(OpenAiApi::Options{.model = "m",
+                                                          .deadline = absl::Seconds(30),
+                                                          .reader_queue = 3,
+                                                          .too_slow = [this] { ++too_slow_; }},
+                                       *upstream_, SystemClock());
   }
   ~ApiTest() override { engine_->Drain(absl::ZeroDuration()); }
 
   HttpAnswer Complete(
       const std::string& fields, const std::function<bool()>& alive = [] { return true; }) {
-    return api_.Complete(
+    return api_->Complete(
         {.path = "/v1/completions", .body = R"({"prompt": "ab")" + fields + "}", .alive = alive});
   }
   std::future<HttpAnswer> CompleteBeside(const std::string& fields) {
@@ -64,20 +81,14 @@ class ApiTest : public ::testing::Test {
   Serving serving_;
   InferenceServer service_{{.reader_queue = 100}, serving_, telemetry_, SystemClock()};
   std::atomic<int> too_slow_{0};
-  OpenAiApi api_{
-      {.model = "m",
-       .deadline = absl::Seconds(30),
-       .reader_queue = 3,
-       .too_slow = [this] { ++too_slow_; },
-       .listen = [this](const auto& request, absl::Time deadline,
-                        const auto& reader) { return service_.Listen(request, deadline, reader); }},
-      serving_,
-      SystemClock()};
+  std::unique_ptr<RpcServer> server_;
+  std::unique_ptr<Upstream> upstream_;
+  std::unique_ptr<OpenAiApi> api_;
 };
 
-TEST_F(ApiTest, AnAnswerComesWholeWithAllItsChoices) {
+TEST_P(ApiTest, AnAnswerComesWholeWithAllItsChoices) {
   engine_->FinishInsideSubmit(2);
-  const HttpAnswer answer = api_.Complete(
+  const HttpAnswer answer = api_->Complete(
       {.path = "", .body = R"({"prompt": ["a", "bc"], "n": 2, "user": "me"})", .alive = [] {
          return true;
        }});
@@ -98,7 +109,7 @@ TEST_F(ApiTest, AnAnswerComesWholeWithAllItsChoices) {
   EXPECT_LT(second.deadline, absl::InfiniteFuture());
 }
 
-TEST_F(ApiTest, RequestsWithoutASeedDrawDifferently) {
+TEST_P(ApiTest, RequestsWithoutASeedDrawDifferently) {
   engine_->FinishInsideSubmit(1);
   Complete("");
   Complete("");
@@ -108,7 +119,7 @@ TEST_F(ApiTest, RequestsWithoutASeedDrawDifferently) {
   EXPECT_EQ(engine_->submission(2).sampling.seed, 5u);
 }
 
-TEST_F(ApiTest, AStreamSendsEachTokenAsItIsDrawn) {
+TEST_P(ApiTest, AStreamSendsEachTokenAsItIsDrawn) {
   const HttpAnswer answer =
       Complete(R"(, "stream": true, "stream_options": {"include_usage": true})");
   EXPECT_EQ(answer.status, 200);
@@ -130,7 +141,7 @@ TEST_F(ApiTest, AStreamSendsEachTokenAsItIsDrawn) {
   EXPECT_EQ(answer.next_piece(), std::nullopt);
 }
 
-TEST_F(ApiTest, NothingOfAStreamIsLostWhenTheEngineIsQuicker) {
+TEST_P(ApiTest, NothingOfAStreamIsLostWhenTheEngineIsQuicker) {
   engine_->FinishInsideSubmit(2);
   const HttpAnswer answer = Complete(R"(, "stream": true)");
   EXPECT_EQ(json::parse(Next(answer)[0])["choices"][0]["text"], "xx");
@@ -138,7 +149,7 @@ TEST_F(ApiTest, NothingOfAStreamIsLostWhenTheEngineIsQuicker) {
   EXPECT_THAT(Next(answer), ElementsAre("[DONE]"));
 }
 
-TEST_F(ApiTest, RefusalsComeAsStatusEvenOfAStream) {
+TEST_P(ApiTest, RefusalsComeAsStatusEvenOfAStream) {
   const HttpAnswer bad = Complete(R"(, "stream": true, "top_p": 3)");
   EXPECT_EQ(bad.status, 400);
   EXPECT_EQ(json::parse(bad.body)["error"]["param"], "top_p");
@@ -150,15 +161,15 @@ TEST_F(ApiTest, RefusalsComeAsStatusEvenOfAStream) {
   const HttpAnswer unknown = Complete(R"(, "model": "gpt")");
   EXPECT_EQ(unknown.status, 404);
   EXPECT_THAT(unknown.body, HasSubstr("model=gpt: this server serves m"));
-  const HttpAnswer chat = api_.Chat(
+  const HttpAnswer chat = api_->Chat(
       {.path = "", .body = R"({"messages": [{"role": "user", "content": "a"}]})", .alive = {}});
   EXPECT_EQ(chat.status, 400);  // the model has no template
   EXPECT_THAT(chat.body, HasSubstr("messages: "));
   EXPECT_EQ(engine_->submissions(), 0u);
 }
 
-TEST_F(ApiTest, OnePromptThatIsRefusedTakesTheOthersWithIt) {
-  const HttpAnswer answer = api_.Complete(
+TEST_P(ApiTest, OnePromptThatIsRefusedTakesTheOthersWithIt) {
+  const HttpAnswer answer = api_->Complete(
       {.path = "", .body = R"({"prompt": [[1], [2], [9999]]})", .alive = [] { return true; }});
   EXPECT_EQ(answer.status, 400);
   EXPECT_THAT(json::parse(answer.body)["error"]["message"].get<std::string>(),
@@ -167,7 +178,7 @@ TEST_F(ApiTest, OnePromptThatIsRefusedTakesTheOthersWithIt) {
   EXPECT_TRUE(engine_->WaitForCancel(Submitted(1)));
 }
 
-TEST_F(ApiTest, AClientThatIsGoneCancels) {
+TEST_P(ApiTest, AClientThatIsGoneCancels) {
   std::atomic<bool> alive{true};
   auto whole =
       std::async(std::launch::async, [&] { return Complete("", [&] { return alive.load(); }); });
@@ -178,7 +189,7 @@ TEST_F(ApiTest, AClientThatIsGoneCancels) {
   EXPECT_TRUE(engine_->WaitForCancel(id));
 }
 
-TEST_F(ApiTest, AStreamThatIsLetGoCancels) {
+TEST_P(ApiTest, AStreamThatIsLetGoCancels) {
   std::optional<HttpAnswer> answer = Complete(R"(, "stream": true)");
   const std::string id = Submitted();
   engine_->Token(id);
@@ -187,20 +198,21 @@ TEST_F(ApiTest, AStreamThatIsLetGoCancels) {
   EXPECT_TRUE(engine_->WaitForCancel(id));
 }
 
-TEST_F(ApiTest, ASlowReaderIsCutOff) {
+TEST_P(ApiTest, ASlowReaderIsCutOff) {
   const HttpAnswer answer = Complete(R"(, "stream": true)");
   const std::string id = Submitted();
   for (int i = 0; i < 4; ++i) engine_->Token(id);  // one more than reader_queue
+  for (int i = 0; i < 1000 && too_slow_ == 0; ++i) absl::SleepFor(absl::Milliseconds(10));
   const auto events = Next(answer);
   ASSERT_EQ(events.size(), 1u);
   EXPECT_THAT(json::parse(events[0])["error"]["message"].get<std::string>(),
-              HasSubstr("inference.reader_queue=3"));
+              HasSubstr("reader_queue=3"));
   EXPECT_EQ(answer.next_piece(), std::nullopt);
   EXPECT_EQ(too_slow_, 1);
   EXPECT_TRUE(engine_->WaitForCancel(id));
 }
 
-TEST_F(ApiTest, AFailureIsAStatusOfTheWholeAndAnEventOfAStream) {
+TEST_P(ApiTest, AFailureIsAStatusOfTheWholeAndAnEventOfAStream) {
   auto whole = CompleteBeside("");
   engine_->Fail(Submitted(0), absl::DeadlineExceededError("late"), false, rl::Outcome::kTruncated);
   EXPECT_EQ(whole.get().status, 504);
@@ -210,14 +222,14 @@ TEST_F(ApiTest, AFailureIsAStatusOfTheWholeAndAnEventOfAStream) {
   EXPECT_EQ(stream.next_piece(), std::nullopt);
 }
 
-TEST_F(ApiTest, TheModelIsListedAndFoundByItsName) {
-  const json list = json::parse(api_.ListModels({}).body);
+TEST_P(ApiTest, TheModelIsListedAndFoundByItsName) {
+  const json list = json::parse(api_->ListModels({}).body);
   ASSERT_EQ(list["data"].size(), 1u);
   EXPECT_EQ(list["data"][0]["id"], "m");
   EXPECT_EQ(list["data"][0]["max_model_len"], 1024);
-  EXPECT_EQ(json::parse(api_.GetModel({.path = "/v1/models/m", .body = "", .alive = {}}).body),
+  EXPECT_EQ(json::parse(api_->GetModel({.path = "/v1/models/m", .body = "", .alive = {}}).body),
             list["data"][0]);
-  EXPECT_EQ(api_.GetModel({.path = "/v1/models/x", .body = "", .alive = {}}).status, 404);
+  EXPECT_EQ(api_->GetModel({.path = "/v1/models/x", .body = "", .alive = {}}).status, 404);
 }
 
 class StartingApiTest : public ApiTest {
@@ -225,11 +237,19 @@ class StartingApiTest : public ApiTest {
   StartingApiTest() : ApiTest(false) {}
 };
 
-TEST_F(StartingApiTest, WithoutWeightsItAsksToComeAgain) {
+TEST_P(StartingApiTest, WithoutWeightsItAsksToComeAgain) {
   EXPECT_EQ(Complete("").status, 503);
   EXPECT_TRUE(Complete("").try_again);
-  EXPECT_EQ(api_.ListModels({}).status, 503);
+  EXPECT_EQ(api_->ListModels({}).status, 503);
 }
+
+std::string NameOf(const ::testing::TestParamInfo<Behind>& info) {
+  return info.param == Behind::kReplica ? "BeforeAReplica" : "BeforeAChannel";
+}
+INSTANTIATE_TEST_SUITE_P(Doors, ApiTest, ::testing::Values(Behind::kReplica, Behind::kChannel),
+                         NameOf);
+INSTANTIATE_TEST_SUITE_P(Doors, StartingApiTest,
+                         ::testing::Values(Behind::kReplica, Behind::kChannel), NameOf);
 
 }  // namespace
 }  // namespace palimpsest::inference

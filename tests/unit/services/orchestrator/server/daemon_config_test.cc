@@ -90,6 +90,31 @@ TEST(DaemonConfigTest, AFieldThatTheKindDoesNotReadIsRefused) {
   EXPECT_THAT(std::string(ToPolicy(section, "c").status().message()), HasSubstr("c.kind='x'"));
 }
 
+TEST(DaemonConfigTest, EarlyIsOfABudgetAlone) {
+  ContextSection section{.budget = 56, .window = 28, .early = 0.25};
+  const auto policy = ToPolicy(section, "c");
+  ASSERT_TRUE(policy.ok()) << policy.status();
+  EXPECT_EQ(std::get<context::KvBudget>(policy->trigger).EarliestLive(), 42);
+  section = {.kind = "segments", .window = 28, .every = 16, .early = 0.25};
+  EXPECT_THAT(std::string(ToPolicy(section, "c").status().message()), HasSubstr("c.early=0.25"));
+}
+
+TEST(DaemonConfigTest, AnUnknownNameIsRefusedUnderItsKey) {
+  const auto refusal = [](const ContextSection& section) {
+    return std::string(ToPolicy(section, "c").status().message());
+  };
+  const ContextSection good{.budget = 56, .window = 28};
+  ContextSection section = good;
+  section.method = "magic";
+  EXPECT_THAT(refusal(section), HasSubstr("c.method: "));
+  section = good;
+  section.chooser = "magic";
+  EXPECT_THAT(refusal(section), HasSubstr("c.chooser: "));
+  section = good;
+  section.reference_kind = "magic";
+  EXPECT_THAT(refusal(section), HasSubstr("c.reference_kind: "));
+}
+
 TEST(DaemonConfigTest, APolicyThatCanNeverWorkIsRefusedAtTheStart) {
   const ContextSection section{.budget = 20, .window = 28};
   EXPECT_THAT(std::string(ToPolicy(section, "orchestrator.contexts.am").status().message()),
