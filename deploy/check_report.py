@@ -13,6 +13,8 @@ RELATIONS = {"<=": operator.le, ">=": operator.ge}
 
 def promises(report: dict) -> list[tuple[str, float, str, float]]:
     """(what, value, relation, bound) of each promise; a number that is absent is a KeyError."""
+    memory = report["heldout_by_context"]["none"]
+    markovian = report["heldout_by_context"]["markovian"]["reward_needs_memory"]
     return [
         ("steps", report["steps"], ">=", 20),
         ("policy_versions", report["policy_versions"], ">=", 10),
@@ -23,6 +25,9 @@ def promises(report: dict) -> list[tuple[str, float, str, float]]:
         ("reward_last - reward_first", report["reward_last"] - report["reward_first"], ">=", 0.3),
         ("greedy_last - greedy_first", report["greedy_last"] - report["greedy_first"], ">=", -0.03),
         ("mismatch_kl (per token, k3)", report["mismatch_kl"], "<=", 1e-4),
+        ("held-out prompts", report["heldout_n"], ">=", 200),
+        ("of them need memory", memory["prompts_needs_memory"], ">=", report["heldout_n"] / 2),
+        ("markovian where memory is needed", markovian, "<=", memory["reward_needs_memory"] / 2),
     ]
 
 

@@ -43,8 +43,6 @@ class Backend {
                                              bool skip_special_tokens) = 0;
   virtual absl::StatusOr<Scored> Score(const ScoreAsk& ask) = 0;
   virtual absl::StatusOr<rl::Rollout> Generate(const GenerateAsk& ask) = 0;
-  // Positions of the model are [0, max_position).
-  virtual absl::StatusOr<int32_t> MaxPosition() = 0;
 };
 
 // In process. Loads only what is asked for: Encode and Decode read tokenizer.json alone, EncodeChat

@@ -51,6 +51,12 @@ absl::StatusOr<std::vector<int32_t>> ReadSequenceFile(const std::string& path) {
   return ParseSequence(text, path);
 }
 
+absl::Status CheckTemperature(double temperature) {
+  const absl::Status sound = rl::Validate({.temperature = temperature});
+  if (sound.ok()) return sound;
+  return absl::InvalidArgumentError("--" + std::string(sound.message()));
+}
+
 // The tokenizer would read it as U+FFFD, and nobody would know.
 absl::Status CheckUtf8(const std::string& text, const std::string& where) {
   for (size_t at = 0; at < text.size();) {
@@ -63,15 +69,6 @@ absl::Status CheckUtf8(const std::string& text, const std::string& where) {
     at += step.length;
   }
   return absl::OkStatus();
-}
-
-// The engine would end the sequence at the model's last position; who named a number shall know.
-absl::Status CheckRoom(const GenerateAsk& ask, int32_t max_position) {
-  const auto prompt = static_cast<int64_t>(ask.prompt.size());
-  if (prompt + *ask.sampling.max_tokens <= max_position) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrFormat(
-      "--max-tokens %d after a prompt of %d tokens goes beyond the model's max_position of %d",
-      *ask.sampling.max_tokens, prompt, max_position));
 }
 
 }  // namespace
@@ -144,9 +141,8 @@ absl::Status RunDetokenize(const TextOptions& options, std::istream& in, std::os
 
 absl::Status CheckScore(const ScoreOptions& options) {
   RETURN_IF_ERROR(CheckTarget(options.target));
-  if (options.temperature > 0) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrFormat("--temperature %g is not > 0", options.temperature));
+  if (options.temperature == 0) return absl::InvalidArgumentError("--temperature 0 is not > 0");
+  return CheckTemperature(options.temperature);
 }
 
 absl::Status RunScore(const ScoreOptions& options, std::ostream& out) {
@@ -170,10 +166,7 @@ absl::Status CheckGenerate(const GenerateOptions& options) {
     return absl::InvalidArgumentError(
         absl::StrFormat("--max-tokens %d is not > 0", options.max_tokens));
   }
-  if (!(options.temperature >= 0)) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("--temperature %g is not >= 0", options.temperature));
-  }
+  RETURN_IF_ERROR(CheckTemperature(options.temperature));
   return ParseContextPolicy(options.context, options.sets).status();
 }
 
@@ -186,8 +179,6 @@ absl::Status RunGenerate(const GenerateOptions& options, std::ostream& out) {
   ask.sampling.seed = options.seed;
   ask.sampling.ignore_eos = options.ignore_eos;
   ASSIGN_OR_RETURN(const auto backend, MakeBackend(options.target));
-  ASSIGN_OR_RETURN(const int32_t max_position, backend->MaxPosition());
-  RETURN_IF_ERROR(CheckRoom(ask, max_position));
   ASSIGN_OR_RETURN(const rl::Rollout rollout, backend->Generate(ask));
   json answer = GenerationJson(rollout);
   if (!options.target.server.empty()) answer["policy_versions"] = PolicyVersions(rollout);

@@ -89,11 +89,6 @@ class LocalBackend final : public Backend {
     return sink->Wait();
   }
 
-  absl::StatusOr<int32_t> MaxPosition() override {
-    ASSIGN_OR_RETURN(const model::ModelConfig config, model::ReadModelConfig(folder_));
-    return config.max_position;
-  }
-
  private:
   absl::Status LoadTokenizer() {
     if (tokenizer_ != nullptr) return absl::OkStatus();

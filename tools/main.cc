@@ -19,8 +19,8 @@ namespace {
 
 // Only digits, and a number that Value holds: CLI11 would take -1 for 2^64 - 1, and 010 for 8.
 template <class Value>
-void AddWhole(CLI::App& command, const std::string& name, const std::string& doc,
-              const std::function<void(Value)>& set) {
+CLI::Option* AddWhole(CLI::App& command, const std::string& name, const std::string& doc,
+                      const std::function<void(Value)>& set) {
   const auto read = [set, name](const std::string& text) {
     Value value = 0;
     const char* const end = text.data() + text.size();
@@ -31,7 +31,7 @@ void AddWhole(CLI::App& command, const std::string& name, const std::string& doc
     }
     set(value);
   };
-  command.add_option_function<std::string>(name, read, doc);
+  return command.add_option_function<std::string>(name, read, doc);
 }
 
 void AddTarget(CLI::App& command, Target& target) {
@@ -85,7 +85,9 @@ void AddGenerate(CLI::App& app, GenerateOptions& o) {
   AddWeightsTarget(command, o.target);
   command.add_option("--ids-file", o.ids_file, "the prompt: {\"ids\": [...]}, or as for score")
       ->required();
-  command.add_option("--max-tokens", o.max_tokens, "sampled tokens, > 0")->required();
+  AddWhole<int32_t>(command, "--max-tokens", "sampled tokens, > 0", [&o](int32_t tokens) {
+    o.max_tokens = tokens;
+  })->required();
   command.add_option("--temperature", o.temperature, ">= 0, default 1; 0 is greedy");
   AddWhole<uint64_t>(command, "--seed", "default 0", [&o](uint64_t seed) { o.seed = seed; });
   command.add_flag("--ignore-eos", o.ignore_eos, "the model's own stop ids do not stop");

@@ -4,6 +4,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "common/rpc/channel.h"
+#include "common/rpc/config.h"
 #include "common/rpc/status.h"
 #include "common/rpc/tls.h"
 #include "common/tokenizer/utf8.h"
@@ -107,11 +108,6 @@ class RemoteBackend final : public Backend {
     return result;
   }
 
-  absl::StatusOr<int32_t> MaxPosition() override {
-    RETURN_IF_ERROR(ShakeHands());
-    return max_position_;
-  }
-
  private:
   // The revision of the contracts is compared before anything else is asked.
   absl::Status ShakeHands() {
@@ -126,7 +122,6 @@ class RemoteBackend final : public Backend {
                           response.server().revision(), int{v1::CONTRACT_REVISION_CURRENT}));
     }
     if (!response.has_model()) return absl::UnavailableError("the server has no weights yet");
-    max_position_ = response.model().max_position();
     known_ = true;
     return absl::OkStatus();
   }
@@ -135,7 +130,6 @@ class RemoteBackend final : public Backend {
   const std::unique_ptr<v1::InferenceService::Stub> stub_;
   const std::optional<int64_t> min_version_;
   bool known_ = false;
-  int32_t max_position_ = 0;  // once it is known
 };
 
 }  // namespace
@@ -143,6 +137,11 @@ class RemoteBackend final : public Backend {
 absl::StatusOr<std::unique_ptr<Backend>> MakeRemoteBackend(const std::string& server,
                                                            std::optional<int64_t> min_version,
                                                            const std::string& tls) {
+  ASSIGN_OR_RETURN(const HostPort place, ParseHostPort("--server", server));
+  if (place.port == 0) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("--server %s: a port to connect to is not 0", server));
+  }
   ASSIGN_OR_RETURN(const Tls ours, Tls::Open({.folder = tls}, Role::kClient, SystemClock()));
   ASSIGN_OR_RETURN(const auto channel,
                    MakeChannel(server, ChannelConfig{}, ours.Peer(Role::kInference)));

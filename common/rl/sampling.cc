@@ -14,9 +14,11 @@ absl::Status Refused(const absl::FormatSpec<Args...>& format, const Args&... arg
 
 // Comparisons are written so that NaN is refused.
 absl::Status CheckDistribution(const SamplingParams& p) {
-  constexpr double kHottest = 1e6;
-  if (!(p.temperature >= 0 && p.temperature <= kHottest)) {
-    return Refused("temperature=%g is not in [0, %g]", p.temperature, kHottest);
+  // Colder than that, logits / temperature leave what fp32 tells apart.
+  constexpr double kColdest = 1e-3, kHottest = 1e6;
+  if (p.temperature != 0 && !(p.temperature >= kColdest && p.temperature <= kHottest)) {
+    return Refused("temperature=%g is neither 0 (greedy) nor in [%g, %g]", p.temperature, kColdest,
+                   kHottest);
   }
   if (p.top_k < 0) return Refused("top_k=%d is not >= 0", p.top_k);
   if (!(p.top_p > 0 && p.top_p <= 1)) return Refused("top_p=%g is not in (0, 1]", p.top_p);

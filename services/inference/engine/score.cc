@@ -28,9 +28,8 @@ absl::Status Check(const ScoreRequest& r, const model::ModelConfig& config) {
           absl::StrFormat("ids[%d]=%d is not in [0, %d)", i, r.tokens[i], config.vocab));
     }
   }
-  if (!(r.temperature > 0) || !std::isfinite(r.temperature)) {
-    return absl::InvalidArgumentError(absl::StrFormat("temperature=%g is not > 0", r.temperature));
-  }
+  if (r.temperature == 0) return absl::InvalidArgumentError("temperature=0 is not > 0");
+  RETURN_IF_ERROR(rl::Validate({.temperature = r.temperature}));
   if (r.top && (*r.top < 0 || *r.top > rl::kMaxAlternatives)) {
     return absl::InvalidArgumentError(
         absl::StrFormat("top_logprobs=%d is not in [0, %d]", *r.top, rl::kMaxAlternatives));
@@ -68,8 +67,8 @@ absl::StatusOr<ScoreResult> ScoreTokens(const model::Decoder& decoder, PolicyVer
   const context::Shape shape{.layers = config.layers, .kv_heads = config.kv_heads};
   ScoreResult result{.logprobs = {}, .top = {}, .events = request.events, .version = version};
   if (!result.events.empty()) {
-    RETURN_IF_ERROR(context::CompleteDigests(request.tokens, result.events));
     RETURN_IF_ERROR(context::CheckLog(shape, request.tokens, result.events));
+    RETURN_IF_ERROR(context::CompleteDigests(request.tokens, result.events));
   }
   attention::ReplaySequence sequence{.tokens = request.tokens,
                                      .prompt_tokens = 0,

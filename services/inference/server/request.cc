@@ -189,10 +189,8 @@ absl::StatusOr<ScoreRequest> ParseScore(const v1::ScoreRequest& proto, const Eng
                                                            rl::kMaxAlternatives));
     }
   }
-  if (!std::isfinite(request.temperature) || request.temperature <= 0) {
-    return wire::Refused("temperature",
-                         absl::StrFormat("%g is not a finite number > 0", request.temperature));
-  }
+  if (request.temperature == 0) return wire::Refused("temperature", "0 is not > 0");
+  RETURN_IF_ERROR(rl::Validate({.temperature = request.temperature}));
   return request;
 }
 

@@ -5,6 +5,7 @@
 #include <sys/wait.h>
 
 #include <filesystem>
+#include <functional>
 
 #include "common/rpc/address.h"
 #include "common/rpc/channel.h"
@@ -69,11 +70,14 @@ class ReplicaTest : public ::testing::Test {
     }
     return false;
   }
-  v1::Rollout Generate(const std::string& id) {
+  // `heard` is told how many tokens have come, after each.
+  v1::Rollout Generate(
+      const std::string& id, int tokens = 40, const std::function<void(int)>& heard = [](int) {}) {
     v1::GenerateRequest request;
     request.set_request_id(id);
     for (int token = 1; token <= 8; ++token) request.mutable_prompt_ids()->add_ids(token);
-    request.mutable_sampling()->set_max_tokens(40);
+    request.mutable_sampling()->set_max_tokens(tokens);
+    request.set_stream_tokens(true);
     request.mutable_sampling()->set_seed(7);
     request.mutable_sampling()->set_ignore_eos(true);
     auto* trigger = request.mutable_context()->mutable_kv_budget();
@@ -82,7 +86,9 @@ class ReplicaTest : public ::testing::Test {
     const auto context = MakeContext({});
     const auto reader = stub_->Generate(context.get(), request);
     v1::GenerateResponse update;
-    while (reader->Read(&update)) continue;
+    for (int count = 0; reader->Read(&update);) {
+      for (int i = 0; i < update.tokens().ids_size(); ++i) heard(++count);
+    }
     const grpc::Status status = reader->Finish();
     EXPECT_TRUE(status.ok()) << status.error_message();
     EXPECT_TRUE(update.has_finished()) << update.DebugString();
@@ -105,8 +111,22 @@ TEST_F(ReplicaTest, GeneratesUnderCompactionFollowsTheStoreAndEndsOnSigterm) {
   EXPECT_GE(rollout.events_size(), 2);
   ASSERT_EQ(rollout.spans_size(), 1);
   EXPECT_EQ(rollout.spans(0).policy_version(), 1);
-  Publish(1);
-  EXPECT_TRUE(Serves(2));
+  // New weights come to the store while a request runs, which is held for so long: one stream, two
+  // versions.
+  const v1::Rollout flipped = Generate("b", 400, [this](int tokens) {
+    if (tokens != 20) return;
+    v1::InferenceServicePauseResponse paused;
+    ASSERT_TRUE(stub_->Pause(MakeContext({}).get(), {}, &paused).ok());
+    Publish(1);
+    EXPECT_TRUE(Serves(2));
+    v1::InferenceServiceResumeResponse resumed;
+    ASSERT_TRUE(stub_->Resume(MakeContext({}).get(), {}, &resumed).ok());
+  });
+  EXPECT_EQ(flipped.tokens_size(), 408);
+  ASSERT_EQ(flipped.spans_size(), 2);
+  EXPECT_EQ(flipped.spans(0).policy_version(), 1);
+  EXPECT_EQ(flipped.spans(1).policy_version(), 2);
+  EXPECT_GE(flipped.spans(1).begin(), 28);
   kill(pid_, SIGTERM);
   int status = 0;
   waitpid(std::exchange(pid_, 0), &status, 0);

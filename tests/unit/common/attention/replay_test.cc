@@ -204,6 +204,27 @@ TEST(ReplayTest, SharingKeepsOneCopyOfAPrompt) {
   EXPECT_EQ(PackedBatch::Create(sequences, kShape, false)->rows(), 3 * 7);
 }
 
+// The same ids, but another event inside of the prompt: its rows are not the same any more.
+TEST(ReplayTest, APromptThatWasCompactedOtherwiseIsNotShared) {
+  const auto with = [](std::vector<int32_t> kept) {
+    context::Event e{.at = 5, .window = {1, 4}, .method = Method::kEvict};
+    e.kept = context::KeptPositions(kShape);
+    for (int i = 0; i < kLayers * kKvHeads; ++i) e.kept.AddHead(kept);
+    return std::vector<ReplayEvent>{{.event = e}};
+  };
+  const std::vector<int32_t> tokens = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10};
+  std::vector<ReplaySequence> sequences(3, {.tokens = tokens, .prompt_tokens = 7, .rows = 9});
+  sequences[0].events = with({1});
+  sequences[1].events = with({2});
+  sequences[2].events = with({1});
+  EXPECT_EQ(PackedBatch::Create(sequences, kShape)->rows(), 2 * 7 + 3 * 2);
+  const ToyModel model(kLayers, kHeads, kKvHeads, kWidth, kVocab, 27, 2.0);
+  const Answer fast = Replay(model, sequences, GradientMode::kFull);
+  EXPECT_LT(MaxAbs(fast.logprobs, Reference(model, sequences, {}).logprobs), 1e-9);
+  sequences[1].events = sequences[0].events;  // what sharing all the same would have given
+  EXPECT_GT(MaxAbs(fast.logprobs, Replay(model, sequences, GradientMode::kFull).logprobs), 1e-4);
+}
+
 TEST(ReplayTest, WithoutEventsItIsPlainCausalAttention) {
   const RandomBatch batch = MakeBatch(31, 0.0);
   const ToyModel model(kLayers, kHeads, kKvHeads, kWidth, kVocab, 31);
