@@ -10,9 +10,12 @@ if(PALIMPSEST_CUDA)
   if(NOT CMAKE_CUDA_COMPILER)
     set(CMAKE_CUDA_COMPILER ${PALIMPSEST_NVCC})
   endif()
-  set(CMAKE_CUDA_ARCHITECTURES OFF)  # named in palimpsest_cuda_library: 90a is no name that this CMake knows
+  set(CMAKE_CUDA_ARCHITECTURES OFF)  # named in palimpsest_cuda_library
   enable_language(CUDA)
+  # CMake 3.25.1 does not know that nvcc speaks C++20.
   set(CMAKE_CUDA_STANDARD 20)
+  set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION -std=c++20)
+  set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION -std=c++20)
   find_package(CUDAToolkit REQUIRED)
 endif()
 
