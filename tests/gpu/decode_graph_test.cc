@@ -41,6 +41,10 @@ TEST(DecodeGraphTest, AReplayedGraphSeesTheSlotsAndQueriesOfItsStep) {
                               .scale = 0.09f};
   cudaStream_t stream;
   ASSERT_EQ(cudaStreamCreate(&stream), cudaSuccess);
+  slots.Write(std::vector<int32_t>(kRows * kKvHeads, 1));
+  q.Write(Normals<BFloat16>(rng, width, 1.5));
+  ASSERT_TRUE(Decode(batch, stream).ok());  // loads the kernels, which a capture must not
+  gpu_testing::WaitForKernels();
   ASSERT_EQ(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal), cudaSuccess);
   const cuda::Launched captured = Decode(batch, stream);
   ASSERT_TRUE(captured.ok()) << captured.error;
