@@ -25,7 +25,7 @@ target_compile_options(palimpsest_options INTERFACE
   -Wall -Wextra -Wno-missing-field-initializers -Wshadow -Wnon-virtual-dtor -Woverloaded-virtual -Werror)
 if(PALIMPSEST_MARCH)
   # add_compile_options: one ABI and one floating-point contract for all targets.
-  add_compile_options(-march=${PALIMPSEST_MARCH} -ffp-contract=off)
+  add_compile_options($<$<COMPILE_LANGUAGE:CXX>:-march=${PALIMPSEST_MARCH}> $<$<COMPILE_LANGUAGE:CXX>:-ffp-contract=off>)
 endif()
 if(PALIMPSEST_SANITIZE)
   add_compile_options(-fsanitize=${PALIMPSEST_SANITIZE} -fno-omit-frame-pointer)

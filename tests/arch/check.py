@@ -19,6 +19,11 @@ EDGES = {
     "common/compaction": BASE | {"common/context"},
     "common/model": BASE | {"common/weights"},
     "common/attention": BASE | {"common/context", "common/compaction", "common/model"},
+    # Kernels: their headers are called from anywhere, so they know numbers and pointers only.
+    "common/cuda": BASE,
+    "common/attention/cuda": BASE | {"common/cuda", "common/attention"},
+    "common/model/cuda": BASE | {"common/cuda"},
+    "common/compaction/cuda": BASE | {"common/cuda"},
     "common/rl": BASE | {"common/context", "common/attention", "common/compaction", "common/model"},
     "common/collective": BASE | {"common/weights"},
     "common/wire": BASE | {"common/context", "common/rl", "common/model", "protos"},
@@ -49,7 +54,7 @@ FORBID = [
     (r"^services/[^/]+/core$", [TORCH, GRPC, PROTO, YAML, r"^cuda"]),
     (r"^services/[^/]+/engine$", [GRPC, PROTO]),
     (r"^common/(tls|context|tokenizer|weights|attention|compaction|model|rl)$", [GRPC, PROTO, YAML]),
-    (r"^common/(base|config|tls|telemetry|context|tokenizer|weights|rpc|wire)$", [TORCH]),
+    (r"^common/(base|config|tls|telemetry|context|tokenizer|weights|rpc|wire|(.*/)?cuda)$", [TORCH]),
     (r"^(common/(?!config)|services|tools).*$", [YAML]),
 ]
 # Headers never drag the heavy ones along; only .cc files include them. A header of tensors is named *_torch.h and may be
