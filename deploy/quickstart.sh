@@ -7,7 +7,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 # shellcheck source=build.sh
 source deploy/build.sh
-build_release palimpsest palimpsest-env palimpsest-inference palimpsest-trainer palimpsest-orchestrator
+build_release palimpsest palimpsest-env palimpsest-inference palimpsest-trainer palimpsest-orchestrator palimpsest-page
 
 outcome=$(mktemp)
 trap 'rm -f "$outcome"' EXIT

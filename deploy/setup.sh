@@ -7,6 +7,7 @@
 # --slurm: also Slurm, munge and bindfs for tests/integration/slurm, likewise unpacked into ../slurm.
 # --python-clients: also a Python environment with what deploy/clients.txt lists, for the tests of the ways in, at
 # ${XDG_CACHE_HOME:-~/.cache}/palimpsest/clients-<first 12 digits of the list's SHA-256>: another list, another folder.
+# --browser: also Chromium, for the test of the web page.
 # --python-envs: also the Python of the workers of palimpsest-env, with reasoning-gym, minigrid and math-verify in pinned
 # versions, as a virtual environment in ${XDG_CACHE_HOME:-~/.cache}/palimpsest/envs-N (N stands in the file of the pins).
 set -euo pipefail
@@ -18,6 +19,7 @@ packages=(
   libpcre2-dev libicu-dev libssl-dev openssl zlib1g-dev libgloo-dev
   libgtest-dev libgmock-dev libbenchmark-dev
 )
+browser_packages=(chromium fonts-liberation)
 python_packages=(python3-dev)  # one of the pinned packages comes as C source only
 torch_packages=(torch==2.11.0 nvidia-cuda-runtime==13.0.96 nvidia-cuda-cupti==13.0.85)
 
@@ -136,8 +138,10 @@ for option in "$@"; do
     --prometheus) with_prometheus=true ;;
     --slurm) with_slurm=true ;;
     --python-clients) with_clients=true ;;
+    --browser) packages+=("${browser_packages[@]}") ;;
     --python-envs) with_python_envs=true packages+=("${python_packages[@]}") ;;
-    *) die "usage: deploy/setup.sh [--prometheus] [--slurm] [--python-clients] [--python-envs] (got: $*)" ;;
+    *) die "usage: deploy/setup.sh [--prometheus] [--slurm] [--python-clients] [--browser] [--python-envs]" \
+      "(got: $*)" ;;
   esac
 done
 install_packages

@@ -10,7 +10,7 @@ fi
 
 # shellcheck source=../deploy/build.sh
 source deploy/build.sh
-deploy/setup.sh --prometheus --slurm --python-clients --python-envs
+deploy/setup.sh --prometheus --slurm --python-clients --browser --python-envs
 build_release
 
 status=0

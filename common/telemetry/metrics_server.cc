@@ -20,34 +20,40 @@ void SetSocketOptions(socket_t socket) {
   setsockopt(socket, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof(yes));
 }
 
-std::unique_ptr<httplib::Server> MakeServer(const std::shared_ptr<Https>& https) {
+// The name under which common/tls/access.h knows a path.
+std::string MethodOf(const std::string& path, bool has_page) {
+  return has_page && path != "/metrics" && path != "/healthz" ? "/page" : path;
+}
+
+std::unique_ptr<httplib::Server> MakeServer(const std::shared_ptr<Https>& https, bool has_page) {
   if (https == nullptr) return std::make_unique<httplib::Server>();
   auto server = std::make_unique<httplib::SSLServer>([&](SSL_CTX& context) {
     https->Configure(&context);
     return true;
   });
-  server->set_pre_routing_handler([](const httplib::Request& request, httplib::Response& response) {
-    const absl::Status may = Https::Check(request.ssl, request.path);
-    if (may.ok()) return httplib::Server::HandlerResponse::Unhandled;
-    response.status = 403;
-    response.set_content(std::string(may.message()) + "\n", "text/plain; charset=utf-8");
-    return httplib::Server::HandlerResponse::Handled;
-  });
+  server->set_pre_routing_handler(
+      [has_page](const httplib::Request& request, httplib::Response& response) {
+        const absl::Status may = Https::Check(request.ssl, MethodOf(request.path, has_page));
+        if (may.ok()) return httplib::Server::HandlerResponse::Unhandled;
+        response.status = 403;
+        response.set_content(std::string(may.message()) + "\n", "text/plain; charset=utf-8");
+        return httplib::Server::HandlerResponse::Handled;
+      });
   return server;
 }
 
 }  // namespace
 
 struct MetricsServer::Impl {
-  explicit Impl(std::shared_ptr<Https> under)
-      : https(std::move(under)), server(MakeServer(https)) {}
+  Impl(std::shared_ptr<Https> under, bool has_page)
+      : https(std::move(under)), server(MakeServer(https, has_page)) {}
 
   const std::shared_ptr<Https> https;  // null: clear text
   const std::unique_ptr<httplib::Server> server;
   std::thread listener;
   int port = 0;
 
-  void Configure(Metrics& metrics, std::function<absl::Status()> ready) {
+  void Configure(Metrics& metrics, std::function<absl::Status()> ready, HttpPage page) {
     httplib::Server& http = *server;
     http.set_socket_options(SetSocketOptions);
     http.new_task_queue = [] { return new httplib::ThreadPool(kWorkers); };
@@ -65,6 +71,25 @@ struct MetricsServer::Impl {
                response.set_content(status.ok() ? "ok\n" : std::string(status.message()) + "\n",
                                     "text/plain; charset=utf-8");
              });
+    if (page) http.Get(".*", Serve(std::move(page)));
+  }
+
+  // What a browser may do with a page of ours: nothing but show it, with what came from this port.
+  static httplib::Server::Handler Serve(HttpPage page) {
+    return [page = std::move(page)](const httplib::Request& request, httplib::Response& response) {
+      HttpQuestion question{.path = request.path};
+      for (const auto& [name, value] : request.params) question.parameters[name] = value;
+      HttpAnswer answer = page(question);
+      response.status = answer.status;
+      response.set_content(std::move(answer.body), answer.type.c_str());
+      response.set_header("Cache-Control", "no-store");
+      response.set_header("Content-Security-Policy",
+                          "default-src 'none'; script-src 'self'; style-src 'self'; "
+                          "img-src 'self' data:; connect-src 'self'; frame-ancestors 'none'; "
+                          "base-uri 'none'; form-action 'none'");
+      response.set_header("X-Content-Type-Options", "nosniff");
+      response.set_header("Referrer-Policy", "no-referrer");
+    };
   }
 };
 
@@ -72,9 +97,9 @@ MetricsServer::MetricsServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)
 
 absl::StatusOr<std::unique_ptr<MetricsServer>> MetricsServer::Start(
     const std::string& host, int port, Metrics& metrics, std::function<absl::Status()> ready,
-    std::shared_ptr<Https> https) {
-  auto impl = std::make_unique<Impl>(std::move(https));
-  impl->Configure(metrics, std::move(ready));
+    std::shared_ptr<Https> https, HttpPage page) {
+  auto impl = std::make_unique<Impl>(std::move(https), static_cast<bool>(page));
+  impl->Configure(metrics, std::move(ready), std::move(page));
   if (port == 0) {
     impl->port = impl->server->bind_to_any_port(host.c_str());
   } else if (impl->server->bind_to_port(host.c_str(), port)) {

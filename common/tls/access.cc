@@ -73,6 +73,7 @@ constexpr Row kRows[] = {
     {"/palimpsest.v1.OrchestratorService/Drain", kHuman},
 
     {"/v1", Set({kClient, kOperator})},
+    {"/page", kHuman},
     {"/metrics", kScrape},
     {"/healthz", kScrape},
 };

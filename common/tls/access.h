@@ -9,8 +9,9 @@
 namespace palimpsest {
 
 // Who may call what. `method` is the full name of an RPC, "/package.Service/Method", or a path of
-// HTTP: "/metrics", "/healthz", and "/v1" for the whole OpenAI-compatible door. A method without a
-// row may be called by nobody; gRPC's health and reflection by every role.
+// HTTP: "/metrics", "/healthz", "/v1" for the whole OpenAI-compatible door and "/page" for all of
+// the page of a run. A method without a row may be called by nobody; gRPC's health and reflection
+// by every role.
 bool MayCall(Role role, std::string_view method);
 
 // PERMISSION_DENIED naming both.

@@ -42,6 +42,9 @@ for s in SERVICES:
 # Another way into the replica; only services/inference itself knows that there is one.
 EDGES["services/inference/http"] = ROOMS_OF_COMMON | {"services/inference/core", "services/inference/server", "protos"}
 EDGES["services/inference"].add("services/inference/http")
+# The page of a run reads what the engine's ledger says.
+EDGES["services/orchestrator/web"] = ROOMS_OF_COMMON | {"services/orchestrator/core", "services/orchestrator/engine"}
+EDGES["services/orchestrator"].add("services/orchestrator/web")
 # Before the replicas: no engine, and nothing of a replica's server.
 EDGES["services/inference/router"] = ROOMS_OF_COMMON | {"services/inference/core", "protos"}
 EDGES["services/inference"].add("services/inference/router")
@@ -52,7 +55,7 @@ TORCH, GRPC, PROTO, YAML = r"^(torch|ATen|c10)/", r"^grpc", r"(^google/protobuf/
 # room prefix -> headers that may not appear there
 FORBID = [
     (r"^services/[^/]+/core$", [TORCH, GRPC, PROTO, YAML, r"^cuda"]),
-    (r"^services/[^/]+/engine$", [GRPC, PROTO]),
+    (r"^services/([^/]+/engine|orchestrator/web)$", [GRPC, PROTO]),
     (r"^common/(tls|context|tokenizer|weights|attention|compaction|model|rl)$", [GRPC, PROTO, YAML]),
     (r"^common/(base|config|tls|telemetry|context|tokenizer|weights|rpc|wire|(.*/)?cuda)$", [TORCH]),
     (r"^(common/(?!config)|services|tools).*$", [YAML]),

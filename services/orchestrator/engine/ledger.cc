@@ -5,6 +5,7 @@
 namespace palimpsest::orchestrator {
 namespace {
 
+constexpr char kFormat[] = "2";
 constexpr char kSchema[] = R"(
 CREATE TABLE IF NOT EXISTS meta(key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS attempts(
@@ -56,10 +57,22 @@ absl::StatusOr<std::unique_ptr<Ledger>> Ledger::Open(const std::string& path,
                                                      const std::string& run, uint64_t seed) {
   ASSIGN_OR_RETURN(std::unique_ptr<Database> db, Database::Open(path));
   RETURN_IF_ERROR(db->Execute(kSchema));
-  RETURN_IF_ERROR(CheckMeta(*db, "format", "2"));
+  RETURN_IF_ERROR(CheckMeta(*db, "format", kFormat));
   RETURN_IF_ERROR(CheckMeta(*db, "run", run));
   RETURN_IF_ERROR(CheckMeta(*db, "seed", std::to_string(seed)));
   return std::unique_ptr<Ledger>(new Ledger(std::move(db)));
+}
+
+absl::StatusOr<std::unique_ptr<const Ledger>> Ledger::Read(const std::string& path) {
+  ASSIGN_OR_RETURN(std::unique_ptr<Database> db, Database::OpenReadOnly(path));
+  ASSIGN_OR_RETURN(Statement format, db->Query("SELECT value FROM meta WHERE key = 'format'"));
+  ASSIGN_OR_RETURN(const bool found, format.Next());
+  const std::string has = found ? format.Text(0) : "";
+  if (has != kFormat) {
+    return absl::FailedPreconditionError(
+        absl::StrFormat("ledger.format=%s of %s; this version reads %s", has, path, kFormat));
+  }
+  return std::unique_ptr<const Ledger>(new Ledger(std::move(db)));
 }
 
 absl::StatusOr<int32_t> Ledger::BeginAttempt(absl::Time now) {

@@ -77,12 +77,32 @@ struct EvaluationRow {
   std::string bytes;  // of the rollout
 };
 
+// All held-out prompts of one evaluation.
+struct EvaluationMean {
+  std::string name;
+  bool greedy = false;
+  double reward = 0;
+  int64_t prompts = 0;  // that are measured
+};
+
+// What a ledger says of its run as a whole.
+struct RunRow {
+  std::string run;
+  uint64_t seed = 0;
+  int32_t attempts = 0;
+  absl::Time began;  // the first attempt
+  absl::Time seen;   // the last beat of the latest
+};
+
 // What is true about a run, in one SQLite file. A call that changes something returns when it is on
 // the disk, or has changed nothing. Any thread; `Open` refuses the ledger of another run or seed.
 class Ledger {
  public:
   static absl::StatusOr<std::unique_ptr<Ledger>> Open(const std::string& path,
                                                       const std::string& run, uint64_t seed);
+  // Of any run, alive or not, for those who only look: nothing that they ask holds up the run.
+  static absl::StatusOr<std::unique_ptr<const Ledger>> Read(const std::string& path);
+  absl::StatusOr<RunRow> About() const;
 
   // Attempts: starts of the orchestrator, from 0. Wall time counts while an attempt lives.
   absl::StatusOr<int32_t> BeginAttempt(absl::Time now);
@@ -90,6 +110,7 @@ class Ledger {
   absl::StatusOr<double> WallSeconds() const;
 
   absl::StatusOr<std::optional<StageRow>> FindStage(const std::string& name) const;
+  absl::StatusOr<std::vector<StageRow>> Stages() const;  // in the order of their beginning
   // The stage's first step: this one, or that of the attempt which began it.
   absl::StatusOr<int64_t> BeginStage(const std::string& name, int64_t first_step);
   absl::Status EndStage(const std::string& name, int64_t last_step);
@@ -102,7 +123,8 @@ class Ledger {
   absl::Status MarkTrained(const StepRow& row);
   absl::StatusOr<int64_t> LastStep() const;  // 0 without batches
   absl::StatusOr<BatchRow> Batch(int64_t step) const;
-  absl::StatusOr<std::vector<StepRow>> Steps() const;  // trained ones, ascending
+  // Trained ones beyond `after`, ascending.
+  absl::StatusOr<std::vector<StepRow>> Steps(int64_t after = 0) const;
 
   // Groups. Numbers rise by one, and so do the prompts of each task: none is skipped or used twice.
   absl::StatusOr<int64_t> NextGroup() const;
@@ -135,6 +157,7 @@ class Ledger {
   // Ascending by index; bytes are left out unless asked for.
   absl::StatusOr<std::vector<EvaluationRow>> Evaluations(const std::string& name, bool greedy,
                                                          bool bytes = false) const;
+  absl::StatusOr<std::vector<EvaluationMean>> EvaluationMeans() const;
 
   // How often something happened to rollouts: the outcomes, "stale", "abandoned", "refilled",
   // "redrawn".

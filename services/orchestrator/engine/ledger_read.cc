@@ -1,4 +1,5 @@
 // What the ledger answers; what changes it stands in ledger.cc.
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_format.h"
 #include "services/orchestrator/engine/ledger.h"
 
@@ -56,6 +57,23 @@ std::string SelectRollouts(const std::string& rest) {
 
 }  // namespace
 
+absl::StatusOr<RunRow> Ledger::About() const {
+  absl::MutexLock lock(&mu_);
+  ASSIGN_OR_RETURN(
+      Statement row,
+      db_->Query("SELECT (SELECT value FROM meta WHERE key = 'run'), "
+                 "(SELECT value FROM meta WHERE key = 'seed'), COUNT(*), "
+                 "COALESCE(MIN(began_ms), 0), COALESCE(MAX(seen_ms), 0) FROM attempts"));
+  RETURN_IF_ERROR(row.Next().status());
+  RunRow about{.run = row.Text(0), .attempts = static_cast<int32_t>(row.Int(2))};
+  if (!absl::SimpleAtoi(row.Text(1), &about.seed)) {
+    return absl::DataLossError(absl::StrFormat("ledger.seed=%s is no seed", row.Text(1)));
+  }
+  about.began = absl::FromUnixMillis(row.Int(3));
+  about.seen = absl::FromUnixMillis(row.Int(4));
+  return about;
+}
+
 absl::StatusOr<double> Ledger::WallSeconds() const {
   absl::MutexLock lock(&mu_);
   ASSIGN_OR_RETURN(Statement sum,
@@ -71,6 +89,18 @@ absl::StatusOr<std::optional<StageRow>> Ledger::FindStage(const std::string& nam
   ASSIGN_OR_RETURN(const bool found, row.Next());
   if (!found) return std::nullopt;
   return StageRow{name, row.Int(0), row.OptionalInt(1)};
+}
+
+absl::StatusOr<std::vector<StageRow>> Ledger::Stages() const {
+  absl::MutexLock lock(&mu_);
+  ASSIGN_OR_RETURN(Statement s,
+                   db_->Query("SELECT name, first_step, last_step FROM stages ORDER BY rowid"));
+  std::vector<StageRow> stages;
+  for (;;) {
+    ASSIGN_OR_RETURN(const bool more, s.Next());
+    if (!more) return stages;
+    stages.push_back({s.Text(0), s.Int(1), s.OptionalInt(2)});
+  }
 }
 
 absl::StatusOr<int64_t> Ledger::LastStep() const {
@@ -91,9 +121,10 @@ absl::StatusOr<BatchRow> Ledger::Batch(int64_t step) const {
                   row.Int(3), row.Int(4) != 0};
 }
 
-absl::StatusOr<std::vector<StepRow>> Ledger::Steps() const {
+absl::StatusOr<std::vector<StepRow>> Ledger::Steps(int64_t after) const {
   absl::MutexLock lock(&mu_);
-  ASSIGN_OR_RETURN(Statement s, db_->Query("SELECT * FROM steps ORDER BY step"));
+  ASSIGN_OR_RETURN(Statement s,
+                   db_->Query("SELECT * FROM steps WHERE step > ? ORDER BY step", after));
   std::vector<StepRow> steps;
   for (;;) {
     ASSIGN_OR_RETURN(const bool more, s.Next());
@@ -231,6 +262,19 @@ absl::StatusOr<std::vector<EvaluationRow>> Ledger::Evaluations(const std::string
     r.turns = static_cast<int32_t>(s.Int(7));
     if (bytes) r.bytes = s.Text(8);
     result.push_back(std::move(r));
+  }
+}
+
+absl::StatusOr<std::vector<EvaluationMean>> Ledger::EvaluationMeans() const {
+  absl::MutexLock lock(&mu_);
+  ASSIGN_OR_RETURN(Statement s,
+                   db_->Query("SELECT name, greedy, AVG(reward), COUNT(*) FROM evaluations "
+                              "GROUP BY name, greedy ORDER BY name, greedy"));
+  std::vector<EvaluationMean> means;
+  for (;;) {
+    ASSIGN_OR_RETURN(const bool more, s.Next());
+    if (!more) return means;
+    means.push_back({s.Text(0), s.Int(1) != 0, s.Real(2), s.Int(3)});
   }
 }
 

@@ -7,6 +7,8 @@
 namespace palimpsest::orchestrator {
 namespace {
 
+constexpr int kBusyMs = 10000;
+
 absl::Status Failed(sqlite3* db, std::string_view what) {
   const int code = sqlite3_errcode(db);
   const std::string message =
@@ -74,8 +76,19 @@ absl::StatusOr<std::unique_ptr<Database>> Database::Open(const std::string& path
                       SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_FULLMUTEX, nullptr);
   std::unique_ptr<Database> db(new Database(raw));
   if (code != SQLITE_OK) return Failed(raw, path);
-  sqlite3_busy_timeout(raw, 10000);
+  sqlite3_busy_timeout(raw, kBusyMs);
   RETURN_IF_ERROR(db->Execute("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;"));
+  return db;
+}
+
+absl::StatusOr<std::unique_ptr<Database>> Database::OpenReadOnly(const std::string& path) {
+  sqlite3* raw = nullptr;
+  const int code =
+      sqlite3_open_v2(path.c_str(), &raw, SQLITE_OPEN_READONLY | SQLITE_OPEN_FULLMUTEX, nullptr);
+  std::unique_ptr<Database> db(new Database(raw));
+  if (code == SQLITE_CANTOPEN) return absl::NotFoundError(path + ": there is no ledger to read");
+  if (code != SQLITE_OK) return Failed(raw, path);
+  sqlite3_busy_timeout(raw, kBusyMs);
   return db;
 }
 

@@ -62,6 +62,8 @@ class Statement {
 class Database {
  public:
   static absl::StatusOr<std::unique_ptr<Database>> Open(const std::string& path);
+  // Of a file that is there, for looking only. Writers do not wait for it.
+  static absl::StatusOr<std::unique_ptr<Database>> OpenReadOnly(const std::string& path);
   ~Database();
 
   absl::Status Execute(const char* sql);

@@ -85,6 +85,7 @@ TEST(AccessTest, HealthAndReflectionAreForEveryRoleAndPagesForThoseWhoLook) {
     EXPECT_EQ(MayCall(role, "/metrics"), lookers.count(role) > 0);
     EXPECT_EQ(MayCall(role, "/healthz"), lookers.count(role) > 0);
     EXPECT_EQ(MayCall(role, "/v1"), users.count(role) > 0);
+    EXPECT_EQ(MayCall(role, "/page"), role == Role::kOperator);
   }
 }
 
