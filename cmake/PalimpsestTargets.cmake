@@ -37,3 +37,11 @@ function(palimpsest_test name)
     # Tests run side by side: threads that spin while they wait would starve each other.
     ENVIRONMENT OMP_WAIT_POLICY=PASSIVE)
 endfunction()
+
+# palimpsest_long_test(NAME SECONDS COMMAND..): a test of `tests/run.sh --long` alone, killed after SECONDS. The last line
+# that it prints with "long: " before it stands in docs/results/long.md.
+function(palimpsest_long_test name seconds)
+  add_test(NAME ${name} COMMAND ${ARGN} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
+  set_tests_properties(${name} PROPERTIES TIMEOUT ${seconds} LABELS long RUN_SERIAL TRUE
+    ENVIRONMENT OMP_WAIT_POLICY=PASSIVE)
+endfunction()

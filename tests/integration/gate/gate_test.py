@@ -1,0 +1,63 @@
+#!/usr/bin/env python3
+"""tests/run.sh itself: what it refuses, what belongs to the gate, and what it writes about the long tests.
+
+Usage: gate_test.py, from the root of the repository. Needs the standard library and ctest.
+"""
+import json
+import subprocess
+import sys
+import unittest
+import xml.etree.ElementTree as xml
+
+sys.dont_write_bytecode = True
+import report  # noqa: E402
+
+GATE = """<testsuite>
+  <testcase name="good" time="1.5" status="run"><system-out>fine</system-out></testcase>
+  <testcase name="bad" time="2" status="fail"><failure message=""/><system-out>oh</system-out></testcase>
+  <testcase name="absent" time="0" status="notrun"><skipped message="SKIP_RETURN_CODE=77"/></testcase>
+</testsuite>"""
+LONG = """<testsuite>
+  <testcase name="soak" time="1800" status="run"><system-out>long: first
+long: flat, 120 MB | 33 threads
+done</system-out></testcase>
+  <testcase name="kills" time="100" status="fail"><failure message=""/><system-out>no</system-out></testcase>
+</testsuite>"""
+
+
+def cases(text):
+    return list(xml.fromstring(text).iter("testcase"))
+
+
+def names(preset):
+    listed = subprocess.run(["ctest", "--preset", preset, "--show-only=json-v1"], capture_output=True, text=True, timeout=60)
+    return {test["name"] for test in json.loads(listed.stdout)["tests"]}
+
+
+class Gate(unittest.TestCase):
+    def test_an_option_that_is_unknown_is_refused_by_name_before_anything_is_done(self):
+        for words in (["--lang"], ["--long", "--fast"], ["long"]):
+            refused = subprocess.run(["tests/run.sh", *words], capture_output=True, text=True, timeout=10)
+            self.assertEqual(refused.returncode, 2, refused.stdout)
+            self.assertEqual(refused.stdout, "")
+            self.assertIn(f"got: {' '.join(words)}", refused.stderr)
+
+    def test_a_long_test_is_not_in_the_gate_and_there_are_both(self):
+        gate, long = names("release"), names("long")
+        self.assertIn("arch", gate)
+        self.assertIn("engine_soak_long", long)
+        self.assertEqual(gate & long, set())
+
+    def test_the_report_has_a_line_for_each_long_test_and_says_what_the_gate_lacks(self):
+        text = report.report(cases(GATE), cases(LONG), "abc1234", "2 cores", "2026-01-02")
+        self.assertIn("Commit abc1234, 2026-01-02, 2 cores.", text)
+        self.assertIn("1 of 3 tests passed, 1 failed, 1 were skipped", text)
+        self.assertIn("- `bad` of the gate: failed\n- `absent` of the gate: skipped\n", text)
+        self.assertTrue(text.endswith("| kills | failed | 100 s |  |\n| soak | passed | 30.0 min | flat, 120 MB / 33 threads |\n"), text)
+
+    def test_this_machine_is_described_without_its_name(self):
+        self.assertRegex(report.this_host(), r"^\d+ cores \(.+\), \d+ GiB, Linux ")
+
+
+if __name__ == "__main__":
+    unittest.main()
