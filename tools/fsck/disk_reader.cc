@@ -6,6 +6,7 @@
 #include "absl/strings/str_format.h"
 #include "common/base/clock.h"
 #include "common/weights/durable_file.h"
+#include "common/weights/seal.h"
 #include "common/weights/store.h"
 
 namespace palimpsest::tools {
@@ -52,6 +53,7 @@ absl::Status LookAtState(const std::string& folder, const Json& state, StoredChe
 absl::Status LookAtCheckpoint(const std::string& folder, StoredCheckpoint& found) {
   ASSIGN_OR_RETURN(const std::string text,
                    weights::ReadSmallFile(folder + "/" + kStateName, kMaxState));
+  RETURN_IF_ERROR(weights::CheckSeal(folder, kStateName));
   try {
     return LookAtState(folder, Json::parse(text), found);
   } catch (const Json::exception& error) {

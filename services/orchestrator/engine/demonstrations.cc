@@ -8,6 +8,7 @@
 #include "services/orchestrator/core/decisions.h"
 #include "services/orchestrator/core/episode.h"
 #include "services/orchestrator/engine/framing.h"
+#include "services/orchestrator/engine/task_calls.h"
 
 namespace palimpsest::orchestrator {
 namespace {
@@ -45,7 +46,7 @@ class Demonstration {
     for (EpisodeView view; !view.done;) {
       view.tokens = static_cast<int32_t>(item_.ids.size() + said.size());
       if (!NextResponse(view, bounds_)) break;
-      const absl::StatusOr<std::string> response = place_.patience.Persist("env.demonstrate", [&] {
+      const absl::StatusOr<std::string> response = AskTask(place_, "env.demonstrate", [&] {
         return place_.peers.env.Demonstrate(episode_, stage_.answer_noise);
       });
       // An expert that knows no further has shown as much as it can.
@@ -74,9 +75,8 @@ class Demonstration {
   absl::StatusOr<bool> Observe(const std::string& response, std::vector<int32_t>& said) {
     if (prompt_.max_turns == 0) return true;
     const std::string text = CutAtStop(response, place_.plan.stop_strings);
-    ASSIGN_OR_RETURN(EnvTurn turn, place_.patience.Persist("env.step", [&] {
-      return place_.peers.env.Step(episode_, text);
-    }));
+    ASSIGN_OR_RETURN(EnvTurn turn, AskTask(place_, "env.step",
+                                           [&] { return place_.peers.env.Step(episode_, text); }));
     episode_ = std::move(turn.episode);
     if (turn.done) return true;
     ASSIGN_OR_RETURN(said, framing_.ObservationIds(turn.messages, item_.ids.back()));
@@ -95,9 +95,8 @@ class Demonstration {
 absl::StatusOr<SftItem> MakeItem(const Workplace& place, const SftConfig& stage, int64_t index) {
   const uint64_t seed = MixSeed({place.run.seed, Meaning("sft"), Meaning(stage.name)});
   const Episode episode = EpisodeOf(place.plan, Split::kSft, seed, index);
-  ASSIGN_OR_RETURN(const Prompt prompt, place.patience.Persist("env.reset", [&] {
-    return place.peers.env.Reset(episode);
-  }));
+  ASSIGN_OR_RETURN(const Prompt prompt,
+                   AskTask(place, "env.reset", [&] { return place.peers.env.Reset(episode); }));
   ASSIGN_OR_RETURN(const Framing framing, Framing::Of(place, prompt));
   SftItem item{.id = absl::StrFormat("%s.%d", stage.name, index)};
   RETURN_IF_ERROR(Demonstration(place, stage, prompt, framing, item).Write());

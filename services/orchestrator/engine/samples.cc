@@ -7,6 +7,7 @@
 #include "services/orchestrator/core/decisions.h"
 #include "services/orchestrator/engine/episodes.h"
 #include "services/orchestrator/engine/framing.h"
+#include "services/orchestrator/engine/task_calls.h"
 
 namespace palimpsest::orchestrator {
 namespace {
@@ -146,13 +147,19 @@ absl::Status TryMissing(const Workplace& place, const SampleOrder& order, const 
 }  // namespace
 
 absl::StatusOr<Made> MakeSamples(const Workplace& place, const SampleOrder& order) {
-  ASSIGN_OR_RETURN(const Prompt prompt, place.patience.Persist("env.reset", [&] {
-    return place.peers.env.Reset(order.episode);
-  }));
+  Made made;
+  const absl::StatusOr<Prompt> answer =
+      AskTask(place, "env.reset", [&] { return place.peers.env.Reset(order.episode); });
+  if (absl::IsInternal(answer.status())) {
+    made.failure = answer.status().ToString();
+    RETURN_IF_ERROR(CountLoss(place, rl::Outcome::kTaskFailed, made.failure));
+    return made;
+  }
+  RETURN_IF_ERROR(answer.status());
+  const Prompt& prompt = *answer;
   ASSIGN_OR_RETURN(const Framing framing, Framing::Of(place, prompt));
   ASSIGN_OR_RETURN(std::vector<int32_t> ids, framing.PromptIds());
   GenerateCall call = CallFor(order, prompt, std::move(ids), place.plan.stop_strings);
-  Made made;
   made.needs_memory =
       std::find(prompt.tags.begin(), prompt.tags.end(), kNeedsMemory) != prompt.tags.end();
   std::vector<int32_t> have = order.have;

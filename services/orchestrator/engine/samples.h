@@ -33,7 +33,8 @@ struct Made {
 
 // Generates what is missing, or plays it turn by turn, and has it judged. A sample that a daemon
 // failed is asked for again under its number; a response that the environment cannot judge is
-// judged again; both up to max_tries. What was lost is counted by outcome. An error status means
+// judged again, as a prompt that it raises in is asked for again; all up to max_tries. What was
+// lost is counted by outcome. An error status means
 // that no try can help.
 absl::StatusOr<Made> MakeSamples(const Workplace& place, const SampleOrder& order);
 

@@ -13,6 +13,9 @@ namespace {
 
 // Answers of the trainer that it may give right after a restart, before it has failed for good.
 constexpr int kMaxGaps = 20;
+// Times that inference does not find a version, or finds it damaged, until the trainer is asked for
+// it again; then twice as many each time. A slow file system needs some.
+constexpr int kRefusalsUntilAsked = 4;
 
 struct Mismatch {
   std::optional<double> kl;  // per token
@@ -219,8 +222,7 @@ void Training::Tell(const StepRow& row) {
        {"train_s", row.train_seconds}});
 }
 
-absl::Status Training::Publish() {
-  const absl::Time begin = place_.clock.Now();
+absl::StatusOr<Weights> Training::AskForVersion() {
   absl::StatusOr<Weights> weights = absl::UnavailableError("not tried");
   for (int tries = 0; tries < kMaxGaps; ++tries) {
     weights = place_.patience.Persist("trainer.publish",
@@ -230,14 +232,31 @@ absl::Status Training::Publish() {
   }
   RETURN_IF_ERROR(weights.status());
   RETURN_IF_ERROR(TakeVersions({*weights}, step_));
+  return weights;
+}
+
+// A version may be damaged or deleted before inference has read it: it then never comes, and the
+// trainer writes another one when it is asked for. One that is only not visible yet is its answer
+// again.
+absl::Status Training::Publish() {
+  const absl::Time begin = place_.clock.Now();
+  ASSIGN_OR_RETURN(Weights weights, AskForVersion());
+  const auto refused = [](const absl::Status& s) {
+    return absl::IsNotFound(s) || absl::IsDataLoss(s);
+  };
+  int refusals = 0, ask_at = kRefusalsUntilAsked;
   RETURN_IF_ERROR(place_.patience.PersistWhile(
-      "inference.update_weights",
-      [](const absl::Status& s) {
-        return MayPass(s) || absl::IsNotFound(s) || absl::IsDataLoss(s);
-      },
-      [&] { return place_.peers.inference.UpdateWeights(*weights); }));
+      "inference.update_weights", [&](const absl::Status& s) { return MayPass(s) || refused(s); },
+      [&]() -> absl::Status {
+        const absl::Status status = place_.peers.inference.UpdateWeights(weights);
+        if (refused(status) && ++refusals == ask_at) {
+          ask_at *= 2;
+          ASSIGN_OR_RETURN(weights, AskForVersion());
+        }
+        return status;
+      }));
   served_step_ = step_;
-  version_ = weights->version;
+  version_ = weights.version;
   const double seconds = absl::ToDoubleSeconds(place_.clock.Now() - begin);
   place_.metrics.step_seconds.With({"publish"}).Observe(seconds);
   place_.metrics.policy_version.Set(static_cast<double>(version_.value()));

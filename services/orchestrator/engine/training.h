@@ -38,6 +38,8 @@ class Training {
 
  private:
   absl::Status ReadStatus();
+  // The trainer's present weights as a version: the newest one, or another if that is damaged.
+  absl::StatusOr<Weights> AskForVersion();
   absl::Status TakeVersions(const std::vector<Weights>& published, int64_t trainer_step);
   absl::StatusOr<TrainBatch> Build(const BatchRow& row, StepRow& facts) const;
   absl::Status BuildRl(const BatchRow& row, TrainBatch& batch, StepRow& facts) const;

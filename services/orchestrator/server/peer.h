@@ -52,8 +52,8 @@ class Peer {
         new_stub_(std::move(new_stub)),
         introduce_(std::move(introduce)) {}
 
-  // One attempt: finds the daemon if need be, then call(stub, context). An answer that may pass
-  // makes the next attempt look for the daemon again.
+  // One attempt: finds the daemon if need be, then call(stub, context). UNAVAILABLE, or no answer
+  // within the deadline, makes the next attempt look for the daemon again, by a new connection.
   absl::Status Call(absl::Duration deadline,
                     const std::function<grpc::Status(Stub&, grpc::ClientContext&)>& call) {
     absl::StatusOr<std::shared_ptr<Stub>> stub = Connected();
@@ -62,7 +62,8 @@ class Peer {
       const std::unique_ptr<grpc::ClientContext> context = MakeContext(config_.channel);
       SetTimeout(*context, deadline);
       status = FromGrpc(call(**stub, *context));
-      if (absl::IsUnavailable(status)) Forget(*stub);
+      // Of a connection whose other end has vanished nothing but the deadline tells at first.
+      if (absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status)) Forget(*stub);
     }
     absl::MutexLock lock(&mu_);
     last_error_ = status.ok() ? "" : status.ToString();

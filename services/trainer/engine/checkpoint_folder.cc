@@ -11,6 +11,7 @@
 #include "absl/strings/str_format.h"
 #include "common/telemetry/log.h"
 #include "common/weights/durable_file.h"
+#include "common/weights/seal.h"
 
 namespace palimpsest::trainer {
 namespace {
@@ -71,12 +72,14 @@ absl::Status FillFolder(const std::string& folder, CheckpointState& state,
     RETURN_IF_ERROR(weights::SyncPath(folder + "/" + name));
     state.files.push_back(std::move(file));
   }
-  return weights::WriteFileDurably(folder + "/" + kStateName, ToJson(state));
+  RETURN_IF_ERROR(weights::WriteFileDurably(folder + "/" + kStateName, ToJson(state)));
+  return weights::SealFile(folder, kStateName);
 }
 
 absl::StatusOr<FoundCheckpoint> Open(const std::string& folder) {
   ASSIGN_OR_RETURN(const std::string text,
                    weights::ReadSmallFile(folder + "/" + kStateName, kMaxState));
+  RETURN_IF_ERROR(weights::CheckSeal(folder, kStateName));
   ASSIGN_OR_RETURN(CheckpointState state, CheckpointStateFromJson(text));
   for (const weights::ManifestFile& file : state.files) {
     ASSIGN_OR_RETURN(const weights::ManifestFile found, weights::DigestFile(folder, file.name));

@@ -105,6 +105,8 @@ absl::Status FakeWorld::Enter() {
 
 absl::StatusOr<Prompt> FakeWorld::Reset(const Episode& episode) {
   RETURN_IF_ERROR(Enter());
+  const bool cursed = episode.split == Split::kTrain && episode.index == cursed_prompt;
+  if (cursed || TakeOne(raised_resets)) return absl::InternalError("the prompt raised");
   Prompt prompt{.episode = episode, .text = absl::StrFormat("?%d:", episode.index)};
   if (episode.index % 2 == 0) prompt.tags = {kNeedsMemory};
   if (episode.task == "talk") prompt.max_turns = kTurns;
@@ -219,6 +221,7 @@ void FakeWorld::DeleteSession(const SessionRef& session) {
 
 absl::Status FakeWorld::UpdateWeights(const Weights& weights) {
   RETURN_IF_ERROR(Enter());
+  if (weights.version.value() == damaged) return absl::DataLossError("digests differ");
   absl::MutexLock lock(&mu_);
   served_ = std::max(served_, weights.version.value());
   return absl::OkStatus();
@@ -279,7 +282,8 @@ absl::StatusOr<Weights> FakeWorld::Publish(int64_t step) {
   if (step != static_cast<int64_t>(steps_.size())) {
     return absl::FailedPreconditionError("not the current step");
   }
-  if (published_.back().step != step) PublishNow();
+  const Weights& newest = published_.back();
+  if (newest.step != step || newest.version.value() == damaged) PublishNow();
   return published_.back();
 }
 

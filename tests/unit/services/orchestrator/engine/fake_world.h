@@ -37,6 +37,9 @@ class FakeWorld : public EnvClient, public InferenceClient, public TrainerClient
   std::atomic<int> lost_sessions = 0;  // steps find their session gone
   std::atomic<int> unjudged = 0;       // scores end as task_failed
   std::atomic<int> raised = 0;         // turns of the environment fail
+  std::atomic<int> raised_resets = 0;  // prompts fail
+  int64_t cursed_prompt = -1;          // the train prompt that always fails; set before the run
+  std::atomic<int64_t> damaged = 0;    // the version that inference cannot read
   bool long_observations = false;      // as the response says by its last digit; set before the run
   int64_t dull_below = 0;  // rewards of train prompts below are all equal; set before the run
   std::atomic<bool> keep_old_weights = false;  // rollouts say that the first version made them

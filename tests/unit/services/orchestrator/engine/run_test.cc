@@ -290,6 +290,39 @@ TEST_F(RunTest, AResponseThatCannotBeJudgedIsNoZero) {
   ExpectWhole();
 }
 
+TEST_F(RunTest, APromptThatTheTaskRaisesInIsAskedForAgain) {
+  world_->raised_resets = 4;  // one less than max_tries
+  ASSERT_TRUE(Attempt().ok());
+  ExpectWhole();
+}
+
+TEST_F(RunTest, APromptThatTheTaskAlwaysRaisesInGivesWayToTheNext) {
+  world_->cursed_prompt = 2;
+  const absl::Status status = Attempt();
+  ASSERT_TRUE(status.ok()) << status;
+  EXPECT_EQ(world_->trained_prompts(), (std::multiset<int64_t>{0, 1, 3, 4, 5, 6, 7, 8}));
+  const auto ledger = Ledger::Open(folder_ + "/ledger.sqlite", "test", 11);
+  ASSERT_TRUE(ledger.ok());
+  EXPECT_EQ((*ledger)->Counts()->at("task_failed"), 1);
+  EXPECT_EQ((*ledger)->Groups(GroupState::kDropped)->size(), 1u);
+}
+
+// The trainer is asked again only when inference has refused it a few times: it takes the same one
+// for not visible yet at first.
+TEST_F(RunTest, AVersionThatIsDamagedBeforeItIsReadIsPublishedAnew) {
+  world_->damaged = 3;
+  const absl::Status status = Attempt();
+  ASSERT_TRUE(status.ok()) << status;
+  ExpectWhole();
+  const auto ledger = Ledger::Open(folder_ + "/ledger.sqlite", "test", 11);
+  ASSERT_TRUE(ledger.ok());
+  const auto versions = (*ledger)->Versions();
+  ASSERT_TRUE(versions.ok());
+  ASSERT_GE(versions->size(), 5u);
+  EXPECT_EQ((*versions)[2].step, (*versions)[3].step);
+  EXPECT_NE((*versions)[3].step, (*versions)[4].step);
+}
+
 TEST_F(RunTest, ATaskThatNobodyCanJudgeFailsTheRunWithItsReason) {
   world_->unjudged = 1 << 20;
   const auto run = Open();

@@ -1,6 +1,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <filesystem>
 #include <set>
 
@@ -82,6 +83,7 @@ class FakeEnvService final : public v1::EnvironmentService::Service {
  public:
   explicit FakeEnvService(std::string says) : says_(std::move(says)) {}
   int revision = v1::CONTRACT_REVISION_CURRENT;
+  std::atomic<bool> silent = false;  // a demonstration takes three seconds
 
   grpc::Status GetServerInfo(grpc::ServerContext*,
                              const v1::EnvironmentServiceGetServerInfoRequest*,
@@ -92,6 +94,7 @@ class FakeEnvService final : public v1::EnvironmentService::Service {
   }
   grpc::Status Demonstrate(grpc::ServerContext*, const v1::DemonstrateRequest* request,
                            v1::DemonstrateResponse* response) override {
+    if (silent) SystemClock().SleepFor(absl::Seconds(3));
     response->set_response_text(says_ + std::to_string(request->answer_noise()));
     return grpc::Status::OK;
   }
@@ -159,6 +162,20 @@ TEST_F(PeerTest, IsFoundAgainWhereItWasRestarted) {
   // The first call after it went away may tell so; the next one finds the other.
   absl::StatusOr<std::string> answer = client_.Demonstrate({}, 0);
   if (absl::IsUnavailable(answer.status())) answer = client_.Demonstrate({}, 0);
+  ASSERT_TRUE(answer.ok()) << answer.status();
+  EXPECT_EQ(*answer, "second0.000000");
+}
+
+// As behind a connection that is half open: there is no error, and no answer either.
+TEST_F(PeerTest, WhoGivesNoAnswerWithinTheDeadlineIsLookedForAgain) {
+  FakeEnvService first("first"), second("second");
+  GrpcEnvClient client(1, {.run_folder = folder_, .run = "run", .call = absl::Seconds(2)});
+  const auto old = Start(first, 1);
+  ASSERT_EQ(*client.Demonstrate({}, 0), "first0.000000");
+  first.silent = true;
+  const auto fresh = Start(second, 2);
+  EXPECT_TRUE(absl::IsDeadlineExceeded(client.Demonstrate({}, 0).status()));
+  const absl::StatusOr<std::string> answer = client.Demonstrate({}, 0);
   ASSERT_TRUE(answer.ok()) << answer.status();
   EXPECT_EQ(*answer, "second0.000000");
 }

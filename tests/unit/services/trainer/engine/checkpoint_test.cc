@@ -51,6 +51,20 @@ TEST_F(CheckpointTest, TheNewestOnesStayAndTheNewestIsFound) {
   EXPECT_TRUE(fs::exists(root_ + "/step-00000002"));
 }
 
+// What JSON still reads: a number that is another one.
+TEST_F(CheckpointTest, AStateThatIsNotWhatWasWrittenIsBrokenToo) {
+  for (int64_t step : {1, 2}) ASSERT_TRUE(Write(step).ok());
+  const std::string path = root_ + "/step-00000002/state.json";
+  std::string text = *weights::ReadSmallFile(path, 1 << 20);
+  const size_t at = text.find("0.1");
+  ASSERT_NE(at, std::string::npos);
+  text[at + 2] = '3';
+  std::ofstream(path) << text;
+  EXPECT_EQ(Newest(), 1);
+  fs::remove(path + ".xxh3");
+  EXPECT_EQ(Newest(), 2) << "the control: of a time before seals, it is taken for good";
+}
+
 TEST_F(CheckpointTest, ABrokenOneIsPassedOverAndAllBrokenIsAnError) {
   for (int64_t step : {1, 2}) ASSERT_TRUE(Write(step).ok());
   std::ofstream(root_ + "/step-00000002/data") << "step 3";
