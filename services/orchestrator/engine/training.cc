@@ -219,6 +219,18 @@ void Training::Tell(const StepRow& row) {
        {"train_s", row.train_seconds}});
 }
 
+absl::Status Training::Save() {
+  for (int tries = 0; tries < kMaxGaps; ++tries) {
+    ASSIGN_OR_RETURN(const int64_t durable, place_.patience.Persist("trainer.save", [&] {
+      return place_.peers.trainer.SaveCheckpoint();
+    }));
+    if (durable >= step_) return absl::OkStatus();
+    RETURN_IF_ERROR(Synchronise());  // it was rolled back before
+  }
+  return absl::InternalError(
+      absl::StrFormat("step %d is in no checkpoint after %d tries", step_, kMaxGaps));
+}
+
 absl::Status Training::Publish() {
   const absl::Time begin = place_.clock.Now();
   absl::StatusOr<Weights> weights = absl::UnavailableError("not tried");

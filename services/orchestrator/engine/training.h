@@ -22,6 +22,9 @@ class Training {
   // Sends every batch of the ledger up to `step`.
   absl::Status TrainThrough(int64_t step);
 
+  // A checkpoint of the trainer covers every batch of the ledger.
+  absl::Status Save();
+
   // The present weights become a version, and every replica serves it.
   absl::Status Publish();
   // Publish, unless that was done for this step.

@@ -39,7 +39,8 @@ class FakeWorld : public EnvClient, public InferenceClient, public TrainerClient
   std::atomic<int> raised = 0;         // turns of the environment fail
   bool long_observations = false;      // as the response says by its last digit; set before the run
   int64_t dull_below = 0;  // rewards of train prompts below are all equal; set before the run
-  std::atomic<bool> keep_old_weights = false;  // rollouts say that the first version made them
+  std::atomic<bool> keep_old_weights =
+      false;  // rollouts of groups say that the first version made them
   int checkpoint_every = 1;
   std::function<void()> before_generate;  // set before the run begins; by any thread
 
