@@ -17,7 +17,7 @@
 namespace palimpsest::simulation {
 namespace {
 
-constexpr int64_t kSeeds = 400;
+constexpr int64_t kSeeds = 500;
 constexpr int64_t kPlantedSeeds = 40;  // in which a broken promise must be found
 
 // One thread runs at a time, so a second core would only make each turn a wake-up: many times

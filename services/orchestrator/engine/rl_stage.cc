@@ -227,7 +227,7 @@ absl::Status RlStage::LearnVersions(const std::vector<int64_t>& groups) {
   for (const int64_t group : groups) {
     ASSIGN_OR_RETURN(const std::vector<RolloutRow> rows, place_.ledger.Rollouts(group));
     for (const RolloutRow& row : rows) {
-      if (!training_.StepOf(row.min_version).has_value()) return training_.Synchronise();
+      if (!training_.OldestStep(row).has_value()) return training_.Synchronise();
     }
   }
   return absl::OkStatus();
@@ -240,7 +240,7 @@ absl::StatusOr<bool> RlStage::DropUnusable(const std::vector<int64_t>& groups) {
   for (const int64_t group : groups) {
     ASSIGN_OR_RETURN(const std::vector<RolloutRow> rows, place_.ledger.Rollouts(group));
     for (const RolloutRow& row : rows) {
-      const std::optional<int64_t> made_at = training_.StepOf(row.min_version);
+      const std::optional<int64_t> made_at = training_.OldestStep(row);
       if (!made_at.has_value()) {
         abandoned.push_back(row.id);
       } else if (Staleness(*made_at, training_.step()) > place_.plan.rl.max_staleness) {
