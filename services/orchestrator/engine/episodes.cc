@@ -152,7 +152,7 @@ absl::StatusOr<std::vector<Played>> PlayEpisodes(const Workplace& place, const P
     RETURN_IF_ERROR(play(0));
     return played;
   }
-  WorkerPool players(call.n);  // they wait for each other's steps at most
+  WorkerPool players(call.n, place.threads);  // they wait for each other's steps at most
   RETURN_IF_ERROR(players.ForEach(call.n, play));
   return played;
 }

@@ -2,12 +2,10 @@
 
 #include <utility>
 
-#include "absl/synchronization/blocking_counter.h"
-
 namespace palimpsest::orchestrator {
 
-WorkerPool::WorkerPool(int threads) {
-  for (int i = 0; i < threads; ++i) threads_.emplace_back([this] { Work(); });
+WorkerPool::WorkerPool(int size, Threads& threads) : threads_(threads) {
+  for (int i = 0; i < size; ++i) workers_.push_back(threads_.Start([this] { Work(); }));
 }
 
 WorkerPool::~WorkerPool() {
@@ -15,7 +13,7 @@ WorkerPool::~WorkerPool() {
     absl::MutexLock lock(&mu_);
     ending_ = true;
   }
-  for (std::thread& thread : threads_) thread.join();
+  workers_.clear();
 }
 
 void WorkerPool::Submit(std::function<void()> work) {
@@ -26,7 +24,7 @@ void WorkerPool::Submit(std::function<void()> work) {
 absl::Status WorkerPool::ForEach(int64_t n, const std::function<absl::Status(int64_t)>& work) {
   absl::Mutex mu;
   absl::Status first;
-  absl::BlockingCounter left(static_cast<int>(n));
+  int64_t left = n;
   for (int64_t i = 0; i < n; ++i) {
     Submit([&, i] {
       bool failed = false;
@@ -35,14 +33,14 @@ absl::Status WorkerPool::ForEach(int64_t n, const std::function<absl::Status(int
         failed = !first.ok();
       }
       const absl::Status status = failed ? absl::OkStatus() : work(i);
-      {
-        absl::MutexLock lock(&mu);
-        first.Update(status);
-      }
-      left.DecrementCount();
+      absl::MutexLock lock(&mu);
+      first.Update(status);
+      --left;
     });
   }
-  left.Wait();
+  const auto all = [&left] { return left == 0; };
+  absl::MutexLock lock(&mu);
+  threads_.Await(mu, absl::Condition(&all));
   return first;
 }
 
@@ -53,7 +51,8 @@ void WorkerPool::Work() {
   for (;;) {
     std::function<void()> work;
     {
-      absl::MutexLock lock(&mu_, absl::Condition(&something));
+      absl::MutexLock lock(&mu_);
+      threads_.Await(mu_, absl::Condition(&something));
       if (queue_.empty()) return;
       work = std::move(queue_.front());
       queue_.pop_front();
