@@ -77,6 +77,8 @@ class Case(unittest.TestCase):
         cls.channel = cls.enterClassContext(generate.open_channel(cls.address, cls.run_folder / "tls" if cls.TLS else None))
         cls.stub = PB_GRPC.InferenceServiceStub(cls.channel)
         eventually(lambda: cls.info().policy_version == 1)
+        if cls.FLEET:  # what it has room for adds up: both replicas are ready
+            eventually(lambda: cls.info().limits.max_running == 2 * 64, seconds=60)
 
     @classmethod
     def start(cls, config, sets):
