@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "absl/synchronization/blocking_counter.h"
+#include "common/telemetry/trace.h"
 
 namespace palimpsest::orchestrator {
 
@@ -28,7 +29,8 @@ absl::Status WorkerPool::ForEach(int64_t n, const std::function<absl::Status(int
   absl::Status first;
   absl::BlockingCounter left(static_cast<int>(n));
   for (int64_t i = 0; i < n; ++i) {
-    Submit([&, i] {
+    Submit([&, i, caller = TraceScope::Now()] {
+      const TraceScope traced(caller);
       bool failed = false;
       {
         absl::MutexLock lock(&mu);
