@@ -167,7 +167,10 @@ absl::Status CheckGenerate(const GenerateOptions& options) {
         absl::StrFormat("--max-tokens %d is not > 0", options.max_tokens));
   }
   RETURN_IF_ERROR(CheckTemperature(options.temperature));
-  return ParseContextPolicy(options.context, options.sets).status();
+  ASSIGN_OR_RETURN(const context::ContextPolicy context,
+                   ParseContextPolicy(options.context, options.sets));
+  if (!std::holds_alternative<context::Turns>(context.trigger)) return absl::OkStatus();
+  return absl::InvalidArgumentError("--context turns belongs to sessions, and this is one answer");
 }
 
 absl::Status RunGenerate(const GenerateOptions& options, std::ostream& out) {

@@ -4,6 +4,7 @@
 #include <charconv>
 #include <functional>
 #include <map>
+#include <vector>
 
 #include "absl/strings/str_format.h"
 
@@ -31,6 +32,12 @@ Setter Number(T& target, std::string_view wanted) {
 }
 Setter Whole(int32_t& target) { return Number(target, "a whole number"); }
 Setter Real(double& target) { return Number(target, "a number"); }
+
+Setter Given(std::optional<int32_t>& target) {
+  return [&target](std::string_view key, std::string_view value) {
+    return Whole(target.emplace())(key, value);
+  };
+}
 
 Setter Flag(bool& target) {
   return [&target](std::string_view key, std::string_view value) {
@@ -108,9 +115,10 @@ absl::Status Apply(const Setters& setters, std::string_view name, const std::str
   return setter->second(key, text.substr(equals + 1));
 }
 
-// The numbers of a trigger that have no default.
-absl::Status CheckGiven(std::string_view name, std::span<const std::string> sets) {
-  for (const char* key : {name == "kv_budget" ? "budget" : "every", "window"}) {
+// `required`: the numbers of the trigger that have no default.
+absl::Status CheckGiven(std::string_view name, std::span<const std::string> sets,
+                        const std::vector<const char*>& required) {
+  for (const char* key : required) {
     const std::string begin = absl::StrFormat("%s%s=", kPrefix, key);
     const auto sets_it = [&](const std::string& set) { return set.starts_with(begin); };
     if (std::any_of(sets.begin(), sets.end(), sets_it)) continue;
@@ -132,25 +140,34 @@ absl::StatusOr<context::ContextPolicy> ParseContextPolicy(std::string_view name,
   }
   bool chooser_set = false;
   Setters setters = CommonSetters(policy, chooser_set);
+  std::vector<const char*> required;
   if (name == "kv_budget") {
     context::KvBudget& trigger = policy.trigger.emplace<context::KvBudget>();
     setters["budget"] = Whole(trigger.budget);
     setters["window"] = Whole(trigger.window);
     setters["keep_ratio"] = Real(trigger.keep_ratio);
     setters["early"] = Real(trigger.early);
+    required = {"budget", "window"};
   } else if (name == "segments") {
     context::Segments& trigger = policy.trigger.emplace<context::Segments>();
     setters["every"] = Whole(trigger.every);
     setters["window"] = Whole(trigger.window);
     setters["keep_ratio"] = Real(trigger.keep_ratio);
+    required = {"every", "window"};
+  } else if (name == "turns") {
+    context::Turns& trigger = policy.trigger.emplace<context::Turns>();
+    setters["n_protect_turns"] = Whole(trigger.n_protect_turns);
+    setters["max_turns"] = Given(trigger.max_turns);
+    setters["keep_ratio"] = Real(trigger.keep_ratio);
+    required = {"n_protect_turns"};
   } else {
     return absl::InvalidArgumentError(
-        absl::StrFormat("--context %s is none of none, kv_budget, segments", name));
+        absl::StrFormat("--context %s is none of none, kv_budget, segments, turns", name));
   }
   for (const std::string& assignment : sets) {
     RETURN_IF_ERROR(Apply(setters, name, assignment));
   }
-  RETURN_IF_ERROR(CheckGiven(name, sets));
+  RETURN_IF_ERROR(CheckGiven(name, sets, required));
   if (!chooser_set) policy.parameters.chooser = context::DefaultChooser(policy.method);
   return policy;
 }

@@ -10,9 +10,10 @@
 namespace palimpsest::tools {
 
 // The policy that `--context NAME` and any number of `--set context.KEY=VALUE` describe. NAME is
-// none, kv_budget or segments. Keys that are unknown or that the named trigger does not have are
-// errors, and so is a trigger without its window, or its budget or every. What else is not set
-// keeps the default of common/context/policy.h, the chooser that of the method.
+// none, kv_budget, segments or turns. Keys that are unknown or that the named trigger does not have
+// are errors, and so is a trigger without the numbers that have no default: budget and window,
+// every and window, n_protect_turns. What else is not set keeps the default of
+// common/context/policy.h, the chooser that of the method.
 absl::StatusOr<context::ContextPolicy> ParseContextPolicy(std::string_view name,
                                                           std::span<const std::string> sets);
 

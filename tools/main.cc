@@ -153,13 +153,16 @@ void AddEval(CLI::App& app, eval::EvalOptions& o) {
   AddWhole<uint64_t>(command, "--seed", "default 0", [&o](uint64_t seed) { o.seed = seed; });
   command.add_option("--samples", o.samples, "of each prompt under each policy, default 1");
   command
-      .add_option("--policy", o.policies,
-                  "NAME[:KEY=VALUE,...], any number; keys: kind and those of --set context.*")
+      .add_option(
+          "--policy", o.policies,
+          "NAME[:KEY=VALUE,...], any number; keys: kind and those of --set context.*; inject; "
+          "population, aggregate, rounds")
       ->allow_extra_args(false);
   command.add_option("--baselines", o.baselines,
                      "budget=B,window=W[,...]: full, short, recent, attention, markovian, "
                      "attention_matching");
-  command.add_option("--max-tokens", o.max_tokens, "default: as the environment says");
+  command.add_option("--max-tokens", o.max_tokens,
+                     "of a response, default: as the environment says");
   command.add_option("--temperature", o.temperature, ">= 0, default 1; 0 is greedy");
   command.add_option("--right", o.right, "reward from which an answer is right, default 1");
   command.add_option("--concurrency", o.concurrency, "answers at once, default 16");

@@ -90,6 +90,7 @@ std::string ToLine(const Answer& a) {
                      {"text", a.text},
                      {"tags", a.tags},
                      {"finish", a.finish},
+                     {"responses", a.responses},
                      {"prompt_tokens", a.prompt_tokens},
                      {"tokens", a.tokens},
                      {"events", a.events},
@@ -115,6 +116,7 @@ absl::StatusOr<Answer> FromLine(const std::string& text) {
     line.at("text").get_to(a.text);
     line.at("tags").get_to(a.tags);
     line.at("finish").get_to(a.finish);
+    line.at("responses").get_to(a.responses);
     line.at("prompt_tokens").get_to(a.prompt_tokens);
     line.at("tokens").get_to(a.tokens);
     line.at("events").get_to(a.events);

@@ -15,17 +15,20 @@ namespace palimpsest::tools::eval {
 // What became of one question, judged.
 struct Answer {
   AnswerKey key;
-  double reward = 0;              // finite
-  std::string reason;             // of the environment
-  std::string text;               // of the model, cut at a stop string
+  double reward = 0;   // finite
+  std::string reason;  // of the environment
+  std::string text;  // of the model, cut at a stop string; of several turns: all behind the prompt
   std::vector<std::string> tags;  // of the prompt
   std::string finish;             // stop or length
-  int32_t prompt_tokens = 0;      // 0: the model was not asked, as there was no room for a token
-  int32_t tokens = 0;             // of the answer, injected ones too
+  // Turns of an episode, attempts of an aggregation; the costs below are those of all. 0: the model
+  // was not asked, as there was no room for a token.
+  int32_t responses = 0;
+  int32_t prompt_tokens = 0;
+  int32_t tokens = 0;  // behind the prompt, injected ones too
   int32_t events = 0;
   double mean_slots = 0;   // live slots of the fullest head when a token was drawn, mean over them
   int32_t peak_slots = 0;  // the most of them
-  double seconds = 0;      // from acceptance to the last token, as the server says
+  double seconds = 0;      // of responses, from acceptance to the last token, as the server says
   bool operator==(const Answer&) const = default;
 };
 

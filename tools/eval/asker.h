@@ -4,9 +4,10 @@
 
 namespace palimpsest::tools::eval {
 
-// Gets one answer: prompt, generation, reward. Any thread. `attempt` counts from 1: a try is a new
-// generation with the same draws. A status that IsRefusal would come back whenever this is asked;
-// every other one is a failure of infrastructure, or of an environment that could not judge.
+// Gets one answer: prompt, response or responses, reward. Any thread. `attempt` counts from 1: a
+// try is a new generation with the same draws. A status that IsRefusal would come back whenever
+// this is asked; every other one is a failure of infrastructure, or of an environment that could
+// not judge.
 class Asker {
  public:
   virtual ~Asker() = default;

@@ -25,7 +25,7 @@ struct EvalOptions {
   int samples = 1;                    // > 0
   std::vector<std::string> policies;  // see eval/policy.h
   std::string baselines;              // likewise
-  int max_tokens = 0;                 // 0: what the environment says
+  int max_tokens = 0;                 // of one response; 0: what the environment says
   double temperature = 1;             // >= 0
   double right = 1;                   // reward from which an answer is right
   int concurrency = 16;               // answers at once, [1, 1024]

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 namespace palimpsest::tools::eval {
 
@@ -9,9 +10,11 @@ namespace palimpsest::tools::eval {
 struct ModelFacts {
   std::string architecture;
   int32_t layers = 0, hidden = 0, kv_heads = 0, head_dim = 0;
-  std::string dtype;           // of weights and cache: float32 or bfloat16
-  int64_t policy_version = 0;  // of the live weights
-  std::string run;             // that the server belongs to
+  int32_t max_position = 0;            // positions are [0, max_position)
+  std::vector<int32_t> stop_ids = {};  // its own
+  std::string dtype;                   // of weights and cache: float32 or bfloat16
+  int64_t policy_version = 0;          // of the live weights
+  std::string run;                     // that the server belongs to
 };
 
 // Bytes of one slot in all layers and KV heads: key, value, and the bias of 4 bytes.

@@ -40,7 +40,7 @@ struct Plan {
   uint64_t seed = 0;              // of the prompts and of the draws
   int32_t samples = 1;            // of each prompt under each policy
   std::vector<Policy> policies;   // differences are to the first
-  int32_t max_tokens = 0;         // 0: as many as the environment says that an answer needs
+  int32_t max_tokens = 0;         // of a response; 0: as many as the environment says it needs
   double temperature = 1;
   double right = 1;  // an answer is right from this reward on
 };

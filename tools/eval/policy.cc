@@ -6,6 +6,7 @@
 #include <iterator>
 #include <map>
 #include <set>
+#include <utility>
 
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
@@ -75,6 +76,25 @@ absl::StatusOr<std::optional<rl::BudgetMessages>> TakeMessages(const std::string
   return messages;
 }
 
+absl::StatusOr<Aggregation> TakeAggregation(const std::string& where, Settings& settings) {
+  Aggregation aggregation;
+  int given = 0;
+  for (const auto& [key, target] :
+       {std::pair("population", &aggregation.population),
+        std::pair("aggregate", &aggregation.aggregate), std::pair("rounds", &aggregation.rounds)}) {
+    const std::string text = Take(settings, key, "");
+    if (text.empty()) continue;
+    ASSIGN_OR_RETURN(*target, Count(where, key, text));
+    ++given;
+  }
+  if (given != 0 && given != 3) {
+    return Refuse(where, "population, aggregate and rounds go together");
+  }
+  if (aggregation.aggregate <= aggregation.population) return aggregation;
+  return Refuse(where, absl::StrFormat("aggregate=%d is more than population=%d",
+                                       aggregation.aggregate, aggregation.population));
+}
+
 absl::Status CheckName(const std::string& where, const std::string& name) {
   const bool sound = !name.empty() && std::all_of(name.begin(), name.end(), [](unsigned char c) {
     return std::isalnum(c) != 0 || c == '_' || c == '-' || c == '.';
@@ -106,9 +126,10 @@ absl::StatusOr<Policy> ParsePolicy(const std::string& text) {
   RETURN_IF_ERROR(CheckName(where, policy.name));
   ASSIGN_OR_RETURN(Settings settings, ReadSettings(where, policy.text));
   ASSIGN_OR_RETURN(policy.messages, TakeMessages(where, settings));
+  ASSIGN_OR_RETURN(policy.aggregation, TakeAggregation(where, settings));
   const std::string kind = Take(settings, "kind", "none");
-  if (kind == "turns" || kind == "manual" || kind == "rsa") {
-    return Refuse(where, absl::StrFormat("kind=%s is not served: answers of one turn only", kind));
+  if (policy.aggregation.rounds > 0 && (kind == "short" || kind == "turns")) {
+    return Refuse(where, absl::StrFormat("attempts are not aggregated under kind=%s", kind));
   }
   if (kind != "short") {
     RETURN_IF_ERROR(SetContext(where, kind, settings, policy));
@@ -126,8 +147,8 @@ absl::StatusOr<std::vector<Policy>> ParseBaselines(const std::string& text) {
   for (const char* key : {"budget", "window"}) {
     if (!settings.contains(key)) return Refuse(where, absl::StrFormat("%s is not given", key));
   }
-  for (const char* key :
-       {"kind", "method", "chooser", "inject", "inject_every", "inject_at_events"}) {
+  for (const char* key : {"kind", "method", "chooser", "inject", "inject_every", "inject_at_events",
+                          "population", "aggregate", "rounds"}) {
     if (settings.contains(key)) {
       return Refuse(where, absl::StrFormat("%s is not for all of them", key));
     }

@@ -7,6 +7,7 @@
 #include "common/base/status.h"
 #include "common/context/policy.h"
 #include "common/rl/sampling.h"
+#include "tools/eval/aggregation.h"
 
 namespace palimpsest::tools::eval {
 
@@ -15,13 +16,15 @@ struct Policy {
   std::string name;  // letters, digits, '_', '-', '.'
   std::string text;  // as it was given, without the name
   context::ContextPolicy context = {};
-  int32_t length = 0;  // > 0: nothing is compacted, prompt and answer end at so many tokens
+  int32_t length = 0;  // > 0: nothing is compacted, the sequence ends at so many tokens
   std::optional<rl::BudgetMessages> messages = {};  // injected while the answer is written
+  Aggregation aggregation = {};  // of attempts, each of which is written under all of the above
 };
 
 // "NAME" or "NAME:key=value,..". Key `kind`: none (default), short (key `budget`: see `length`),
-// kv_budget or segments, these with the keys of `--set context.*`. Beside all but short: `inject`
-// (a text without commas) with `inject_every` and `inject_at_events`.
+// kv_budget, segments or turns, these with the keys of `--set context.*`. Beside all but short:
+// `inject` (a text without commas) with `inject_every` and `inject_at_events`. Beside all but short
+// and turns: `population`, `aggregate` and `rounds`, of which none goes without the others.
 absl::StatusOr<Policy> ParsePolicy(const std::string& text);
 
 // "budget=B,window=W[,key=value..]" -> full, short, recent, attention, markovian and

@@ -30,13 +30,10 @@ json Json(const std::vector<Group>& groups) {
 }
 
 json Json(const Cost& cost) {
-  return {{"prompt_tokens", cost.prompt_tokens},
-          {"tokens", cost.tokens},
-          {"events", cost.events},
-          {"mean_slots", cost.mean_slots},
-          {"peak_slots", cost.peak_slots},
-          {"mean_kv_bytes", cost.kv_bytes},
-          {"seconds", cost.seconds},
+  return {{"responses", cost.responses},    {"prompt_tokens", cost.prompt_tokens},
+          {"tokens", cost.tokens},          {"events", cost.events},
+          {"mean_slots", cost.mean_slots},  {"peak_slots", cost.peak_slots},
+          {"mean_kv_bytes", cost.kv_bytes}, {"seconds", cost.seconds},
           {"ended_by_length", cost.cut}};
 }
 

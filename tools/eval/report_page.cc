@@ -89,13 +89,14 @@ std::string CostTable(const Summary& summary) {
   std::vector<Row> rows;
   for (const PolicySummary& policy : summary.policies) {
     const Cost& c = policy.cost;
-    rows.push_back({policy.name, absl::StrFormat("%.0f + %.0f", c.prompt_tokens, c.tokens),
+    rows.push_back({policy.name, absl::StrFormat("%.1f", c.responses),
+                    absl::StrFormat("%.0f + %.0f", c.prompt_tokens, c.tokens),
                     absl::StrFormat("%.1f", c.events), absl::StrFormat("%.1f", c.mean_slots),
                     absl::StrFormat("%d", c.peak_slots), absl::StrFormat("%.1f", c.kv_bytes / 1024),
                     absl::StrFormat("%.2f", c.seconds), absl::StrFormat("%.0f %%", 100 * c.cut)});
   }
-  return TableText({"per answer", "tokens", "events", "live slots", "most", "KV, KiB", "seconds",
-                    "ended by length"},
+  return TableText({"per answer", "responses", "tokens", "events", "live slots", "most", "KV, KiB",
+                    "seconds", "ended by length"},
                    rows);
 }
 
@@ -150,7 +151,10 @@ std::string ReportPage(const Summary& summary, const std::string& command) {
   page += "## By number of events\n\nShare of right answers, reward (answers).\n\n" +
           GroupsTable(summary, "events", &PolicySummary::events) + "\n";
   page +=
-      "## Cost\n\nLive slots are those of the fullest head while tokens were drawn. Seconds are "
+      "## Cost\n\nResponses are the turns of an episode, or the attempts of an aggregation; "
+      "tokens, "
+      "events and seconds are those of all. Live slots are those of the fullest head while tokens "
+      "were drawn. Seconds are "
       "the server's, which answered other requests meanwhile.\n\n" +
       CostTable(summary) + "\n" + MissingPart(summary);
   page += "## Policies\n\n";

@@ -19,8 +19,8 @@ struct TaskFacts {
   int64_t train_size = 0, sft_size = 0, heldout_size = 0;  // prompts; 0: as many as asked for
 };
 
-// The tasks of the plan are there, of one turn, and have that many prompts; INVALID_ARGUMENT
-// naming the one that is not so.
+// The tasks of the plan are there, have that many prompts, and turns as the policies need them;
+// INVALID_ARGUMENT naming the one that is not so.
 absl::Status CheckTasks(const Plan& plan, const std::vector<TaskFacts>& tasks);
 
 // An inference and an environment daemon.
@@ -33,7 +33,7 @@ class Services {
   // After Meet.
   virtual const ModelFacts& model() const = 0;
   virtual const std::vector<TaskFacts>& tasks() const = 0;
-  // Refuses answers of other weights than those of model(). `plan` and this outlive it.
+  // Once. Refuses answers of other weights than those of model(). `plan` and this outlive it.
   virtual std::unique_ptr<Asker> MakeAsker(const Plan& plan) = 0;
 };
 

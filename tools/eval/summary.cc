@@ -124,6 +124,7 @@ Cost CostOf(const ModelFacts& model, const Rows& rows) {
   for (const auto& row : rows) {
     for (const auto& [sample, answer] : row) {
       ++answers;
+      cost.responses += answer->responses;
       cost.prompt_tokens += answer->prompt_tokens;
       cost.tokens += answer->tokens;
       cost.events += answer->events;
@@ -133,8 +134,8 @@ Cost CostOf(const ModelFacts& model, const Rows& rows) {
       cost.cut += answer->finish == "length" ? 1 : 0;
     }
   }
-  for (double* mean : {&cost.prompt_tokens, &cost.tokens, &cost.events, &cost.seconds,
-                       &cost.mean_slots, &cost.cut}) {
+  for (double* mean : {&cost.responses, &cost.prompt_tokens, &cost.tokens, &cost.events,
+                       &cost.seconds, &cost.mean_slots, &cost.cut}) {
     *mean /= std::max(answers, 1.0);
   }
   cost.kv_bytes = cost.mean_slots * static_cast<double>(SlotBytes(model));

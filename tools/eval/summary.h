@@ -31,7 +31,7 @@ struct Group {
 };
 
 struct Cost {  // means over answers, but for the peak
-  double prompt_tokens = 0, tokens = 0, events = 0, seconds = 0;
+  double responses = 0, prompt_tokens = 0, tokens = 0, events = 0, seconds = 0;
   double mean_slots = 0, kv_bytes = 0;  // while tokens were drawn; bytes: slots * SlotBytes
   int32_t peak_slots = 0;
   double cut = 0;  // share of answers that ended by length

@@ -5,8 +5,8 @@
 
 #include "absl/strings/str_format.h"
 #include "common/base/random.h"
+#include "common/rl/episode.h"
 #include "services/orchestrator/core/decisions.h"
-#include "services/orchestrator/core/episode.h"
 #include "services/orchestrator/engine/framing.h"
 #include "services/orchestrator/engine/task_calls.h"
 
@@ -43,9 +43,9 @@ class Demonstration {
   absl::Status Write() {
     ASSIGN_OR_RETURN(std::vector<int32_t> said, framing_.PromptIds());
     item_.prompt_tokens = static_cast<int32_t>(said.size());
-    for (EpisodeView view; !view.done;) {
+    for (rl::EpisodeView view; !view.done;) {
       view.tokens = static_cast<int32_t>(item_.ids.size() + said.size());
-      if (!NextResponse(view, bounds_)) break;
+      if (!rl::NextResponse(view, bounds_)) break;
       const absl::StatusOr<std::string> response = AskTask(place_, "env.demonstrate", [&] {
         return place_.peers.env.Demonstrate(episode_, stage_.answer_noise);
       });
@@ -89,7 +89,7 @@ class Demonstration {
   const Framing& framing_;
   SftItem& item_;
   Episode episode_;
-  const EpisodeBounds bounds_;
+  const rl::EpisodeBounds bounds_;
 };
 
 absl::StatusOr<SftItem> MakeItem(const Workplace& place, const SftConfig& stage, int64_t index) {

@@ -3,8 +3,8 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
+#include "common/rl/episode.h"
 #include "services/orchestrator/core/decisions.h"
-#include "services/orchestrator/core/episode.h"
 
 namespace palimpsest::orchestrator {
 namespace {
@@ -50,7 +50,8 @@ class Player {
     const OpenSession session(place_.peers.inference, ref);
     SessionStep step{
         .session = session.ref(), .expected_tokens = view_.tokens, .sampling = call_.sampling};
-    for (auto room = NextResponse(view_, bounds_); room; room = NextResponse(view_, bounds_)) {
+    for (auto room = rl::NextResponse(view_, bounds_); room;
+         room = rl::NextResponse(view_, bounds_)) {
       step.request_id = absl::StrFormat("%s.t%d", name_, view_.responses);
       step.sampling.max_tokens = *room;
       ASSIGN_OR_RETURN(const bool answered, Respond(step));
@@ -74,11 +75,11 @@ class Player {
   // The model's turn. False: the sample is lost, or there was no room for a token.
   absl::StatusOr<bool> Respond(SessionStep& step) {
     absl::StatusOr<Sample> answer =
-        place_.patience.PersistWhile("inference.step_session", MayStepLater,
+        place_.patience.PersistWhile("inference.step_session", rl::MayStepLater,
                                      [&] { return place_.peers.inference.StepSession(step); });
     if (place_.patience.stopping()) return Patience::Stopped();
     if (!answer.ok()) {
-      if (!IsLost(answer.status())) return answer.status();
+      if (!rl::IsLost(answer.status())) return answer.status();
       return Lose(answer.status(), rl::Outcome::kInfraFailed);
     }
     if (!answer->status.ok()) return Lose(answer->status, answer->outcome);
@@ -130,8 +131,8 @@ class Player {
   const Framing& framing_;
   const GenerateCall& call_;
   const std::string name_;
-  const EpisodeBounds bounds_;
-  EpisodeView view_;
+  const rl::EpisodeBounds bounds_;
+  rl::EpisodeView view_;
   const int32_t number_;
   double seconds_ = 0;
   Played played_;
@@ -151,7 +152,7 @@ absl::StatusOr<std::vector<Played>> PlayEpisodes(const Workplace& place, const P
     RETURN_IF_ERROR(play(0));
     return played;
   }
-  WorkerPool players(call.n);  // they wait for each other's steps at most
+  WorkerPool players(call.n, place.threads);  // they wait for each other's steps at most
   RETURN_IF_ERROR(players.ForEach(call.n, play));
   return played;
 }

@@ -10,8 +10,13 @@
 namespace palimpsest::orchestrator {
 namespace {
 
+// How often a trainer may go back during one measurement.
+constexpr int kMaxReturns = 20;
+
+// ABORTED: other weights than `version` have answered.
 absl::Status MeasureOne(const Workplace& place, const Measurement& what,
-                        const context::ContextPolicy& policy, int64_t index) {
+                        const context::ContextPolicy& policy, PolicyVersion version,
+                        int64_t index) {
   const SampleOrder order{
       .id = absl::StrFormat("%s-%s-%d.a%d", what.name, what.greedy ? "greedy" : "t1", index,
                             place.attempt),
@@ -22,7 +27,7 @@ absl::Status MeasureOne(const Workplace& place, const Measurement& what,
       .temperature = what.greedy ? 0.0 : 1.0,
       .max_tokens = place.plan.rl.max_tokens,
       .context = policy,
-      .min_version = what.version,
+      .min_version = version,
       .max_tries = place.plan.rl.max_tries};
   ASSIGN_OR_RETURN(Made made, MakeSamples(place, order));
   if (made.rollouts.empty()) {
@@ -30,6 +35,11 @@ absl::Status MeasureOne(const Workplace& place, const Measurement& what,
                                                what.name, index, made.failure));
   }
   RolloutRow& row = made.rollouts.front();
+  if (row.min_version != version.value() || row.max_version != version.value()) {
+    return absl::AbortedError(absl::StrFormat("prompt %d was answered by weights %d to %d, not %d",
+                                              index, row.min_version, row.max_version,
+                                              version.value()));
+  }
   EvaluationRow result{what.name, what.greedy, index, row.reward.value_or(0), made.needs_memory};
   result.total_tokens = row.total_tokens;
   result.turns = row.turns;
@@ -40,9 +50,7 @@ absl::Status MeasureOne(const Workplace& place, const Measurement& what,
   return place.ledger.SaveEvaluation(result);
 }
 
-}  // namespace
-
-absl::StatusOr<double> Measure(const Workplace& place, const Measurement& what) {
+absl::Status MeasureMissing(const Workplace& place, Training& training, const Measurement& what) {
   ASSIGN_OR_RETURN(const context::ContextPolicy policy, FindContext(place.plan, what.context));
   ASSIGN_OR_RETURN(const std::vector<EvaluationRow> before,
                    place.ledger.Evaluations(what.name, what.greedy));
@@ -50,9 +58,25 @@ absl::StatusOr<double> Measure(const Workplace& place, const Measurement& what) 
   for (int64_t i = 0; i < what.prompts; ++i) missing.insert(i);
   for (const EvaluationRow& row : before) missing.erase(row.index);
   const std::vector<int64_t> order(missing.begin(), missing.end());
-  RETURN_IF_ERROR(place.workers.ForEach(static_cast<int64_t>(order.size()), [&](int64_t i) {
-    return MeasureOne(place, what, policy, order[static_cast<size_t>(i)]);
-  }));
+  if (order.empty()) return absl::OkStatus();
+  RETURN_IF_ERROR(training.Serve());
+  return place.workers.ForEach(static_cast<int64_t>(order.size()), [&](int64_t i) {
+    return MeasureOne(place, what, policy, training.version(), order[static_cast<size_t>(i)]);
+  });
+}
+
+}  // namespace
+
+absl::StatusOr<double> Measure(const Workplace& place, Training& training,
+                               const Measurement& what) {
+  for (int returns = 0;; ++returns) {
+    const absl::Status status = MeasureMissing(place, training, what);
+    if (status.ok()) break;
+    if (!absl::IsAborted(status) || returns == kMaxReturns) return status;
+    Log(Severity::kWarning, "prompts are measured again",
+        {{"evaluation", what.name}, {"why", status.ToString()}});
+    RETURN_IF_ERROR(training.Synchronise());
+  }
   ASSIGN_OR_RETURN(const std::vector<EvaluationRow> rows,
                    place.ledger.Evaluations(what.name, what.greedy));
   double sum = 0;

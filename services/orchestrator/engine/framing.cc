@@ -1,82 +1,54 @@
 #include "services/orchestrator/engine/framing.h"
 
-#include <algorithm>
-
 #include "absl/strings/str_format.h"
 
 namespace palimpsest::orchestrator {
 namespace {
 
-// A made-up exchange: what a template writes behind its answer, it writes behind any.
-std::vector<Message> Exchange() { return {{"user", "x"}, {"assistant", "y"}}; }
+class ModelEncoder final : public TurnEncoder {
+ public:
+  explicit ModelEncoder(const Workplace& place) : place_(place) {}
+
+  absl::StatusOr<std::vector<int32_t>> Text(const std::string& text) const override {
+    return place_.tokenizer->Encode(text);
+  }
+  absl::StatusOr<std::vector<int32_t>> Conversation(const Chat& chat) const override {
+    const absl::StatusOr<ChatTemplate>& used = place_.chat->own();
+    if (used.ok()) return used->Encode(chat, *place_.tokenizer);
+    return absl::FailedPreconditionError(
+        absl::StrFormat("env.prompt is a conversation: %s", std::string(used.status().message())));
+  }
+
+ private:
+  const Workplace& place_;
+};
+
+std::vector<ChatMessage> ToChat(const std::vector<Message>& messages) {
+  std::vector<ChatMessage> chat;
+  for (const Message& message : messages) chat.push_back({message.role, message.content});
+  return chat;
+}
 
 }  // namespace
 
 absl::StatusOr<Framing> Framing::Of(const Workplace& place, const Prompt& prompt) {
-  Framing framing(place, prompt);
-  if (!framing.conversation()) return framing;
-  ASSIGN_OR_RETURN(const std::vector<int32_t> ids, framing.Render(Exchange(), false));
-  for (const int32_t id : ids) {
-    if (!framing.Stops(id)) continue;
-    ++framing.closes_;
-    framing.closing_ = id;
-  }
-  if (framing.closes_ > 0) return framing;
-  return absl::FailedPreconditionError(
-      "env.prompt is a conversation, but the model's chat template closes no message by one of its "
-      "stop ids");
-}
-
-bool Framing::Stops(int32_t id) const {
-  const std::vector<int32_t>& stops = place_.model.stop_ids;
-  return std::find(stops.begin(), stops.end(), id) != stops.end();
-}
-
-absl::StatusOr<std::vector<int32_t>> Framing::Render(const std::vector<Message>& messages,
-                                                     bool generation) const {
-  const absl::StatusOr<ChatTemplate>& used = place_.chat->own();
-  if (!used.ok()) {
-    return absl::FailedPreconditionError(
-        absl::StrFormat("env.prompt is a conversation: %s", std::string(used.status().message())));
-  }
-  Chat chat{.messages = {}, .add_generation_prompt = generation};
-  for (const Message& message : messages) chat.messages.push_back({message.role, message.content});
-  return used->Encode(chat, *place_.tokenizer);
-}
-
-absl::StatusOr<std::vector<int32_t>> Framing::PromptIds() const {
-  ASSIGN_OR_RETURN(std::vector<int32_t> ids, conversation()
-                                                 ? Render(prompt_.messages, true)
-                                                 : place_.tokenizer->Encode(prompt_.text));
-  if (ids.empty()) return absl::InvalidArgumentError("env.prompt: it has no tokens");
-  return ids;
+  auto encoder = std::make_unique<ModelEncoder>(place);
+  ASSIGN_OR_RETURN(
+      TurnFraming turns,
+      TurnFraming::Of(*encoder, {.text = prompt.text, .messages = ToChat(prompt.messages)},
+                      place.model.stop_ids));
+  return Framing(place, std::move(encoder), std::move(turns));
 }
 
 absl::StatusOr<std::vector<int32_t>> Framing::ObservationIds(const std::vector<Message>& messages,
                                                              int32_t last) const {
-  if (!conversation()) {
-    std::string text;
-    for (const Message& message : messages) text += message.content;
-    if (text.empty()) return absl::InvalidArgumentError("env.step: its turn has no text");
-    return place_.tokenizer->Encode(text);
-  }
-  std::vector<Message> all = Exchange();
-  all.insert(all.end(), messages.begin(), messages.end());
-  ASSIGN_OR_RETURN(std::vector<int32_t> ids, Render(all, true));
-  int seen = 0;
-  const auto closed = std::find_if(ids.begin(), ids.end(),
-                                   [&](int32_t id) { return Stops(id) && ++seen == closes_; });
-  if (closed == ids.end()) {
-    return absl::InternalError("the chat template renders an exchange otherwise when it goes on");
-  }
-  ids.erase(ids.begin(), last == closing_ ? closed + 1 : closed);
-  return ids;
+  return turns_.ObservationIds(ToChat(messages), last);
 }
 
 absl::StatusOr<std::vector<int32_t>> Framing::ResponseIds(const std::string& response) const {
   ASSIGN_OR_RETURN(std::vector<int32_t> ids, place_.tokenizer->Encode(response));
-  if (conversation()) {
-    ids.push_back(closing_);
+  if (turns_.conversation()) {
+    ids.push_back(turns_.closing());
   } else if (place_.plan.stop_strings.empty() && !place_.model.stop_ids.empty()) {
     ids.push_back(place_.model.stop_ids.front());
   }

@@ -20,7 +20,7 @@ bool Patience::Pause(std::string_view what, const absl::Status& status, Wait& wa
   }
   wait.next =
       wait.next == absl::ZeroDuration() ? config_.poll : std::min(wait.next * 2, config_.max_poll);
-  stop_.WaitForNotificationWithTimeout(wait.next);
+  threads_.WaitFor(stop_, wait.next);
   wait.waited += wait.next;
   metrics_.peer_wait.With({std::string(what)}).Add(absl::ToDoubleSeconds(wait.next));
   return true;

@@ -10,6 +10,7 @@
 #include "services/orchestrator/core/config.h"
 #include "services/orchestrator/core/peers.h"
 #include "services/orchestrator/engine/run_metrics.h"
+#include "services/orchestrator/engine/threads.h"
 
 namespace palimpsest::orchestrator {
 
@@ -22,8 +23,9 @@ const absl::Status& StatusOf(const absl::StatusOr<T>& result) {
 // Waits for peers that are down for a while. Any thread; `stop` ends all waits with kCancelled.
 class Patience {
  public:
-  Patience(const PeersConfig& config, const absl::Notification& stop, const RunMetrics& metrics)
-      : config_(config), stop_(stop), metrics_(metrics) {}
+  Patience(const PeersConfig& config, const absl::Notification& stop, const RunMetrics& metrics,
+           Threads& threads)
+      : config_(config), stop_(stop), metrics_(metrics), threads_(threads) {}
 
   // Calls until the answer is one that may not pass, or `patience` is used up: then the last answer
   // is returned. `what` names the call in the log and the metric.
@@ -57,6 +59,7 @@ class Patience {
   PeersConfig config_;
   const absl::Notification& stop_;
   const RunMetrics& metrics_;
+  Threads& threads_;
 };
 
 }  // namespace palimpsest::orchestrator

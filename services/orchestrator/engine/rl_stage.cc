@@ -21,7 +21,8 @@ constexpr absl::Duration kLook = absl::Milliseconds(200);
 RlStage::~RlStage() {
   const auto idle = [this]()
                         ABSL_SHARED_LOCKS_REQUIRED(inbox_->mu) { return inbox_->working == 0; };
-  absl::MutexLock lock(&inbox_->mu, absl::Condition(&idle));
+  absl::MutexLock lock(&inbox_->mu);
+  place_.threads.Await(inbox_->mu, absl::Condition(&idle));
 }
 
 absl::Status RlStage::Run() {
@@ -160,7 +161,7 @@ absl::Status RlStage::Wait() {
     return !inbox_->answers.empty();
   };
   absl::MutexLock lock(&inbox_->mu);
-  inbox_->mu.AwaitWithTimeout(absl::Condition(&answered), kLook);
+  place_.threads.Await(inbox_->mu, absl::Condition(&answered), kLook);
   return absl::OkStatus();
 }
 
@@ -227,7 +228,7 @@ absl::Status RlStage::LearnVersions(const std::vector<int64_t>& groups) {
   for (const int64_t group : groups) {
     ASSIGN_OR_RETURN(const std::vector<RolloutRow> rows, place_.ledger.Rollouts(group));
     for (const RolloutRow& row : rows) {
-      if (!training_.StepOf(row.min_version).has_value()) return training_.Synchronise();
+      if (!training_.OldestStep(row).has_value()) return training_.Synchronise();
     }
   }
   return absl::OkStatus();
@@ -240,7 +241,7 @@ absl::StatusOr<bool> RlStage::DropUnusable(const std::vector<int64_t>& groups) {
   for (const int64_t group : groups) {
     ASSIGN_OR_RETURN(const std::vector<RolloutRow> rows, place_.ledger.Rollouts(group));
     for (const RolloutRow& row : rows) {
-      const std::optional<int64_t> made_at = training_.StepOf(row.min_version);
+      const std::optional<int64_t> made_at = training_.OldestStep(row);
       if (!made_at.has_value()) {
         abandoned.push_back(row.id);
       } else if (Staleness(*made_at, training_.step()) > place_.plan.rl.max_staleness) {
@@ -346,11 +347,11 @@ absl::Status RlStage::Evaluate() {
   HeldoutMean mean{.step = served, .prompts = place_.plan.heldout.prompts};
   for (const bool greedy : {false, true}) {
     ASSIGN_OR_RETURN((greedy ? mean.greedy : mean.reward),
-                     Measure(place_, {.name = absl::StrFormat("step-%d", served),
-                                      .context = place_.plan.rl.context,
-                                      .greedy = greedy,
-                                      .prompts = place_.plan.heldout.prompts,
-                                      .version = training_.version()}));
+                     Measure(place_, training_,
+                             {.name = absl::StrFormat("step-%d", served),
+                              .context = place_.plan.rl.context,
+                              .greedy = greedy,
+                              .prompts = place_.plan.heldout.prompts}));
   }
   evaluated_ = served;
   place_.board.Update([&](Progress& p) { p.heldout.push_back(mean); });

@@ -14,28 +14,28 @@
 namespace palimpsest::orchestrator {
 
 Run::Run(RunPlan plan, RunIdentity identity, Peers peers, Metrics& metrics, Clock& clock,
-         std::unique_ptr<Ledger> ledger)
+         Threads& threads, std::unique_ptr<Ledger> ledger)
     : plan_(std::move(plan)),
       identity_(std::move(identity)),
       peers_(peers),
       clock_(clock),
       metrics_(metrics),
       ledger_(std::move(ledger)),
-      patience_(plan_.peers, stop_, metrics_),
+      patience_(plan_.peers, stop_, metrics_, threads),
       began_(clock.Now()),
-      workers_(plan_.rl.max_in_flight),
-      place_{plan_,     identity_, peers_,   *ledger_, board_,
-             patience_, metrics_,  workers_, clock_,   paused_} {}
+      workers_(plan_.rl.max_in_flight, threads),
+      place_{plan_,    identity_, peers_, *ledger_, board_, patience_,
+             metrics_, workers_,  clock_, threads,  paused_} {}
 
 Run::~Run() { Stop(); }
 
 absl::StatusOr<std::unique_ptr<Run>> Run::Open(RunPlan plan, RunIdentity identity, Peers peers,
-                                               Metrics& metrics, Clock& clock) {
+                                               Metrics& metrics, Clock& clock, Threads& threads) {
   RETURN_IF_ERROR(Validate(plan));
   ASSIGN_OR_RETURN(std::unique_ptr<Ledger> ledger,
                    Ledger::Open(identity.folder + "/ledger.sqlite", identity.name, identity.seed));
-  std::unique_ptr<Run> run(
-      new Run(std::move(plan), std::move(identity), peers, metrics, clock, std::move(ledger)));
+  std::unique_ptr<Run> run(new Run(std::move(plan), std::move(identity), peers, metrics, clock,
+                                   threads, std::move(ledger)));
   ASSIGN_OR_RETURN(run->wall_before_, run->ledger_->WallSeconds());
   ASSIGN_OR_RETURN(run->place_.attempt, run->ledger_->BeginAttempt(clock.Now()));
   run->board_.Update([&](Progress& p) {
@@ -128,13 +128,11 @@ absl::Status Run::Sft(Training& training) {
 
 absl::Status Run::Rl(Training& training) {
   ASSIGN_OR_RETURN(const bool over, IsOver(kRlStage));
-  if (over) return absl::OkStatus();
-  {
+  if (!over) {
     RlStage stage(place_, training, in_flight_);
     RETURN_IF_ERROR(stage.Run());
   }
-  return patience_.Persist("trainer.save", [&] { return peers_.trainer.SaveCheckpoint(); })
-      .status();
+  return training.Save();
 }
 
 absl::Status Run::Heldout(Training& training, const std::string& name, const std::string& context) {
@@ -143,7 +141,6 @@ absl::Status Run::Heldout(Training& training, const std::string& name, const std
   HeldoutMean mean{.step = name == "first" ? 0 : plan_.rl.steps, .prompts = plan_.heldout.prompts};
   if (!over) {
     RETURN_IF_ERROR(ledger_->BeginStage(stage, training.step()).status());
-    RETURN_IF_ERROR(training.Serve());
     board_.Update([&](Progress& p) {
       p.phase = Phase::kEvaluation;
       p.stage = stage;
@@ -154,11 +151,11 @@ absl::Status Run::Heldout(Training& training, const std::string& name, const std
   for (const bool greedy : {false, true}) {
     // With every prompt in the ledger this only reads.
     ASSIGN_OR_RETURN((greedy ? mean.greedy : mean.reward),
-                     Measure(place_, {.name = name,
-                                      .context = context,
-                                      .greedy = greedy,
-                                      .prompts = plan_.heldout.prompts,
-                                      .version = training.version()}));
+                     Measure(place_, training,
+                             {.name = name,
+                              .context = context,
+                              .greedy = greedy,
+                              .prompts = plan_.heldout.prompts}));
   }
   if (context == plan_.rl.context) {
     board_.Update([&](Progress& p) { p.heldout.push_back(mean); });

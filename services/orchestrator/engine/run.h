@@ -24,9 +24,10 @@ namespace palimpsest::orchestrator {
 // Execute is called once, by one thread; everything else may be called by any thread.
 class Run : public RunView {
  public:
-  // `peers`, `metrics` and `clock` outlive the run. The folder must be there.
+  // `peers`, `metrics`, `clock` and `threads` outlive the run. The folder must be there.
   static absl::StatusOr<std::unique_ptr<Run>> Open(RunPlan plan, RunIdentity identity, Peers peers,
-                                                   Metrics& metrics, Clock& clock);
+                                                   Metrics& metrics, Clock& clock,
+                                                   Threads& threads = SystemThreads());
   ~Run() override;
 
   // OK when the run is done or was stopped; Finished tells which.
@@ -53,7 +54,7 @@ class Run : public RunView {
 
  private:
   Run(RunPlan plan, RunIdentity identity, Peers peers, Metrics& metrics, Clock& clock,
-      std::unique_ptr<Ledger> ledger);
+      Threads& threads, std::unique_ptr<Ledger> ledger);
 
   absl::Status Stages();
   absl::Status Meet();

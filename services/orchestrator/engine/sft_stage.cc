@@ -64,13 +64,12 @@ absl::Status RunSftStage(Workplace& place, Training& training, const SftConfig& 
         RETURN_IF_ERROR(TrainOne(place, training, stage, now.steps));
         break;
       case SftAction::kMeasureGate:
-        RETURN_IF_ERROR(training.Serve());
-        RETURN_IF_ERROR(Measure(place, {.name = GateName(stage, now.steps),
-                                        .context = stage.gate->context,
-                                        .greedy = true,
-                                        .prompts = stage.gate->prompts,
-                                        .split = Split::kSft,
-                                        .version = training.version()})
+        RETURN_IF_ERROR(Measure(place, training,
+                                {.name = GateName(stage, now.steps),
+                                 .context = stage.gate->context,
+                                 .greedy = true,
+                                 .prompts = stage.gate->prompts,
+                                 .split = Split::kSft})
                             .status());
         break;
       case SftAction::kEnd:

@@ -140,9 +140,9 @@ absl::Status Training::BuildRl(const BatchRow& row, TrainBatch& batch, StepRow& 
     total += member.total_tokens;
     turns += member.turns;
     events += member.events;
-    const auto made = step_of_version_.find(member.min_version);
-    if (made != step_of_version_.end()) {
-      facts.staleness_max = std::max(facts.staleness_max, Staleness(made->second, row.step - 1));
+    const std::optional<int64_t> made = OldestStep(member);
+    if (made.has_value()) {
+      facts.staleness_max = std::max(facts.staleness_max, Staleness(*made, row.step - 1));
     }
     batch.rl.push_back({.rollout = std::move(rollout),
                         .advantage = member.advantage.value_or(0),
@@ -223,6 +223,18 @@ void Training::Tell(const StepRow& row) {
        {"train_s", row.train_seconds}});
 }
 
+absl::Status Training::Save() {
+  for (int tries = 0; tries < kMaxGaps; ++tries) {
+    ASSIGN_OR_RETURN(const int64_t durable, place_.patience.Persist("trainer.save", [&] {
+      return place_.peers.trainer.SaveCheckpoint();
+    }));
+    if (durable >= step_) return absl::OkStatus();
+    RETURN_IF_ERROR(Synchronise());  // it was rolled back before
+  }
+  return absl::InternalError(
+      absl::StrFormat("step %d is in no checkpoint after %d tries", step_, kMaxGaps));
+}
+
 absl::StatusOr<Weights> Training::AskForVersion() {
   absl::StatusOr<Weights> weights = absl::UnavailableError("not tried");
   for (int tries = 0; tries < kMaxGaps; ++tries) {
@@ -271,9 +283,13 @@ absl::Status Training::Publish() {
 
 absl::Status Training::Serve() { return served_step_ == step_ ? absl::OkStatus() : Publish(); }
 
-std::optional<int64_t> Training::StepOf(int64_t version) const {
-  const auto found = step_of_version_.find(version);
-  return found == step_of_version_.end() ? std::nullopt : std::optional(found->second);
+std::optional<int64_t> Training::OldestStep(const RolloutRow& row) const {
+  const auto first = step_of_version_.find(row.min_version);
+  const auto last = step_of_version_.find(row.max_version);
+  if (first == step_of_version_.end() || last == step_of_version_.end()) return std::nullopt;
+  int64_t oldest = last->second;
+  for (auto made = first; made != last; ++made) oldest = std::min(oldest, made->second);
+  return oldest;
 }
 
 }  // namespace palimpsest::orchestrator

@@ -22,6 +22,9 @@ class Training {
   // Sends every batch of the ledger up to `step`.
   absl::Status TrainThrough(int64_t step);
 
+  // A checkpoint of the trainer covers every batch of the ledger.
+  absl::Status Save();
+
   // The present weights become a version, and every replica serves it.
   absl::Status Publish();
   // Publish, unless that was done for this step.
@@ -30,8 +33,10 @@ class Training {
   int64_t step() const { return step_; }
   int64_t served_step() const { return served_step_; }
   PolicyVersion version() const { return version_; }  // that inference serves
-  // The trainer's step of a version; nullopt when it is unknown or abandoned.
-  std::optional<int64_t> StepOf(int64_t version) const;
+  // The oldest of the weights that made a rollout, as the trainer's step; nullopt when the first or
+  // the last of them is unknown or abandoned. A higher version may be older: a trainer that was
+  // rolled back publishes what it went back to.
+  std::optional<int64_t> OldestStep(const RolloutRow& row) const;
 
   // Time in which rollouts were made, to be told with the next RL step.
   void AddGenerateSeconds(double seconds) { generate_seconds_ += seconds; }

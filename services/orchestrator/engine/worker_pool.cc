@@ -2,13 +2,12 @@
 
 #include <utility>
 
-#include "absl/synchronization/blocking_counter.h"
 #include "common/telemetry/trace.h"
 
 namespace palimpsest::orchestrator {
 
-WorkerPool::WorkerPool(int threads) {
-  for (int i = 0; i < threads; ++i) threads_.emplace_back([this] { Work(); });
+WorkerPool::WorkerPool(int size, Threads& threads) : threads_(threads) {
+  for (int i = 0; i < size; ++i) workers_.push_back(threads_.Start([this] { Work(); }));
 }
 
 WorkerPool::~WorkerPool() {
@@ -16,7 +15,7 @@ WorkerPool::~WorkerPool() {
     absl::MutexLock lock(&mu_);
     ending_ = true;
   }
-  for (std::thread& thread : threads_) thread.join();
+  workers_.clear();
 }
 
 void WorkerPool::Submit(std::function<void()> work) {
@@ -27,7 +26,7 @@ void WorkerPool::Submit(std::function<void()> work) {
 absl::Status WorkerPool::ForEach(int64_t n, const std::function<absl::Status(int64_t)>& work) {
   absl::Mutex mu;
   absl::Status first;
-  absl::BlockingCounter left(static_cast<int>(n));
+  int64_t left = n;
   for (int64_t i = 0; i < n; ++i) {
     Submit([&, i, caller = TraceScope::Now()] {
       const TraceScope traced(caller);
@@ -37,14 +36,14 @@ absl::Status WorkerPool::ForEach(int64_t n, const std::function<absl::Status(int
         failed = !first.ok();
       }
       const absl::Status status = failed ? absl::OkStatus() : work(i);
-      {
-        absl::MutexLock lock(&mu);
-        first.Update(status);
-      }
-      left.DecrementCount();
+      absl::MutexLock lock(&mu);
+      first.Update(status);
+      --left;
     });
   }
-  left.Wait();
+  const auto all = [&left] { return left == 0; };
+  absl::MutexLock lock(&mu);
+  threads_.Await(mu, absl::Condition(&all));
   return first;
 }
 
@@ -55,7 +54,8 @@ void WorkerPool::Work() {
   for (;;) {
     std::function<void()> work;
     {
-      absl::MutexLock lock(&mu_, absl::Condition(&something));
+      absl::MutexLock lock(&mu_);
+      threads_.Await(mu_, absl::Condition(&something));
       if (queue_.empty()) return;
       work = std::move(queue_.front());
       queue_.pop_front();

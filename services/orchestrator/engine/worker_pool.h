@@ -2,12 +2,13 @@
 
 #include <deque>
 #include <functional>
-#include <thread>
+#include <memory>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
 #include "common/base/status.h"
+#include "services/orchestrator/engine/threads.h"
 
 namespace palimpsest::orchestrator {
 
@@ -15,8 +16,8 @@ namespace palimpsest::orchestrator {
 // than its groups or its prompts in it. Any thread but the workers themselves.
 class WorkerPool {
  public:
-  explicit WorkerPool(int threads);
-  ~WorkerPool();  // what is queued still runs
+  WorkerPool(int size, Threads& threads);  // `threads` outlives it
+  ~WorkerPool();                           // what is queued still runs
 
   void Submit(std::function<void()> work);
   // work(0), .., work(n - 1), several at once; the first error, after all have returned.
@@ -25,10 +26,11 @@ class WorkerPool {
  private:
   void Work();
 
+  Threads& threads_;
   absl::Mutex mu_;
   std::deque<std::function<void()>> queue_ ABSL_GUARDED_BY(mu_);
   bool ending_ ABSL_GUARDED_BY(mu_) = false;
-  std::vector<std::thread> threads_;
+  std::vector<std::unique_ptr<Threads::Thread>> workers_;
 };
 
 }  // namespace palimpsest::orchestrator

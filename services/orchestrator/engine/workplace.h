@@ -15,6 +15,7 @@
 #include "services/orchestrator/engine/progress_board.h"
 #include "services/orchestrator/engine/run_metrics.h"
 #include "services/orchestrator/engine/step_trace.h"
+#include "services/orchestrator/engine/threads.h"
 #include "services/orchestrator/engine/worker_pool.h"
 
 namespace palimpsest::orchestrator {
@@ -37,6 +38,7 @@ struct Workplace {
   const RunMetrics& metrics;
   WorkerPool& workers;
   Clock& clock;
+  Threads& threads;
   const std::atomic<bool>& paused;
   int32_t attempt = 0;
   // Of the model, once the store holds one.

@@ -66,6 +66,13 @@ class Case(unittest.TestCase):
         self.assertEqual(done.returncode, code, done.stderr)
         return done
 
+    def run_tasks(self, name, tasks, *args, code=0):
+        """An evaluation of other tasks, under policies of its own."""
+        done = subprocess.run([BINARY, "eval", *self.places, "--tasks", tasks, "--out", self.folder / name, *args],
+                              capture_output=True, text=True, timeout=100)
+        self.assertEqual(done.returncode, code, done.stderr)
+        return done
+
     def answers(self, name):
         return [json.loads(line) for line in (self.folder / name / "answers.jsonl").read_text().splitlines()]
 
@@ -151,20 +158,84 @@ class Case(unittest.TestCase):
 
     def test_own_daemons_a_mix_of_tasks_and_the_baselines(self):
         own = ["--model", self.folder / "model", "--config", self.config]
-        args = [BINARY, "eval", *own, "--set", "inference.threads=1", "--tasks", "moody,plain=2", "--n", "3", "--temperature", "0",
+        args = [BINARY, "eval", *own, "--set", "inference.threads=1", "--tasks", "moody,plain=2,dialogue", "--n", "4", "--temperature",
+                "0",
                 "--baselines", "budget=24,window=8,reference_tokens=8", "--right", "0.5", "--out", self.folder / "own"]
         done = subprocess.run(args, capture_output=True, text=True, timeout=100)
         self.assertEqual(done.returncode, 0, done.stderr)
         report = self.report("own")
         self.assertEqual([p["name"] for p in report["policies"]],
                          ["full", "short", "recent", "attention", "markovian", "attention_matching"])
-        self.assertEqual(report["plan"]["tasks"], {"moody": 1, "plain": 2})
+        self.assertEqual(report["plan"]["tasks"], {"moody": 1, "plain": 2, "dialogue": 1})
         for policy in report["policies"]:
             self.assertEqual(policy["tasks"]["plain"]["reward"]["value"], 0.25)
             self.assertEqual(policy["tasks"]["plain"]["pass@1"]["value"], 0)
             self.assertEqual(policy["tasks"]["moody"]["pass@1"]["value"], 1)
+            turns = policy["tasks"]["dialogue"]["reward"]["value"] * 4
+            self.assertEqual(turns == 3, policy["name"] != "short", policy)
             if policy["name"] != "full":
                 self.assertLessEqual(policy["cost"]["peak_slots"], 24)
+
+    def test_episodes_of_several_turns_are_played_in_sessions_and_their_turns_compacted(self):
+        policies = ("--policy", "full", "--policy", "t:kind=turns,n_protect_turns=1,keep_ratio=0.25,reference_tokens=8",
+                    "--policy", "clock:inject=!,inject_every=2")
+        self.run_tasks("talk", "dialogue", "--n", "4", "--samples", "2", *policies)
+        answers = self.answers("talk")
+        self.assertEqual(len(answers), 24)
+        for a in answers:
+            turns = 3 + a["index"] % 2
+            self.assertEqual((a["responses"], a["reward"], a["finish"]), (turns, turns / 4, "stop"))
+            for n in range(1, turns):
+                self.assertIn(f"<{n}>", a["text"])
+            # A turn is compacted when two stand whole and the next begins: once in three turns, twice in four.
+            self.assertEqual(a["events"], turns - 2 if a["policy"] == "t" else 0)
+            most = len(f"talk {a['index']:02}:") + a["tokens"] - 1
+            self.assertEqual(a["peak_slots"] < most, a["policy"] == "t", a)
+        full, turns, clock = self.report("talk")["policies"]
+        self.assertEqual((full["cost"]["responses"], full["all"]["pass@1"]["value"]), (3.5, 0.5))
+        self.assertLess(turns["cost"]["mean_slots"], full["cost"]["mean_slots"])
+        self.assertGreater(clock["cost"]["tokens"], full["cost"]["tokens"])
+        # The same draws in any order; until the first event the same under every policy.
+        self.run_tasks("talk2", "dialogue", "--n", "4", "--samples", "2", "--concurrency", "1", *policies)
+        texts = {(a["policy"], a["index"], a["sample"]): a["text"] for a in answers}
+        self.assertEqual(texts, {(a["policy"], a["index"], a["sample"]): a["text"] for a in self.answers("talk2")})
+        for index in range(4):
+            before = texts["full", index, 0].split("<2>")[0]
+            self.assertEqual(texts["t", index, 0].split("<2>")[0], before)
+            self.assertNotEqual(texts["full", index, 1].split("<2>")[0], before)
+
+    def test_an_episode_whose_turn_the_environment_cannot_take_is_missing_and_no_zero(self):
+        self.mood.write_text("raise")
+        try:
+            done = self.run_tasks("stuck", "dialogue", "--n", "3", "--policy", "full", "--tries", "2", code=1)
+        finally:
+            self.mood.unlink()
+        self.assertEqual(json.loads(done.stdout)["missing"], 1)
+        self.assertIn("the environment failed in Step", done.stderr)
+        self.assertEqual([p["all"]["reward"]["value"] for p in self.report("stuck")["policies"]], [0.75])
+        self.run_tasks("stuck", "dialogue", "--n", "3", "--policy", "full")
+        self.assertEqual(self.report("stuck")["missing"], [])
+
+    def test_attempts_are_aggregated_with_and_without_compaction_of_what_is_read(self):
+        shape = "population=3,aggregate=2,rounds=2"
+        args = ("--n", "3", "--policy", "full", "--policy", f"rsa:{shape}", "--policy",
+                f"rsa-am:kind=kv_budget,budget=64,window=16,reference_tokens=8,{shape}")
+        self.run_tasks("rsa", "plain", *args)
+        book = (self.folder / "rsa/answers.jsonl").read_bytes()
+        by = {(a["policy"], a["index"]): a for a in self.answers("rsa")}
+        for index in range(3):
+            full, rsa, am = (by[policy, index] for policy in ("full", "rsa", "rsa-am"))
+            self.assertEqual([a["responses"] for a in (full, rsa, am)], [1, 3, 3])
+            # Two bare questions, and one with both attempts behind it.
+            self.assertGreater(rsa["prompt_tokens"], 3 * PROMPT + 40)
+            self.assertEqual(am["prompt_tokens"], rsa["prompt_tokens"])  # first attempts fit: they are the same
+            self.assertGreater(rsa["peak_slots"], 64)
+            self.assertEqual((full["events"], rsa["events"]), (0, 0))
+            self.assertGreater(am["events"], 0)
+            self.assertLessEqual(am["peak_slots"], 64)
+            self.assertAlmostEqual(rsa["reward"], 0.25)
+        self.run_tasks("rsa", "plain", *args)
+        self.assertEqual((self.folder / "rsa/answers.jsonl").read_bytes(), book)
 
     def interrupted(self, name, n, places, interrupt):
         """Exit code and output of an evaluation of 4 n answers that `interrupt` comes into."""
@@ -224,10 +295,14 @@ class Case(unittest.TestCase):
         unknown = subprocess.run([BINARY, "eval", *self.places, "--tasks", "chess", "--policy", "full", "--out",
                                   self.folder / "no"], capture_output=True, text=True, timeout=60)
         self.assertEqual(unknown.returncode, 1)
-        self.assertIn('there is no "chess"; there are: countdown, registers, tally, chatty, moody, plain', unknown.stderr)
+        self.assertIn('there is no "chess"; there are: countdown, registers, tally, chatty, dialogue, moody, plain', unknown.stderr)
         self.assertFalse(os.path.exists(self.folder / "no"))
         self.run_eval("no", "--split", "test", code=2)
         self.run_eval("no", "--policy", "t:kind=turns", code=2)
+        turns = self.run_eval("no", "--policy", "t:kind=turns,n_protect_turns=1", code=1)
+        self.assertIn('it compacts turns, but "moody" has one', turns.stderr)
+        self.assertIn('it aggregates attempts, but "dialogue"', self.run_tasks(
+            "no", "dialogue", "--policy", "r:population=2,aggregate=1,rounds=2", code=1).stderr)
         absent = self.run_eval("no", "--policy", "tight:kind=kv_budget,budget=14,window=8", code=1)
         self.assertIn("tight", absent.stderr)
 

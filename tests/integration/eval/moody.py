@@ -2,7 +2,7 @@
 import os
 import pathlib
 
-from palimpsest_env import Environment, Prompt, Score
+from palimpsest_env import Environment, Prompt, Score, Turn
 
 
 class Moody(Environment):
@@ -38,5 +38,27 @@ class Chatty(Plain):
         return Prompt(messages=[("user", f"q{episode.index}")])
 
 
+class Dialogue(Moody):
+    """Three turns, or four; the reward is a quarter of their number."""
+    name = "dialogue"
+    max_response = 6
+    max_turns = 5
+
+    def reset(self, episode):
+        return Prompt(text=f"talk {episode.index:02}:", max_response=6)
+
+    def step(self, episode, response):
+        if self.mood.exists() and episode.index == 1:
+            raise ValueError("not today")
+        said = (episode.state or []) + [response]
+        if len(said) == 3 + episode.index % 2:
+            return Turn(said, done=True)
+        return Turn(said, [("user", f"<{len(said)}>")])
+
+    def score(self, episode, response):
+        assert response == ""
+        return Score(len(episode.state or []) / 4, "turns", {})
+
+
 def environments(mood):
-    return [make(pathlib.Path(mood)) for make in (Moody, Plain, Chatty)]
+    return [make(pathlib.Path(mood)) for make in (Moody, Plain, Chatty, Dialogue)]

@@ -24,7 +24,7 @@ ROLES = ("trainer", "inference", "env", "orchestrator")
 
 
 class Launched(unittest.TestCase):
-    config, steps = None, 0
+    config, steps, sets = None, 0, ()
 
     def setUp(self):
         folder = tempfile.TemporaryDirectory()
@@ -34,6 +34,7 @@ class Launched(unittest.TestCase):
         self.start()
 
     def start(self, *sets):
+        sets = (*(word for setting in self.sets for word in ("--set", setting)), *sets)
         self.command = [BINARY, "launch", "--config", str(HERE / self.config), "--set", f"run.folder={self.run_folder}", *sets]
         with open(self.messages, "wb") as stderr:
             self.launch = subprocess.Popen(self.command, stdout=subprocess.PIPE, stderr=stderr)
@@ -194,6 +195,36 @@ class Turns(Launched):
         self.assertEqual(looked_at["no_failure_became_a_reward"], self.steps * 2 * 4)
         page = (self.run_folder / "report/report.md").read_text()
         self.assertRegex(page, r"\?[a-c]{3};")
+
+
+SMALL = ("orchestrator.rl.steps=2", "orchestrator.rl.prompts_per_batch=2", "orchestrator.rl.samples=4", "orchestrator.rl.eval_every=0",
+         "inference.threads=1", "trainer.threads=1")
+
+
+class BabyAI(Launched):
+    """deploy/babyai.sh, cut short: minigrid's bot shows, the model imitates, then acts for itself. Needs deploy/setup.sh
+    --python-envs."""
+    config, steps = "../../../deploy/configs/babyai.yaml", 2
+    sets = (*SMALL, "orchestrator.sft=[{name: bot, max_steps: 4, batch: 4, contexts: [none, turns]}]",
+            "orchestrator.heldout={prompts: 4, also: [markovian]}")
+
+    def test_the_run_of_babyai_goes_from_the_bot_to_its_report(self):
+        outcome = self.finish()
+        self.assertEqual(outcome["restarts"], 0)
+        report = json.loads(pathlib.Path(outcome["report"]).read_text())
+        self.assertGreater(report["turns_per_rollout"], 4)
+        self.assertGreater(report["events_per_rollout"], 2)
+        self.assertEqual(self.assert_sound()["batches_are_in_order"], 4 + self.steps)
+        self.assertIn("go to the ", (self.run_folder / "report/report.md").read_text())
+
+
+class Reverse(Launched):
+    """The run that docs/environments.md ends with, cut short."""
+    config, steps = "../../../deploy/configs/reverse.yaml", 2
+    sets = (*SMALL, "orchestrator.sft=[{name: warm, max_steps: 10, batch: 8, answer_noise: 0.5, contexts: [none, am]}]")
+
+    def test_the_run_of_the_example_goes_to_its_report(self):
+        self.assertEqual(self.finish()["restarts"], 0)
 
 
 if __name__ == "__main__":

@@ -75,6 +75,21 @@ TEST(ContextSettingsTest, SegmentsHasItsOwnKeys) {
   EXPECT_THAT(Parse("segments", {"context.early=0.5"}).status().message(), HasSubstr("early"));
 }
 
+TEST(ContextSettingsTest, TurnsHasItsOwnKeys) {
+  const auto policy = Parse("turns", {"context.n_protect_turns=2", "context.max_turns=5",
+                                      "context.keep_ratio=0.2", "context.method=evict"});
+  EXPECT_EQ(std::get<context::Turns>(policy->trigger),
+            (context::Turns{.n_protect_turns = 2, .max_turns = 5, .keep_ratio = 0.2}));
+  EXPECT_EQ(policy->parameters.chooser, context::Chooser::kAttention);
+  EXPECT_EQ(
+      std::get<context::Turns>(Parse("turns", {"context.n_protect_turns=0"})->trigger).max_turns,
+      std::nullopt);
+  EXPECT_EQ(Parse("turns", {}).status().message(),
+            "--context turns: context.n_protect_turns is not given");
+  EXPECT_THAT(Parse("turns", {"context.window=3"}).status().message(), HasSubstr("window"));
+  EXPECT_FALSE(Parse("turns", {"context.max_turns=all"}).ok());
+}
+
 TEST(ContextSettingsTest, NoneTakesNoSettings) {
   EXPECT_EQ(*Parse("none", {}), context::ContextPolicy{});
   EXPECT_FALSE(Parse("none", {"context.budget=3"}).ok());

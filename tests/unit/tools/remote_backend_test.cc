@@ -161,11 +161,18 @@ TEST_F(RemoteBackendTest, TheLeastVersionGoesWithEveryRequestForWeights) {
   EXPECT_EQ(service_.generate.min_policy_version(), 5);
 }
 
-TEST_F(RemoteBackendTest, TheModelsPositionsAreAskedForAndMustBeThere) {
-  EXPECT_EQ(*backend_->MaxPosition(), 99);
+TEST_F(RemoteBackendTest, AServerWithoutWeightsIsAskedForNothing) {
   service_.max_position = 0;  // no weights yet
   const auto early = MakeRemoteBackend(server_->address()).value();
-  EXPECT_TRUE(absl::IsUnavailable(early->MaxPosition().status()));
+  EXPECT_TRUE(absl::IsUnavailable(early->Score({.ids = {1, 2}}).status()));
+}
+
+TEST_F(RemoteBackendTest, APlaceWithoutAPortOrWithAnImpossibleOneIsRefused) {
+  for (const char* place : {"localhost", "127.0.0.1:98905", "127.0.0.1:0", ":80"}) {
+    const absl::Status refused = MakeRemoteBackend(place).status();
+    EXPECT_TRUE(absl::IsInvalidArgument(refused)) << place << ": " << refused;
+    EXPECT_THAT(std::string(refused.message()), ::testing::HasSubstr("--server")) << place;
+  }
 }
 
 }  // namespace

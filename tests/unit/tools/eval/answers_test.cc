@@ -18,6 +18,7 @@ Answer AnAnswer(int64_t index) {
           .text = "x\n\xe2\x80\xa8y",
           .tags = {"far", "needs_memory"},
           .finish = "stop",
+          .responses = 3,
           .prompt_tokens = 16,
           .tokens = 154,
           .events = 8,

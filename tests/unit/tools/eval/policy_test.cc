@@ -33,6 +33,9 @@ TEST(PolicyTest, ReadsTheKeysOfContext) {
   EXPECT_EQ(ParsePolicy("short:kind=short,budget=30")->length, 30);
   const auto segments = ParsePolicy("s:kind=segments,every=16,window=8");
   EXPECT_EQ(std::get<context::Segments>(segments->context.trigger).every, 16);
+  const auto turns = ParsePolicy("t:kind=turns,n_protect_turns=2,max_turns=4,keep_ratio=0.2");
+  EXPECT_EQ(std::get<context::Turns>(turns->context.trigger),
+            (context::Turns{.n_protect_turns = 2, .max_turns = 4, .keep_ratio = 0.2}));
 }
 
 TEST(PolicyTest, InjectsWithAndWithoutCompaction) {
@@ -44,14 +47,35 @@ TEST(PolicyTest, InjectsWithAndWithoutCompaction) {
   EXPECT_TRUE(both.messages->at_events);
 }
 
+TEST(PolicyTest, AggregatesAttemptsWithAndWithoutCompaction) {
+  const Policy plain = *ParsePolicy("rsa:population=4,aggregate=2,rounds=3");
+  EXPECT_EQ(plain.aggregation, (Aggregation{.population = 4, .aggregate = 2, .rounds = 3}));
+  EXPECT_TRUE(std::holds_alternative<context::NoTrigger>(plain.context.trigger));
+  const Policy both =
+      *ParsePolicy("rsa:kind=kv_budget,budget=40,window=8,population=4,aggregate=4,rounds=2");
+  EXPECT_TRUE(std::holds_alternative<context::KvBudget>(both.context.trigger));
+  EXPECT_EQ(both.aggregation.aggregate, 4);
+  EXPECT_EQ(ParsePolicy("full")->aggregation, Aggregation{});
+  EXPECT_THAT(Why(ParsePolicy("a:population=4,rounds=3").status()), HasSubstr("go together"));
+  EXPECT_THAT(Why(ParsePolicy("a:population=4,aggregate=5,rounds=3").status()),
+              HasSubstr("aggregate=5"));
+  EXPECT_THAT(Why(ParsePolicy("a:population=4,aggregate=2,rounds=0").status()),
+              HasSubstr("rounds=0"));
+  EXPECT_THAT(Why(ParsePolicy("a:kind=short,budget=9,population=4,aggregate=2,rounds=2").status()),
+              HasSubstr("kind=short"));
+  EXPECT_THAT(
+      Why(ParsePolicy("a:kind=turns,n_protect_turns=1,population=4,aggregate=2,rounds=2").status()),
+      HasSubstr("kind=turns"));
+}
+
 TEST(PolicyTest, WhatMakesNoSenseIsRefusedByName) {
   EXPECT_THAT(Why(ParsePolicy(":kind=none").status()), HasSubstr("a name is"));
   EXPECT_THAT(Why(ParsePolicy("a b").status()), HasSubstr("a name is"));
   EXPECT_THAT(Why(ParsePolicy("a:kind").status()), HasSubstr("\"kind\" is not key=value"));
   EXPECT_THAT(Why(ParsePolicy("a:kind=none,kind=none").status()), HasSubstr("stands twice"));
-  EXPECT_THAT(Why(ParsePolicy("a:kind=turns,n_protect_turns=2").status()),
-              HasSubstr("kind=turns is not served"));
-  EXPECT_THAT(Why(ParsePolicy("a:kind=rsa").status()), HasSubstr("kind=rsa is not served"));
+  EXPECT_THAT(Why(ParsePolicy("a:kind=turns").status()), HasSubstr("n_protect_turns"));
+  EXPECT_THAT(Why(ParsePolicy("a:kind=turns,n_protect_turns=2,max_turns=2").status()),
+              HasSubstr("max_turns"));
   EXPECT_THAT(Why(ParsePolicy("a:kind=other").status()), HasSubstr("other"));
   EXPECT_THAT(Why(ParsePolicy("a:budget=3").status()), HasSubstr("budget=3"));
   EXPECT_THAT(Why(ParsePolicy("a:kind=kv_budget,budget=9").status()), HasSubstr("window"));
@@ -153,7 +177,7 @@ TEST(PlanTest, SettingsMayGrowButNotChange) {
   EXPECT_THAT(MergeSettings(stored, SettingsOf(other)).status().message(), HasSubstr("policy.x"));
 }
 
-TEST(PlanTest, TasksThatAreNotThereOrTooSmallOrOfSeveralTurnsAreRefused) {
+TEST(PlanTest, TasksThatAreNotThereOrTooSmallAreRefused) {
   const std::vector<TaskFacts> tasks = {{.name = "a", .train_size = 1, .heldout_size = 2},
                                         {.name = "talk", .multi_turn = true}};
   Plan plan = APlan();
@@ -162,10 +186,22 @@ TEST(PlanTest, TasksThatAreNotThereOrTooSmallOrOfSeveralTurnsAreRefused) {
   EXPECT_THAT(Why(CheckTasks(plan, tasks)), HasSubstr("its split train has 1"));
   plan.split = "sft";  // any number
   EXPECT_TRUE(CheckTasks(plan, tasks).ok());
-  plan.tasks = {{"talk", 1}};
-  EXPECT_THAT(Why(CheckTasks(plan, tasks)), HasSubstr("several turns"));
   plan.tasks = {{"b", 1}};
   EXPECT_THAT(Why(CheckTasks(plan, tasks)), HasSubstr("there are: a, talk"));
+}
+
+TEST(PlanTest, TurnsAreCompactedWhereThereAreSomeAndAttemptsAggregatedWhereThereAreNone) {
+  const std::vector<TaskFacts> tasks = {{.name = "a"}, {.name = "talk", .multi_turn = true}};
+  Plan plan{.tasks = {{"talk", 1}},
+            .policies = *ParsePolicies({"t:kind=turns,n_protect_turns=1"}, "")};
+  EXPECT_TRUE(CheckTasks(plan, tasks).ok());
+  plan.tasks = {{"talk", 1}, {"a", 1}};
+  EXPECT_THAT(Why(CheckTasks(plan, tasks)), HasSubstr("--policy t: it compacts turns, but \"a\""));
+  plan.policies = *ParsePolicies({"r:population=2,aggregate=1,rounds=2"}, "");
+  EXPECT_THAT(Why(CheckTasks(plan, tasks)),
+              HasSubstr("--policy r: it aggregates attempts, but \"talk\""));
+  plan.tasks = {{"a", 1}};
+  EXPECT_TRUE(CheckTasks(plan, tasks).ok());
 }
 
 TEST(EvalOptionsTest, ACommandLineThatMakesNoSenseIsRefusedByName) {

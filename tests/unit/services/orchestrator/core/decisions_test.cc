@@ -199,5 +199,11 @@ TEST(MissingSamplesTest, AreRunsOfConsecutiveNumbers) {
   EXPECT_TRUE(MissingSamples({0, 1}, 2).empty());
 }
 
+TEST(SessionSeedTest, EachSampleOfAGroupHasItsOwn) {
+  EXPECT_NE(SessionSeed(7, 0), SessionSeed(7, 1));
+  EXPECT_NE(SessionSeed(7, 0), SessionSeed(8, 0));
+  EXPECT_EQ(SessionSeed(7, 3), SessionSeed(7, 3));
+}
+
 }  // namespace
 }  // namespace palimpsest::orchestrator

@@ -160,6 +160,7 @@ absl::StatusOr<std::vector<Sample>> FakeWorld::Generate(const GenerateCall& call
   if (call.min_version.has_value() && call.min_version->value() > served_) {
     return absl::FailedPreconditionError("older weights");
   }
+  const bool old = keep_old_weights && call.request_id.rfind("g0", 0) == 0;  // of a group
   std::vector<Sample> samples;
   for (int32_t i = 0; i < call.n; ++i) {
     Sample sample{.sample = call.first_sample + i};
@@ -168,8 +169,7 @@ absl::StatusOr<std::vector<Sample>> FakeWorld::Generate(const GenerateCall& call
       sample.outcome = rl::Outcome::kInfraFailed;
     } else {
       sample.text = absl::StrFormat("%d.%d", served_, sample.sample);
-      sample.rollout =
-          MakeRollout(call, sample.sample, sample.text, keep_old_weights ? 1 : served_);
+      sample.rollout = MakeRollout(call, sample.sample, sample.text, old ? 1 : served_);
     }
     samples.push_back(std::move(sample));
   }

@@ -42,7 +42,8 @@ class FakeWorld : public EnvClient, public InferenceClient, public TrainerClient
   std::atomic<int64_t> damaged = 0;    // the version that inference cannot read
   bool long_observations = false;      // as the response says by its last digit; set before the run
   int64_t dull_below = 0;  // rewards of train prompts below are all equal; set before the run
-  std::atomic<bool> keep_old_weights = false;  // rollouts say that the first version made them
+  std::atomic<bool> keep_old_weights =
+      false;  // rollouts of groups say that the first version made them
   int checkpoint_every = 1;
   std::function<void()> before_generate;  // set before the run begins; by any thread
 

@@ -235,6 +235,7 @@ TEST_F(RunTest, PeersThatAreAwayForAWhileAreWaitedFor) {
 
 TEST_F(RunTest, LostSamplesAreRefilledAndNeverScored) {
   world_->lost_samples = 5;
+  plan_.rl.max_tries = 6;  // all five may fall on one sample
   ASSERT_TRUE(Attempt().ok());
   ExpectWhole();
   const auto ledger = Ledger::Open(folder_ + "/ledger.sqlite", "test", 11);

@@ -21,11 +21,11 @@ struct SmallWorkplace {
   absl::Notification stop;
   Metrics registry{"orchestrator", "test", SystemClock()};
   RunMetrics metrics{registry};
-  Patience patience{plan.peers, stop, metrics};
-  WorkerPool workers{2};
+  Patience patience{plan.peers, stop, metrics, SystemThreads()};
+  WorkerPool workers{2, SystemThreads()};
   std::atomic<bool> paused = false;
-  Workplace place{plan,     run,     peers,   *ledger,       board,
-                  patience, metrics, workers, SystemClock(), paused};
+  Workplace place{plan,    run,     peers,         *ledger,         board, patience,
+                  metrics, workers, SystemClock(), SystemThreads(), paused};
 };
 
 }  // namespace palimpsest::orchestrator

@@ -1,10 +1,8 @@
-#include "services/orchestrator/core/episode.h"
+#include "common/rl/episode.h"
 
 #include <gtest/gtest.h>
 
-#include "services/orchestrator/core/decisions.h"
-
-namespace palimpsest::orchestrator {
+namespace palimpsest::rl {
 namespace {
 
 constexpr EpisodeBounds kBounds = {.max_turns = 4, .max_response = 10, .max_position = 100};
@@ -30,11 +28,5 @@ TEST(LostStepTest, WhatTheReplicaLostIsTriedAgainAndWhatIsRefusedIsNot) {
   EXPECT_FALSE(MayStepLater(absl::UnavailableError("")));
 }
 
-TEST(SessionSeedTest, EachSampleOfAGroupHasItsOwn) {
-  EXPECT_NE(SessionSeed(7, 0), SessionSeed(7, 1));
-  EXPECT_NE(SessionSeed(7, 0), SessionSeed(8, 0));
-  EXPECT_EQ(SessionSeed(7, 3), SessionSeed(7, 3));
-}
-
 }  // namespace
-}  // namespace palimpsest::orchestrator
+}  // namespace palimpsest::rl

@@ -1,8 +1,8 @@
-#include "services/orchestrator/core/episode.h"
+#include "common/rl/episode.h"
 
 #include <algorithm>
 
-namespace palimpsest::orchestrator {
+namespace palimpsest::rl {
 
 std::optional<int32_t> NextResponse(const EpisodeView& now, const EpisodeBounds& bounds) {
   const int32_t room = std::min(bounds.max_response, bounds.max_position - now.tokens);
@@ -19,4 +19,4 @@ bool MayStepLater(const absl::Status& step) {
   return absl::IsResourceExhausted(step) || absl::IsAborted(step);
 }
 
-}  // namespace palimpsest::orchestrator
+}  // namespace palimpsest::rl

@@ -6,7 +6,7 @@
 #include "common/base/status.h"
 
 // What comes next in an episode of several turns: values in, decision out.
-namespace palimpsest::orchestrator {
+namespace palimpsest::rl {
 
 // After the environment's turn.
 struct EpisodeView {
@@ -32,4 +32,4 @@ bool IsLost(const absl::Status& step);
 // Is the same step worth asking for again? The replica is full, or an earlier step still ends.
 bool MayStepLater(const absl::Status& step);
 
-}  // namespace palimpsest::orchestrator
+}  // namespace palimpsest::rl
