@@ -7,6 +7,7 @@
 # --slurm: also Slurm, munge and bindfs for tests/integration/slurm, likewise unpacked into ../slurm.
 # --python-clients: also a Python environment with what deploy/clients.txt lists, for the tests of the ways in, at
 # ${XDG_CACHE_HOME:-~/.cache}/palimpsest/clients-<first 12 digits of the list's SHA-256>: another list, another folder.
+# --tensorboard: likewise what deploy/tensorboard.txt lists, at ../tensorboard-<..>, for the test that reads event files.
 # --browser: also Chromium, for the test of the web page.
 # --python-envs: also the Python of the workers of palimpsest-env, with reasoning-gym, minigrid and math-verify in pinned
 # versions, as a virtual environment in ${XDG_CACHE_HOME:-~/.cache}/palimpsest/envs-N (N stands in the file of the pins).
@@ -26,6 +27,7 @@ torch_packages=(torch==2.11.0 nvidia-cuda-runtime==13.0.96 nvidia-cuda-cupti==13
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/palimpsest
 client_list=$root/deploy/clients.txt
+tensorboard_list=$root/deploy/tensorboard.txt
 env_pins=$root/services/env/python/requirements.txt
 
 say() { printf 'setup: %s\n' "$*" >&2; }
@@ -126,22 +128,29 @@ fill_clients() {
   bin/python -c 'import grpc, openai'
 }
 
+fill_tensorboard() {
+  python3 -m venv .
+  bin/python -m pip install --quiet --no-deps --disable-pip-version-check -r "$tensorboard_list"
+  bin/python -c 'from tensorboard.backend.event_processing import event_file_loader'
+}
+
 fill_python_envs() {
   python3 -m venv --without-pip .
   python3 -m pip --python "$PWD/bin/python" install --quiet --no-deps --disable-pip-version-check -r "$env_pins"
   bin/python -c 'import math_verify, minigrid, reasoning_gym' > /dev/null
 }
 
-with_prometheus=false with_slurm=false with_clients=false with_python_envs=false
+with_prometheus=false with_slurm=false with_clients=false with_tensorboard=false with_python_envs=false
 for option in "$@"; do
   case "$option" in
     --prometheus) with_prometheus=true ;;
     --slurm) with_slurm=true ;;
     --python-clients) with_clients=true ;;
+    --tensorboard) with_tensorboard=true ;;
     --browser) packages+=("${browser_packages[@]}") ;;
     --python-envs) with_python_envs=true packages+=("${python_packages[@]}") ;;
-    *) die "usage: deploy/setup.sh [--prometheus] [--slurm] [--python-clients] [--browser] [--python-envs]" \
-      "(got: $*)" ;;
+    *) die "usage: deploy/setup.sh [--prometheus] [--slurm] [--python-clients] [--tensorboard] [--browser]" \
+      "[--python-envs] (got: $*)" ;;
   esac
 done
 install_packages
@@ -155,6 +164,10 @@ if $with_slurm && ! has slurmctld slurmd srun munged bindfs; then
 fi
 if $with_clients; then
   make_environment "clients-$(sha256sum "$client_list" | cut -c1-12)" fill_clients "installing openai and grpcio (82 MB)"
+fi
+if $with_tensorboard; then
+  make_environment "tensorboard-$(sha256sum "$tensorboard_list" | cut -c1-12)" fill_tensorboard \
+    "installing tensorboard (113 MB)"
 fi
 if $with_python_envs; then
   make_environment "envs-$(sed -n '1s/^# envs-\([0-9]*\).*/\1/p' "$env_pins")" fill_python_envs \

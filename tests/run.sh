@@ -17,7 +17,7 @@ esac
 
 # shellcheck source=../deploy/build.sh
 source deploy/build.sh
-deploy/setup.sh --prometheus --slurm --python-clients --browser --python-envs
+deploy/setup.sh --prometheus --slurm --python-clients --tensorboard --browser --python-envs
 build_release
 
 # run_tests PRESET JOBS OPTION..: the tests of that preset; build/release/PRESET.xml and .log keep what they said.

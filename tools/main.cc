@@ -13,6 +13,7 @@
 #include "tools/fsck/fsck.h"
 #include "tools/launch/launch.h"
 #include "tools/launch/serve.h"
+#include "tools/watch/watch.h"
 
 namespace palimpsest::tools {
 namespace {
@@ -129,6 +130,14 @@ void AddDoctor(CLI::App& app, DoctorOptions& o) {
   command.add_option("--set", o.sets, "a.b=c over the file, any number")->allow_extra_args(false);
 }
 
+void AddWatch(CLI::App& app, WatchOptions& o) {
+  CLI::App& command = *app.add_subcommand("watch", "a run as it goes on, or as it was");
+  command.add_option("run", o.target, "folder of the run, or HOST:PORT of its page")->required();
+  command.add_flag("--once", o.once, "one look; without a terminal always");
+  command.add_option("--tls", o.tls, "folder with ca.pem and operator.pem");
+  command.add_option("--web", o.web, "HOST:PORT: serve the page of the folder there, until Ctrl-C");
+}
+
 void AddEval(CLI::App& app, eval::EvalOptions& o) {
   CLI::App& command = *app.add_subcommand("eval", "tasks under several policies, compared");
   command.add_option("--server", o.server, "HOST:PORT of an inference daemon");
@@ -210,6 +219,7 @@ int Main(int argc, char** argv) {
   ServeOptions serve;
   FsckOptions fsck;
   DoctorOptions doctor;
+  WatchOptions watch;
   eval::EvalOptions evaluation{.command = CommandLine(argc, argv)};
   AddTokenize(app, tokenize);
   AddDetokenize(app, detokenize);
@@ -219,6 +229,7 @@ int Main(int argc, char** argv) {
   AddServe(app, serve);
   AddFsck(app, fsck);
   AddDoctor(app, doctor);
+  AddWatch(app, watch);
   AddEval(app, evaluation);
   const absl::Status known = CheckSubcommand(app, argc, argv);
   if (!known.ok()) return UsageError("palimpsest", known);
@@ -245,6 +256,9 @@ int Main(int argc, char** argv) {
   }
   if (chosen == "score") {
     return Finish(chosen, CheckScore(score), [&] { return RunScore(score, std::cout); });
+  }
+  if (chosen == "watch") {
+    return Finish(chosen, CheckWatch(watch), [&] { return RunWatch(watch, std::cout, std::cerr); });
   }
   if (chosen == "eval") {
     return Finish(chosen, eval::CheckEval(evaluation),

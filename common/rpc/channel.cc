@@ -6,6 +6,7 @@
 #include <chrono>
 
 #include "common/base/status.h"
+#include "common/rpc/call_trace.h"
 #include "common/telemetry/log.h"
 
 namespace palimpsest {
@@ -68,6 +69,7 @@ absl::StatusOr<std::shared_ptr<grpc::Channel>> MakeChannel(
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   std::vector<std::unique_ptr<grpc::experimental::ClientInterceptorFactoryInterface>> guards;
   guards.push_back(std::make_unique<DeadlineGuardFactory>());
+  guards.push_back(MakeClientTrace());
   if (credentials == nullptr) credentials = grpc::InsecureChannelCredentials();
   return grpc::experimental::CreateCustomChannelWithInterceptors(address, credentials, arguments,
                                                                  std::move(guards));

@@ -10,6 +10,7 @@
 
 #include "absl/strings/str_format.h"
 #include "common/base/status.h"
+#include "common/rpc/call_trace.h"
 #include "common/rpc/server_metrics.h"
 
 namespace palimpsest {
@@ -66,6 +67,7 @@ absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(
   for (grpc::Service* service : services) builder.RegisterService(service);
   std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>> interceptors;
   interceptors.push_back(MakeServerMetrics(metrics, clock));
+  interceptors.push_back(MakeServerTrace(clock));
   builder.experimental().SetInterceptorCreators(std::move(interceptors));
   std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
   if (server == nullptr || port == 0) {

@@ -19,7 +19,7 @@ import time
 
 ADDRESS = re.compile(r"(?P<host>\S+):\d+\npid \d+\n")
 DAEMON = re.compile(r"(?P<role>[a-z_]+)-(?P<rank>\d+)")
-OTHER_DOORS = {"http", "router_http"}  # of a daemon that has an address file already
+OTHER_DOORS = {"http", "router_http", "page"}  # of a daemon that has an address file already
 LOOPBACK = re.compile(r"127\.|localhost$|\[::1\]$")
 
 

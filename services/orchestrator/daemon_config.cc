@@ -131,6 +131,8 @@ void Bind(Binder& b, OrchestratorSection& c) {
   BindListen(b, c.serve);
   b.Field("drain_grace", c.drain_grace, "for running rollouts at a stop");
   b.Field("command", c.command, "what was typed to start the run, for its report; empty: our own");
+  b.Field("trace_every", c.trace_every,
+          "each so many steps one gets a file in <run>/trace; 0 = no calls are traced");
   b.Field("tasks", c.plan.tasks, "names of the environment's tasks; prompts take turns");
   b.Field("stop_strings", c.plan.stop_strings, "end a response; none: the model's stop id does");
   b.Field("contexts", c.contexts, "policies by name; 'none' is always there");
@@ -258,6 +260,10 @@ absl::Status Validate(const OrchestratorDaemonConfig& c) {
   RETURN_IF_ERROR(Validate(c.run));
   RETURN_IF_ERROR(Validate(c.tls, Role::kOrchestrator, SystemClock().Now()));
   RETURN_IF_ERROR(ReadListen("orchestrator", c.orchestrator.serve, c.tls).status());
+  if (c.orchestrator.trace_every < 0) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("orchestrator.trace_every=%d must be >= 0", c.orchestrator.trace_every));
+  }
   return PlanOf(c.orchestrator).status();
 }
 

@@ -37,7 +37,8 @@ absl::StatusOr<context::ContextPolicy> ToPolicy(const ContextSection& c, const s
 struct OrchestratorSection {
   ListenSection serve;                             // its keys stand beside the others
   absl::Duration drain_grace = absl::Seconds(20);  // for running rollouts at SIGTERM
-  std::string command;  // what was typed to start the run, for its report; empty: our own
+  std::string command;      // what was typed to start the run, for its report; empty: our own
+  int64_t trace_every = 0;  // steps between two that get a trace file; 0 = none, nothing is traced
   std::map<std::string, ContextSection> contexts;
   RunPlan plan;  // without its contexts
   bool operator==(const OrchestratorSection&) const = default;

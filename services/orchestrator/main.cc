@@ -12,13 +12,16 @@
 #include "common/telemetry/log.h"
 #include "common/telemetry/metrics_server.h"
 #include "services/orchestrator/daemon_config.h"
+#include "services/orchestrator/engine/curve_record.h"
 #include "services/orchestrator/engine/panel.h"
 #include "services/orchestrator/engine/run.h"
+#include "services/orchestrator/engine/step_trace.h"
 #include "services/orchestrator/server/env_client.h"
 #include "services/orchestrator/server/inference_client.h"
 #include "services/orchestrator/server/messages.h"
 #include "services/orchestrator/server/service.h"
 #include "services/orchestrator/server/trainer_client.h"
+#include "services/orchestrator/web/run_page.h"
 
 namespace palimpsest::orchestrator {
 namespace {
@@ -45,12 +48,62 @@ v1::ServerInfo AboutUs(const OrchestratorDaemonConfig& config) {
   return info;
 }
 
-// Draws the panel and keeps the ledger's clock until the run ends; a stop signal drains it.
-void Accompany(orchestrator::Run& run, StopSignal& stop, absl::Duration grace, bool terminal) {
+// Where others find what listens on `host`: a wildcard is reached as the RPC server is.
+absl::StatusOr<std::string> PageAddress(const std::string& host, int port,
+                                        const std::string& rpc_address) {
+  if (host != "0.0.0.0" && host != "::") return JoinHostPort(host, port);
+  ASSIGN_OR_RETURN(const HostPort own, ParseHostPort("address", rpc_address));
+  return JoinHostPort(own.host, port);
+}
+
+// Tells the run's folder and the log where we serve. The page stands beside /metrics.
+absl::Status Announce(const std::string& folder, const std::string& rpc, const HostPort& http) {
+  ASSIGN_OR_RETURN(const std::string page, PageAddress(http.host, http.port, rpc));
+  RETURN_IF_ERROR(WriteAddress(folder, "orchestrator", 0, {rpc, getpid()}));
+  RETURN_IF_ERROR(WriteAddress(folder, "page", 0, {page, getpid()}));
+  Log(Severity::kInfo, "orchestrator serves",
+      {{"address", rpc}, {"metrics_port", http.port}, {"page", page}});
+  return absl::OkStatus();
+}
+
+// What is written about the run beside its ledger. A failure is told, and ends that.
+class Records {
+ public:
+  explicit Records(const OrchestratorDaemonConfig& config)
+      : folder_(config.run.folder),
+        traces_(config.orchestrator.trace_every > 0),
+        trace_(folder_, config.run.seed, config.orchestrator.trace_every) {}
+
+  absl::Status Open(orchestrator::Run& run) {
+    ASSIGN_OR_RETURN(curves_, CurveRecord::Open(folder_, run.Now().attempt, SystemClock()));
+    if (traces_) run.SetTrace(&trace_);
+    return absl::OkStatus();
+  }
+  void Update(bool ended) {
+    if (!status_.ok()) return;
+    status_ = curves_->Update();
+    if (traces_) status_.Update(trace_.Update(ended));
+    if (status_.ok()) return;
+    Log(Severity::kWarning, "curves and traces end here", {{"status", status_.ToString()}});
+  }
+
+ private:
+  const std::string folder_;
+  const bool traces_;
+  StepTrace trace_;
+  std::unique_ptr<CurveRecord> curves_;
+  absl::Status status_;
+};
+
+// Draws the panel, keeps the ledger's clock and the records until the run ends; a stop signal
+// drains it.
+void Accompany(orchestrator::Run& run, Records& records, StopSignal& stop, absl::Duration grace,
+               bool terminal) {
   Panel panel;
   bool told = false;
   while (!run.Ended()) {
     run.Beat();
+    records.Update(false);
     if (terminal) panel.Draw(run.Now());
     if (told) {
       SystemClock().SleepFor(kRedraw);
@@ -59,6 +112,7 @@ void Accompany(orchestrator::Run& run, StopSignal& stop, absl::Duration grace, b
       run.Drain(grace);
     }
   }
+  records.Update(true);
   if (terminal) panel.Draw(run.Now());
 }
 
@@ -81,19 +135,23 @@ absl::Status RunDaemon(const std::string& command, const OrchestratorDaemonConfi
   GrpcInferenceClient inference(plan.peers.inference, peers);
   GrpcTrainerClient trainer(peers);
   const WireRolloutCodec codec;
+  Records records(config);  // outlives the run, whose calls it takes
   ASSIGN_OR_RETURN(const auto run,
                    OfStart(orchestrator::Run::Open(
                        plan, {config.run.name, config.run.folder, config.run.seed, command},
                        {env, inference, trainer, codec}, metrics, SystemClock())));
+  RETURN_IF_ERROR(records.Open(*run));
+  const auto fleet = [&] {
+    std::vector<PeerFacts> facts = inference.Facts();
+    for (const PeerFacts& peer : env.Facts()) facts.push_back(peer);
+    facts.push_back(trainer.Facts());
+    return facts;
+  };
   OrchestratorServer service(
-      *run, AboutUs(config),
-      [&] {
-        std::vector<PeerFacts> facts = inference.Facts();
-        for (const PeerFacts& peer : env.Facts()) facts.push_back(peer);
-        facts.push_back(trainer.Facts());
-        return facts;
-      },
-      [&stop] { return stop.Requested(); }, codec);
+      *run, AboutUs(config), fleet, [&stop] { return stop.Requested(); }, codec);
+  ASSIGN_OR_RETURN(const auto page,
+                   OfStart(RunPage::Open(config.run.folder, codec, SystemClock(),
+                                         LiveRun{[&run] { return run->Now(); }, fleet})));
   ASSIGN_OR_RETURN(const Listening at,
                    ReadListen("orchestrator", config.orchestrator.serve, config.tls));
   ASSIGN_OR_RETURN(const auto server,
@@ -103,18 +161,17 @@ absl::Status RunDaemon(const std::string& command, const OrchestratorDaemonConfi
       MetricsServer::Start(
           at.metrics.host, at.metrics.port, metrics,
           [&] { return run->Ended() ? absl::UnavailableError("ended") : absl::OkStatus(); },
-          tls.https()));
-  RETURN_IF_ERROR(
-      WriteAddress(config.run.folder, "orchestrator", 0, {server->address(), getpid()}));
-  Log(Severity::kInfo, "orchestrator serves",
-      {{"address", server->address()}, {"metrics_port", http->port()}});
+          tls.https(), [&page](const HttpQuestion& question) { return page->Answer(question); }));
+  RETURN_IF_ERROR(Announce(config.run.folder, server->address(), {at.metrics.host, http->port()}));
   absl::Status status;
   std::thread loop([&] { status = run->Execute(); });
-  Accompany(*run, stop, config.orchestrator.drain_grace, terminal);
+  Accompany(*run, records, stop, config.orchestrator.drain_grace, terminal);
   loop.join();
   if (!stop.Requested()) SystemClock().SleepFor(kLastLook);
   server->Shutdown();
-  status.Update(RemoveAddress(config.run.folder, "orchestrator", 0, getpid()));
+  for (const char* what : {"orchestrator", "page"}) {
+    status.Update(RemoveAddress(config.run.folder, what, 0, getpid()));
+  }
   return status;
 }
 

@@ -147,6 +147,7 @@ absl::Status RlStage::Admit() {
     if (inbox_->working++ == 0) inbox_->busy_since = place_.clock.Now();
   }
   place_.workers.Submit([&place = place_, inbox = inbox_, order = std::move(order)] {
+    const TraceScope traced(place.trace ? place.trace->OfGroup(order.group) : TraceScope::Work{});
     absl::StatusOr<Made> made = MakeSamples(place, order);
     absl::MutexLock lock(&inbox->mu);
     inbox->answers.push_back({order.group, std::move(made)});

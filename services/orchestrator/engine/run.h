@@ -33,6 +33,8 @@ class Run : public RunView {
   // OK when the run is done or was stopped; Finished tells which.
   absl::Status Execute();
   bool Finished() const;
+  // Before Execute: calls of RL go to `trace`, which outlives the run.
+  void SetTrace(StepTrace* trace) { place_.trace = trace; }
   // Ends the run soon, to go on at a restart. Harmless when repeated.
   void Stop();
   // Says that this attempt still lives; wall time counts until the last one.

@@ -84,6 +84,7 @@ absl::Status Training::TrainThrough(int64_t step) {
     ASSIGN_OR_RETURN(const BatchRow row, place_.ledger.Batch(step_ + 1));
     StepRow facts{.step = row.step, .stage = row.stage};
     ASSIGN_OR_RETURN(const TrainBatch batch, Build(row, facts));
+    const TraceScope traced(place_.trace ? place_.trace->OfStep(row.step) : TraceScope::Work{});
     const absl::Time begin = place_.clock.Now();
     const absl::StatusOr<TrainResult> result = place_.peers.trainer.Train(batch);
     facts.train_seconds = absl::ToDoubleSeconds(place_.clock.Now() - begin);
@@ -251,6 +252,7 @@ absl::StatusOr<Weights> Training::AskForVersion() {
 // trainer writes another one when it is asked for. One that is only not visible yet is its answer
 // again.
 absl::Status Training::Publish() {
+  const TraceScope traced(place_.trace ? place_.trace->OfStep(step_) : TraceScope::Work{});
   const absl::Time begin = place_.clock.Now();
   ASSIGN_OR_RETURN(Weights weights, AskForVersion());
   const auto refused = [](const absl::Status& s) {

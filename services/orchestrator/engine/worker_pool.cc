@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "common/telemetry/trace.h"
+
 namespace palimpsest::orchestrator {
 
 WorkerPool::WorkerPool(int size, Threads& threads) : threads_(threads) {
@@ -26,7 +28,8 @@ absl::Status WorkerPool::ForEach(int64_t n, const std::function<absl::Status(int
   absl::Status first;
   int64_t left = n;
   for (int64_t i = 0; i < n; ++i) {
-    Submit([&, i] {
+    Submit([&, i, caller = TraceScope::Now()] {
+      const TraceScope traced(caller);
       bool failed = false;
       {
         absl::MutexLock lock(&mu);

@@ -14,6 +14,7 @@
 #include "services/orchestrator/engine/patience.h"
 #include "services/orchestrator/engine/progress_board.h"
 #include "services/orchestrator/engine/run_metrics.h"
+#include "services/orchestrator/engine/step_trace.h"
 #include "services/orchestrator/engine/threads.h"
 #include "services/orchestrator/engine/worker_pool.h"
 
@@ -44,6 +45,7 @@ struct Workplace {
   std::shared_ptr<const Tokenizer> tokenizer = nullptr;
   std::shared_ptr<const FolderChat> chat = nullptr;
   ModelFacts model = {};
+  StepTrace* trace = nullptr;  // null: calls are not traced
 };
 
 }  // namespace palimpsest::orchestrator

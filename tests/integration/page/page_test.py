@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The page of a run as a browser shows it: headless Chromium, over a small finished run made by make_run.
 
-Usage: page_test.py PALIMPSEST_PAGE MAKE_RUN, from the root of the repository. 77: there is no Chromium.
+Usage: page_test.py PALIMPSEST_PAGE MAKE_RUN PALIMPSEST_ORCHESTRATOR, from the root of the repository. 77: there is no Chromium.
 """
 import html
 import http.client
@@ -13,13 +13,14 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 from html.parser import HTMLParser
 
 sys.path.insert(0, "tests/integration/http")
 import tiny_model  # noqa: E402
 
-PAGE = MAKE_RUN = ""
+PAGE = MAKE_RUN = ORCHESTRATOR = ""
 BROWSER = shutil.which("chromium") or shutil.which("chromium-headless-shell")
 LAYERS, HEADS, PROMPT = 2, 2, "^a7b6?go"
 RESPONSE = '<script>window.bad=1</script> The page is\nscraped & written on again, "twice"; #a7b6$'
@@ -85,11 +86,11 @@ class PageTest(unittest.TestCase):
     @classmethod
     def stop(cls):
         cls.server.terminate()
-        cls.server.wait(timeout=20)
+        cls.server.wait(timeout=60)
         cls.server.stdout.close()
 
     def get(self, path, method="GET"):
-        connection = http.client.HTTPConnection(self.url.split("/")[2], timeout=20)
+        connection = http.client.HTTPConnection(self.url.split("/")[2], timeout=60)
         connection.request(method, path)
         answer = connection.getresponse()
         body = answer.read()
@@ -249,9 +250,49 @@ class PageTest(unittest.TestCase):
             self.assertIn(said, done.stderr)
 
 
+class LiveTest(unittest.TestCase):
+    def test_the_orchestrator_serves_the_page_of_its_own_run(self):
+        """Alone: it waits for peers that never come, and says so."""
+        scratch = tempfile.TemporaryDirectory()
+        self.addCleanup(scratch.cleanup)
+        folder = pathlib.Path(scratch.name, "run")
+        orchestrator = subprocess.Popen([ORCHESTRATOR, "--config", "tests/integration/run/run.yaml", "--set", f"run.folder={folder}"],
+                                        stderr=subprocess.DEVNULL)
+        self.addCleanup(orchestrator.wait)
+        self.addCleanup(orchestrator.kill)
+        address = folder / "addresses/page-0"
+        for _ in range(2000):
+            if address.exists():
+                break
+            self.assertIsNone(orchestrator.poll())
+            time.sleep(0.1)
+        place = address.read_text().split()[0]
+
+        def get(path):
+            connection = http.client.HTTPConnection(place, timeout=60)
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            body = answer.read().decode()
+            connection.close()
+            return answer.status, body
+
+        progress = json.loads(get("/api/progress")[1])
+        self.assertEqual((progress["run"], progress["live"], progress["phase"]), ("short", True, "starting"))
+        fleet = json.loads(get("/api/fleet")[1])["peers"]
+        self.assertEqual({peer["role"] for peer in fleet}, {"env", "inference", "trainer"})
+        self.assertFalse(any(peer["ready"] for peer in fleet))
+        self.assertEqual(json.loads(get("/api/rollouts")[1])["rows"], [])
+        self.assertIn("<title>Palimpsest</title>", get("/")[1])
+        self.assertEqual(get("/healthz"), (200, "ok\n"))
+        self.assertIn("palimpsest_build_info", get("/metrics")[1])
+        orchestrator.terminate()
+        self.assertEqual(orchestrator.wait(timeout=60), 0)
+        self.assertFalse(address.exists())
+
+
 if __name__ == "__main__":
-    PAGE, MAKE_RUN = sys.argv[1], sys.argv[2]
+    PAGE, MAKE_RUN, ORCHESTRATOR = sys.argv[1:4]
     if BROWSER is None:
         print("page_test: no chromium; deploy/setup.sh --browser installs it", file=sys.stderr)
         sys.exit(77)
-    unittest.main(argv=sys.argv[:1] + sys.argv[3:])
+    unittest.main(argv=sys.argv[:1] + sys.argv[4:])

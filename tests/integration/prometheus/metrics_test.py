@@ -157,6 +157,7 @@ class Targets(unittest.TestCase):
         (self.addresses / "env-0").write_text("10.0.0.7:40001\npid 12\n")
         (self.addresses / "inference-1").write_text("[::1]:40002\npid 13\n")
         (self.addresses / "http-1").write_text("[::1]:40003\npid 13\n")  # another door of inference-1
+        (self.addresses / "page-0").write_text("10.0.0.7:40004\npid 14\n")  # the orchestrator's
         (self.addresses / ".trainer-0.99").write_text("on its w")
         self.assertEqual(self.write("env=9101", "inference=9102", "inference-1=9103").returncode, 0)
         env, inference = json.loads(self.out.read_text())

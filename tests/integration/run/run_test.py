@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 import unittest
+import urllib.request
 
 BINARY = ""
 HERE = pathlib.Path("tests/integration/run")
@@ -92,6 +93,32 @@ class Launched(unittest.TestCase):
         self.assertEqual(fsck.returncode, 0, fsck.stderr)
         return {check["name"]: check["looked_at"] for check in json.loads(fsck.stdout)["checks"]}
 
+    def assert_page_of_a_live_run(self):
+        address = (self.run_folder / "addresses/page-0").read_text().split()[0]
+        answers = {}
+        for what in ("progress", "fleet"):
+            with urllib.request.urlopen(f"http://{address}/api/{what}", timeout=60) as answer:
+                answers[what] = json.load(answer)
+        self.assertTrue(answers["progress"]["live"])
+        self.assertEqual(answers["progress"]["total_steps"], self.steps)
+        self.assertEqual({peer["role"] for peer in answers["fleet"]["peers"]}, set(ROLES) - {"orchestrator"})
+
+    def assert_records(self):
+        """What is written beside the ledger: curves, and a trace whose ids stand in the peers' logs, too."""
+        for line in ("train", "heldout"):
+            self.assertEqual(len(list((self.run_folder / "tensorboard" / line).glob("*tfevents*"))), 1)
+        events = json.loads((self.run_folder / "trace/step_16.json").read_text())["traceEvents"]
+        calls = [event for event in events if event["ph"] == "X"]
+        self.assertLessEqual({"Environment.Reset", "Reset", "Inference.Generate", "Generate", "Environment.Score", "Score",
+                              "Trainer.TrainBatch", "TrainBatch", "Trainer.Publish", "Publish", "Inference.UpdateWeights",
+                              "UpdateWeights"}, {call["name"] for call in calls})
+        for role, name in (("env", "Reset"), ("inference", "Generate"), ("trainer", "TrainBatch")):
+            log = (self.run_folder / f"logs/latest/{role}-0.log").read_text()
+            ids = {call["args"]["trace"] for call in calls if call["name"] == name}
+            self.assertTrue(ids)
+            for trace in ids:
+                self.assertRegex(log, f'"trace":"{trace}","method":"[^"]*/{name}"')
+
     def kill(self, role):
         pid = int(self.await_message(rf"{role}-0 started, pid (\d+)"))
         os.kill(pid, signal.SIGKILL)
@@ -103,7 +130,10 @@ class Run(Launched):
     config, steps = "run.yaml", 24
 
     def test_a_run_goes_from_nothing_to_its_report(self):
+        self.await_step(1)
+        self.assert_page_of_a_live_run()
         self.assertEqual(self.finish()["restarts"], 0)
+        self.assert_records()
         self.assertIn("sft 0/4 ", self.messages.read_text())
         page = (self.run_folder / "report/report.md").read_text()
         self.assertIn(" ".join(self.command), page)

@@ -94,6 +94,14 @@ class TlsRun(unittest.TestCase):
         self.assertEqual(self.get(models, "client")[0], 200)
         self.assertEqual(self.get(models, "trainer")[0], 403)
 
+        page = f"https://{self.address('page-0')}/api/progress"
+        self.assertTrue(json.loads(self.get(page, "operator")[1])["live"])
+        self.assertEqual(self.get(page, "metrics"), (403, "the role metrics may not call /page\n"))
+        watch = [BINARY, "watch", str(self.run_folder), "--once"]
+        seen = subprocess.run([*watch, "--tls", str(self.tls)], capture_output=True, text=True, timeout=90)
+        self.assertEqual(seen.returncode, 0, seen.stderr)
+        self.assertIn("inference-0 ready", seen.stderr)
+
     def assert_the_command_and_the_example_get_through(self):
         said = self.tokenize("--tls", self.tls)
         self.assertEqual(said.returncode, 0, said.stderr)

@@ -69,14 +69,40 @@ TEST_F(MetricsServerTest, StopsQuicklyAlsoAfterRequests) {
   EXPECT_LT(absl::Now() - before, absl::Seconds(3));
 }
 
+TEST_F(MetricsServerTest, APageAnswersEveryOtherPathAndTellsBrowsersToTrustNothingElse) {
+  const auto server = MetricsServer::Start(
+      "127.0.0.1", 0, metrics_, [] { return absl::OkStatus(); }, nullptr,
+      [](const HttpQuestion& question) -> HttpAnswer {
+        if (question.path != "/a b") return {.status = 404, .body = question.path};
+        return {.type = "text/html", .body = question.parameters.at("x")};
+      });
+  ASSERT_TRUE(server.ok()) << server.status();
+  httplib::Client client("127.0.0.1", (*server)->port());
+  const auto response = client.Get("/a%20b?x=1&x=2%26");
+  ASSERT_TRUE(response);
+  EXPECT_EQ(response->status, 200);
+  EXPECT_EQ(response->body, "2&");
+  EXPECT_EQ(response->get_header_value("Content-Type"), "text/html");
+  EXPECT_EQ(response->get_header_value("X-Content-Type-Options"), "nosniff");
+  EXPECT_THAT(response->get_header_value("Content-Security-Policy"),
+              HasSubstr("default-src 'none'; script-src 'self';"));
+  EXPECT_EQ(client.Get("/other")->status, 404);
+  EXPECT_THAT(client.Get("/metrics")->body, HasSubstr("palimpsest_build_info{"));
+  EXPECT_EQ(client.Get("/healthz")->body, "ok\n");
+}
+
 class HttpsMetricsTest : public ::testing::Test {
  protected:
   void SetUp() override {
     pki_.WriteTo(scratch_.path());
+    Start();
+  }
+  void Start(HttpPage page = {}) {
     auto https = Https::Open({.folder = scratch_.path()}, Role::kTrainer, clock_);
     ASSERT_TRUE(https.ok()) << https.status();
     server_ = MetricsServer::Start(
-                  "127.0.0.1", 0, metrics_, [] { return absl::OkStatus(); }, *std::move(https))
+                  "127.0.0.1", 0, metrics_, [] { return absl::OkStatus(); }, *std::move(https),
+                  std::move(page))
                   .value();
   }
   // Status of a page, or 0 when there is no answer. Who has the file `pem` believes the file `ca`.
@@ -103,6 +129,17 @@ TEST_F(HttpsMetricsTest, OnlyThoseWhoMayLookGetThePages) {
   for (const char* role : {"env.pem", "inference.pem", "trainer.pem", "client.pem"}) {
     EXPECT_EQ(Get("/metrics", role), 403) << role;
   }
+}
+
+TEST_F(HttpsMetricsTest, APageIsForTheOperatorAlone) {
+  Start([](const HttpQuestion&) { return HttpAnswer{}; });
+  for (const char* path : {"/", "/api/rollouts/x", "/page"}) {
+    EXPECT_EQ(Get(path, "operator.pem"), 200) << path;
+    for (const char* role : {"metrics.pem", "env.pem", "client.pem", "orchestrator.pem"}) {
+      EXPECT_EQ(Get(path, role), 403) << role << path;
+    }
+  }
+  EXPECT_EQ(Get("/metrics", "metrics.pem"), 200);
 }
 
 TEST_F(HttpsMetricsTest, WhoShowsNoGoodCertificateGetsNoAnswer) {

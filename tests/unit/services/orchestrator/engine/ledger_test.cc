@@ -48,6 +48,30 @@ TEST_F(LedgerTest, AnotherRunOrSeedIsRefused) {
   EXPECT_TRUE(absl::IsFailedPrecondition(Ledger::Open(path_, "run", 4).status()));
 }
 
+TEST_F(LedgerTest, WhoOnlyLooksSeesTheRunAsAWhole) {
+  const absl::Time t = absl::FromUnixSeconds(1000);
+  ASSERT_TRUE(ledger_->BeginAttempt(t).ok());
+  ASSERT_TRUE(ledger_->Beat(t + absl::Seconds(5)).ok());
+  ASSERT_TRUE(ledger_->BeginStage("b", 0).ok());
+  ASSERT_TRUE(ledger_->BeginStage("a", 2).ok());
+  for (const double reward : {0.0, 1.0, 1.0}) {
+    ASSERT_TRUE(
+        ledger_->SaveEvaluation({"last", false, static_cast<int64_t>(2 * reward), reward}).ok());
+  }
+  const auto reader = Ledger::Read(path_);
+  ASSERT_TRUE(reader.ok()) << reader.status();
+  const RunRow about = (*reader)->About().value();
+  EXPECT_EQ(about.run, "run");
+  EXPECT_EQ(about.seed, 3u);
+  EXPECT_EQ(about.attempts, 1);
+  EXPECT_EQ(about.seen - about.began, absl::Seconds(5));
+  EXPECT_EQ((*reader)->Stages()->front().name, "b");  // as they began, not by name
+  ASSERT_EQ((*reader)->EvaluationMeans()->size(), 1u);
+  EXPECT_EQ((*reader)->EvaluationMeans()->front().prompts, 2);
+  EXPECT_EQ((*reader)->EvaluationMeans()->front().reward, 0.5);
+  EXPECT_TRUE(absl::IsNotFound(Ledger::Read(path_ + ".none").status()));
+}
+
 TEST_F(LedgerTest, WallTimeAddsUpOverAttempts) {
   const absl::Time t = absl::FromUnixSeconds(1000);
   EXPECT_EQ(*ledger_->BeginAttempt(t), 0);

@@ -1,0 +1,111 @@
+#!/usr/bin/env python3
+"""`palimpsest watch` over a small finished run made by make_run: on a pseudo terminal, and without one.
+
+Usage: watch_test.py PALIMPSEST PALIMPSEST_PAGE MAKE_RUN. Needs the standard library only.
+"""
+import contextlib
+import fcntl
+import json
+import os
+import pathlib
+import pty
+import re
+import select
+import signal
+import sqlite3
+import struct
+import subprocess
+import sys
+import tempfile
+import termios
+import time
+import unittest
+import urllib.request
+
+BINARY = PAGE = MAKE_RUN = ""
+
+
+class Watch(unittest.TestCase):
+    def setUp(self):
+        scratch = tempfile.TemporaryDirectory()
+        self.addCleanup(scratch.cleanup)
+        self.folder = pathlib.Path(scratch.name, "run")
+        subprocess.run([MAKE_RUN, self.folder], check=True, timeout=60)
+
+    def watch(self, *words):
+        return subprocess.run([BINARY, "watch", *map(str, words)], capture_output=True, text=True, timeout=100)
+
+    def serve(self):
+        server = subprocess.Popen([PAGE, self.folder], stdout=subprocess.PIPE, text=True)
+        self.addCleanup(server.stdout.close)
+        self.addCleanup(server.wait, 60)
+        self.addCleanup(server.terminate)
+        return server, json.loads(server.stdout.readline())["page"]
+
+    def test_a_run_that_is_over_is_told_from_its_ledger(self):
+        done = self.watch(self.folder)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        lines = done.stderr.splitlines()
+        self.assertRegex(lines[0], r"^small   stopped   rl   elapsed 0:01:40")
+        self.assertIn("reward          0.950  ▁▂▄▅▇█", done.stderr)
+        self.assertIn("held-out    also.none 0.800   first 0.250   last 0.750", done.stderr)
+        self.assertIn("g000011.a0.1.1  2 events  <script>window.bad=1</script> The page is scraped", done.stderr)
+        self.assertNotIn("\x1b", done.stderr)
+        told = json.loads(done.stdout)
+        self.assertEqual(told["progress"]["policy_version"], 9)
+        self.assertRegex(told["page"], r"^http://127\.0\.0\.1:\d+/$")
+
+    def test_an_address_in_place_of_a_folder(self):
+        _, url = self.serve()
+        done = self.watch(url.split("/")[2], "--once")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertIn("small   stopped", done.stderr)
+
+    def test_on_a_terminal_it_is_drawn_in_place_and_ends_with_ctrl_c(self):
+        # Alive, as far as the ledger tells, for longer than this takes.
+        with contextlib.closing(sqlite3.connect(self.folder / "ledger.sqlite")) as ledger, ledger:
+            ledger.execute("UPDATE attempts SET seen_ms = ?", (int((time.time() + 1000) * 1000),))
+        master, slave = pty.openpty()
+        self.addCleanup(os.close, master)
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 60, 0, 0))
+        watch = subprocess.Popen([BINARY, "watch", self.folder], stdin=slave, stdout=subprocess.PIPE, stderr=slave)
+        self.addCleanup(watch.stdout.close)
+        self.addCleanup(watch.kill)
+        os.close(slave)
+        seen = b""
+        deadline = time.time() + 240
+        while seen.count(b"small") < 3 and time.time() < deadline:
+            if select.select([master], [], [], 0.5)[0]:
+                seen += os.read(master, 65536)
+        self.assertGreaterEqual(seen.count(b"small"), 3, seen)
+        watch.send_signal(signal.SIGINT)
+        self.assertEqual(watch.wait(timeout=60), 0)
+        self.assertEqual(json.loads(watch.stdout.read())["progress"]["phase"], "running")
+        pictures = re.split(rb"\x1b\[(\d+)A\x1b\[J", seen)
+        lines = pictures[0].decode().splitlines()
+        self.assertEqual(int(pictures[1]), len(lines))  # it goes up over exactly what it had drawn
+        self.assertLessEqual(max(map(len, lines)), 60)
+
+    def test_the_page_of_a_run_that_is_over_is_served(self):
+        server = subprocess.Popen([BINARY, "watch", self.folder, "--web", "127.0.0.1:0"], stdout=subprocess.PIPE, text=True)
+        self.addCleanup(server.stdout.close)
+        self.addCleanup(server.wait, 60)
+        self.addCleanup(server.terminate)
+        url = json.loads(server.stdout.readline())["page"]
+        with urllib.request.urlopen(url + "api/progress", timeout=60) as answer:
+            self.assertEqual(json.load(answer)["run"], "small")
+        with urllib.request.urlopen(url, timeout=60) as answer:
+            self.assertIn("<title>Palimpsest</title>", answer.read().decode())
+
+    def test_what_makes_no_sense_is_refused(self):
+        for words, code, said in ((["/nowhere/at/all"], 2, "HOST:PORT"), (["127.0.0.1:1"], 1, "does not answer"),
+                                  ([self.folder.parent], 1, "there is no ledger"), (["127.0.0.1:1", "--web", "127.0.0.1:0"], 2, "--web"),
+                                  ([self.folder, "--web", "0.0.0.0:0"], 2, "0.0.0.0"), ([self.folder, "--once", "--web", "127.0.0.1:0"], 2, "--web")):
+            done = self.watch(*words)
+            self.assertEqual(done.returncode, code, (words, done.stderr))
+            self.assertIn(said, done.stderr)
+
+
+if __name__ == "__main__":
+    BINARY, PAGE, MAKE_RUN = sys.argv[1:4]
+    unittest.main(argv=sys.argv[:1] + sys.argv[4:])

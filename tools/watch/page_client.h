@@ -1,0 +1,29 @@
+#pragma once
+
+#include <memory>
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+
+#include "common/base/status.h"
+
+namespace palimpsest::tools {
+
+// Asks the page of a run for its JSON (services/orchestrator/web). One thread.
+class PageClient {
+ public:
+  // `tls`: folder with ca.pem and operator.pem; empty: clear text.
+  static absl::StatusOr<std::unique_ptr<PageClient>> Open(const std::string& host_port,
+                                                          const std::string& tls);
+  ~PageClient();
+
+  // An object. UNAVAILABLE when nobody answers within seconds, INVALID_ARGUMENT with the page's own
+  // words when it refuses, DATA_LOSS for what is no JSON object or longer than 16 MiB.
+  absl::StatusOr<nlohmann::json> Get(const std::string& path);
+
+ private:
+  struct Impl;
+  explicit PageClient(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace palimpsest::tools
