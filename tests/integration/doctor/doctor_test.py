@@ -68,17 +68,15 @@ class Doctor(unittest.TestCase):
         self.assertIn("/nowhere/at/all", failed["model"]["saw"])
         self.assertIn("kv_pool_bytes", failed["memory"]["todo"])
 
-
     def test_certificates_that_end_soon_warn_and_those_that_are_missing_fail(self):
         subprocess.run(["deploy/tls/make-certs.sh", self.run_folder], check=True, capture_output=True, timeout=60)
         self.assertEqual(self.look(f"tls.folder={self.run_folder}/tls")["certificates"]["verdict"], "pass")
         key, request = self.run_folder / "tls/trainer.key", self.run_folder / "tls/trainer.csr"
         short = self.run_folder / "tls/short.ext"
         short.write_text("subjectAltName=URI:palimpsest://role/trainer\nextendedKeyUsage=serverAuth,clientAuth\n")
-        ssl = ["openssl"]
-        subprocess.run([*ssl, "req", "-new", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=trainer", "-keyout", key, "-out", request],
+        subprocess.run(["openssl", "req", "-new", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=trainer", "-keyout", key, "-out", request],
                        check=True, capture_output=True, timeout=60)
-        made = subprocess.run([*ssl, "x509", "-req", "-in", request, "-CA", self.run_folder / "tls/ca.pem", "-CAkey",
+        made = subprocess.run(["openssl", "x509", "-req", "-in", request, "-CA", self.run_folder / "tls/ca.pem", "-CAkey",
                                self.run_folder / "tls/ca.key", "-CAcreateserial", "-days", "3", "-extfile", short],
                               check=True, capture_output=True, text=True, timeout=60)
         (self.run_folder / "tls/trainer.pem").write_text(key.read_text() + made.stdout)  # for its owner alone, as it was
@@ -104,7 +102,8 @@ class Doctor(unittest.TestCase):
 
     def test_ranks_and_their_reference_models_count_in_memory(self):
         def needed(*sets):
-            return int(re.search(r"pool take (\d+) MiB", self.look("model.init.hidden=1024", "model.init.head_dim=64", *sets)["memory"]["saw"])[1])
+            memory = self.look("model.init.hidden=1024", "model.init.head_dim=64", *sets)["memory"]
+            return int(re.search(r"pool take (\d+) MiB", memory["saw"])[1])
         alone = needed()
         ranks = needed("placement.trainer.ranks=3")
         self.assertGreater(ranks, alone)
@@ -114,6 +113,33 @@ class Doctor(unittest.TestCase):
         failed = self.failing(options=["--slurm"], SLURM_JOB_ID="")
         self.assertEqual(set(failed), {"job"})
         self.assertIn("SLURM_JOB_ID", failed["job"]["saw"])
+
+    def job(self, srun):
+        """The environment of a Slurm job of two nodes that are this machine by two names; `srun` is the end of a shell script."""
+        tools = self.run_folder.parent / "tools"
+        tools.mkdir()
+        nodes = "printf 'localhost\\n127.0.0.2\\n'"
+        for name, script in (("squeue", nodes), ("scontrol", nodes), ("srun", f'while [ "${{1#--}}" != "$1" ]; do shift; done\n{srun}')):
+            (tools / name).write_text(f"#!/bin/sh\n{script}\n")
+            (tools / name).chmod(0o755)
+        return {"SLURM_JOB_ID": "1", "PATH": f"{tools}:{os.environ['PATH']}"}
+
+    def test_in_a_job_every_node_looks_at_itself_and_at_the_others(self):
+        start = 'SLURM_NNODES=2 SLURM_NODEID={} SLURMD_NODENAME={} "$@" &\n'
+        checks = self.look(options=["--slurm"], **self.job(start.format(0, "localhost") + start.format(1, "127.0.0.2") + "wait"))
+        self.assertEqual(self.answer.returncode, 0, self.answer.stderr)
+        for other in ("localhost", "127.0.0.2"):
+            for what in ("network", "clock", "visibility"):
+                self.assertNotEqual(checks[f"{what} to {other}"]["verdict"], "fail")
+        self.assertNotIn("node", checks["config trainer"], "what passes on both is told once")
+        self.assertEqual([path.name for path in self.run_folder.parent.iterdir()], ["tools"])
+
+    def test_a_node_that_tells_nothing_is_named_with_the_end_of_srun(self):
+        checks = self.look(options=["--slurm"], **self.job("exit 3"))
+        self.assertEqual(self.answer.returncode, 1)
+        self.assertEqual((checks["node"]["verdict"], checks["node"]["node"]), ("fail", "localhost"), "the last of both names")
+        self.assertIn("srun: exit code 3", checks["node"]["saw"])
+        self.assertRegex(self.answer.stderr, "FAIL  127.0.0.2: node ")
 
 
 if __name__ == "__main__":
