@@ -72,14 +72,14 @@ Usage Measure() {
           .threads = Entries("/proc/self/task")};
 }
 
-// From the end of the first quarter to the last one.
+// From the first quarter to the last one.
 void ExpectFlat(const Usage& first, const Usage& last, Book& book) {
-  std::printf("long: after a quarter %s; at most in the last one %s\n", first.Text().c_str(),
+  std::printf("long: at most in the first quarter %s; in the last one %s\n", first.Text().c_str(),
               last.Text().c_str());
   if (last.bytes > first.bytes + kGrowth || last.descriptors > first.descriptors ||
       last.threads > first.threads) {
-    book.Fault(absl::StrFormat("it grows: %s after a quarter, %s in the last one", first.Text(),
-                               last.Text()));
+    book.Fault(absl::StrFormat("it grows: %s in the first quarter, %s in the last one",
+                               first.Text(), last.Text()));
   }
 }
 
@@ -162,7 +162,7 @@ void ExpectEmpty(Engine& engine, Book& book) {
   }
 }
 
-// All requests; false after a fault. `first`: after a quarter, `last`: the most of the last one.
+// All requests; false after a fault. `first`, `last`: the most of these quarters.
 bool AskAll(Engine& engine, Clients& clients, Book& book, const Target& target, Usage& first,
             Usage& last) {
   const absl::Time begin = SystemClock().Now();
@@ -176,7 +176,7 @@ bool AskAll(Engine& engine, Clients& clients, Book& book, const Target& target, 
     if (share * kFlips >= static_cast<double>(flips)) Flip(engine, clients, book, flips++);
     const Usage usage = Measure();
     share = target.Share(i + 1, SystemClock().Now() - begin);
-    if (share <= 0.25) first = usage;
+    if (share <= 0.25) first.Raise(usage);
     if (share >= 0.75) last.Raise(usage);
     if (share * 10 < static_cast<double>(tenths)) continue;
     ++tenths;
