@@ -125,9 +125,12 @@ void AddFsck(CLI::App& app, FsckOptions& o) {
 
 void AddDoctor(CLI::App& app, DoctorOptions& o) {
   CLI::App& command = *app.add_subcommand(
-      "doctor", "can this machine hold the run? Not looked at: other nodes, GPUs");
+      "doctor", "can this machine, or each node of this Slurm job, hold the run?");
   command.add_option("--config", o.config, "YAML of the run")->required();
   command.add_option("--set", o.sets, "a.b=c over the file, any number")->allow_extra_args(false);
+  command.add_flag("--slurm", o.slurm, "inside of a Slurm job: on every node, and between them");
+  // How --slurm starts it on a node.
+  command.add_option("--meeting", o.meeting)->group("");
 }
 
 void AddWatch(CLI::App& app, WatchOptions& o) {

@@ -5,20 +5,33 @@
 #include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <ostream>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_format.h"
+#include "common/base/clock.h"
 #include "common/base/unique_fd.h"
+#include "common/config/flags.h"
 #include "common/weights/durable_file.h"
+#include "tools/doctor/finding_json.h"
+#include "tools/doctor/meeting.h"
 #include "tools/doctor/needs.h"
+#include "tools/doctor/nodes.h"
 #include "tools/doctor/probe.h"
 #include "tools/launch/child_process.h"
 
 namespace palimpsest::tools {
+
+// What doctor itself reads of the YAML; each daemon judges its own part.
+struct OwnConfig {
+  PlacementSection placement;
+};
+void Bind(Binder& b, OwnConfig& c) { b.Section("placement", c.placement); }
+
 namespace {
 
-constexpr const char* kRoles[] = {"env", "trainer", "inference", "orchestrator"};
+constexpr const char* kDaemons[] = {"env", "trainer", "inference", "orchestrator"};
 constexpr int64_t kMaxSaid = 1 << 20;  // bytes
 
 struct Answer {
@@ -80,9 +93,13 @@ Finding LookAtModel(const RunNeeds& needs, const absl::StatusOr<int64_t>& parame
 }
 
 void LookAtMachine(const RunNeeds& needs, std::vector<Finding>& findings) {
+  const auto add = [&findings](std::vector<Finding> more) {
+    for (Finding& f : more) findings.push_back(std::move(f));
+  };
   const absl::StatusOr<int64_t> parameters = ParametersOf(needs.model);
   findings.push_back(LookAtModel(needs, parameters));
-  for (Finding& f : ProbeFolder(needs.run, needs.lease)) findings.push_back(std::move(f));
+  add(ProbeCertificates(needs.tls, SystemClock().Now()));
+  add(ProbeFolder(needs.run, needs.lease));
   const absl::StatusOr<Space> space = MeasureSpace(needs.run.folder);
   if (space.ok()) {
     findings.push_back(JudgeSpace(DiskBytes(needs, parameters.value_or(0)), *space));
@@ -93,41 +110,106 @@ void LookAtMachine(const RunNeeds& needs, std::vector<Finding>& findings) {
   findings.push_back(JudgeProcesses(machine));
   findings.push_back(JudgeMemory(MemoryBytes(needs, parameters.value_or(0)), machine));
   findings.push_back(JudgeCores(needs, machine));
-  for (Finding& f : ProbePorts(needs.places)) findings.push_back(std::move(f));
+  add(JudgeGpus(needs, MeasureGpus()));
+  add(ProbePorts(needs.places));
 }
 
-const char* Name(Verdict verdict) {
-  if (verdict == Verdict::kPass) return "pass";
-  return verdict == Verdict::kWarn ? "warn" : "FAIL";
+absl::StatusOr<RunNeeds> ReadNeeds(const DoctorOptions& options, std::vector<Finding>& findings,
+                                   std::optional<int> node) {
+  std::map<std::string, Node> printed;
+  for (const char* role : kDaemons) findings.push_back(AskDaemon(role, options, printed));
+  constexpr std::string_view kOthers[] = {"run",     "model",        "inference", "router",
+                                          "trainer", "orchestrator", "env",       "tls"};
+  OwnConfig own;
+  RETURN_IF_ERROR(LoadConfig({.config_file = options.config, .sets = options.sets}, kOthers, own));
+  RETURN_IF_ERROR(Validate(own.placement));
+  return NeedsOf(printed, own.placement, node);
+}
+
+Finding NotLookedAt(const absl::Status& why) {
+  return {"machine", Verdict::kFail, "not looked at: " + std::string(why.message()),
+          "mend the configuration; are all programs of one build?"};
+}
+
+// All that can be seen of one machine by itself.
+std::vector<Finding> LookHere(const DoctorOptions& options, std::optional<int> node,
+                              absl::StatusOr<RunNeeds>& needs) {
+  std::vector<Finding> findings;
+  needs = ReadNeeds(options, findings, node);
+  if (needs.ok()) {
+    LookAtMachine(*needs, findings);
+  } else {
+    findings.push_back(NotLookedAt(needs.status()));
+  }
+  return findings;
+}
+
+// One node of a job: it looks at itself and at the others, and leaves what it saw.
+absl::StatusOr<std::vector<Finding>> Attend(const DoctorOptions& options) {
+  ASSIGN_OR_RETURN(const NodeOfJob self, ThisNode());
+  absl::StatusOr<RunNeeds> needs = absl::UnknownError("not read");
+  std::vector<Finding> findings = LookHere(options, self.number, needs);
+  const auto met =
+      Meet({.folder = options.meeting, .node = self.name, .nodes = self.count}, SystemClock());
+  if (!met.ok()) {
+    findings.push_back({"meeting", Verdict::kFail, std::string(met.status().message()),
+                        "put run.folder on a file system that all nodes share"});
+  }
+  for (const Acquaintance& other : met.value_or(std::vector<Acquaintance>())) {
+    const absl::Duration lease = needs.ok() ? needs->lease : absl::Minutes(5);
+    for (Finding& f : JudgeAcquaintance(other, lease)) findings.push_back(std::move(f));
+  }
+  RETURN_IF_ERROR(
+      weights::WriteFileDurably(FileOfNode(options.meeting, self.name), ToJson(findings)));
+  return findings;
+}
+
+// From the outside: the same command, once on each node.
+absl::StatusOr<std::vector<Finding>> LookAtNodes(const DoctorOptions& options) {
+  ASSIGN_OR_RETURN(std::string self, ProgramBeside("palimpsest"));
+  std::vector<std::string> argv = {std::move(self), "doctor", "--config", options.config};
+  for (const std::string& set : options.sets) argv.insert(argv.end(), {"--set", set});
+  std::vector<Finding> findings;
+  const absl::StatusOr<RunNeeds> needs = ReadNeeds(options, findings, std::nullopt);
+  if (needs.ok()) return AskAllNodes(argv, NearestFolder(needs->run.folder));
+  findings.push_back(NotLookedAt(needs.status()));
+  return findings;
+}
+
+int Tell(const std::string& config, const std::vector<Finding>& findings, std::ostream& out,
+         std::ostream& table) {
+  bool failed = false;
+  for (const Finding& f : findings) {
+    const bool fails = f.verdict == Verdict::kFail;
+    failed = failed || fails;
+    const std::string name = f.node.empty() ? f.name : f.node + ": " + f.name;
+    table << absl::StrFormat("%s  %-24s %s\n", fails ? "FAIL" : Name(f.verdict), name, f.saw);
+    if (!f.todo.empty()) table << "      -> " << f.todo << '\n';
+  }
+  out << "{\"config\":" << nlohmann::json(config).dump() << ",\"checks\":" << ToJson(findings)
+      << '}' << std::endl;
+  return failed ? 1 : 0;
 }
 
 }  // namespace
 
 int RunDoctor(const DoctorOptions& options, std::ostream& out, std::ostream& table) {
-  std::vector<Finding> findings;
-  std::map<std::string, Node> printed;
-  for (const char* role : kRoles) findings.push_back(AskDaemon(role, options, printed));
-  const absl::StatusOr<RunNeeds> needs = NeedsOf(printed);
-  if (needs.ok()) {
-    LookAtMachine(*needs, findings);
-  } else {
-    findings.push_back({"machine", Verdict::kFail,
-                        "not looked at: " + std::string(needs.status().message()),
-                        "mend the configuration; are all programs of one build?"});
+  if (!options.meeting.empty()) {
+    const auto findings = Attend(options);
+    if (findings.ok()) return 0;  // they are told by the one who asked
+    table << "palimpsest doctor: " << findings.status().ToString() << '\n';
+    return 1;
   }
-  nlohmann::json json = {{"config", options.config}, {"checks", nlohmann::json::array()}};
-  bool failed = false;
-  for (const Finding& f : findings) {
-    failed = failed || f.verdict == Verdict::kFail;
-    table << absl::StrFormat("%s  %-24s %s\n", Name(f.verdict), f.name, f.saw);
-    if (!f.todo.empty()) table << "      -> " << f.todo << '\n';
-    json["checks"].push_back({{"name", f.name},
-                              {"verdict", absl::AsciiStrToLower(Name(f.verdict))},
-                              {"saw", f.saw},
-                              {"todo", f.todo}});
+  if (!options.slurm) {
+    absl::StatusOr<RunNeeds> needs = absl::UnknownError("not read");
+    return Tell(options.config, LookHere(options, std::nullopt, needs), out, table);
   }
-  out << json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) << std::endl;
-  return failed ? 1 : 0;
+  const auto findings = LookAtNodes(options);
+  if (findings.ok()) return Tell(options.config, *findings, out, table);
+  return Tell(options.config,
+              {{"job", Verdict::kFail, std::string(findings.status().message()),
+                "run it inside of a Slurm job: salloc --nodes=2 palimpsest doctor --slurm .."}},
+              out, table);
 }
 
 }  // namespace palimpsest::tools

@@ -12,6 +12,7 @@ struct Finding {
   Verdict verdict = Verdict::kPass;
   std::string saw;
   std::string todo;  // empty when it passes
+  std::string node;  // of a job, where it was seen; empty: here, or everywhere
 };
 
 }  // namespace palimpsest::tools

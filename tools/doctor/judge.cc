@@ -20,7 +20,7 @@ Verdict Grade(int64_t value, int64_t least, int64_t enough) {
   return value < enough ? Verdict::kWarn : Verdict::kPass;
 }
 
-Finding Graded(const char* name, Verdict verdict, std::string saw, const std::string& todo) {
+Finding Graded(const std::string& name, Verdict verdict, std::string saw, const std::string& todo) {
   return {name, verdict, std::move(saw), verdict == Verdict::kPass ? "" : todo};
 }
 
@@ -80,6 +80,59 @@ Finding JudgeClock(absl::Time now, absl::Time file, absl::Duration lease) {
                       absl::FormatTime("%Y-%m-%d %H:%M:%S", now, absl::UTCTimeZone()),
                       absl::ToDoubleSeconds(apart)),
       "run NTP on this machine and on the file server: leases in the store compare clocks");
+}
+
+std::vector<Finding> JudgeAcquaintance(const Acquaintance& seen, absl::Duration lease) {
+  constexpr absl::Duration kFar = absl::Milliseconds(20), kLate = absl::Seconds(2);
+  constexpr absl::Duration kApart = absl::Seconds(2);
+  const auto name = [&](const char* what) { return absl::StrFormat("%s to %s", what, seen.node); };
+  if (!seen.reached.ok()) {
+    return {{name("network"), Verdict::kFail, std::string(seen.reached.message()),
+             "let the nodes reach each other by these names on any port, or name another network "
+             "by <role>.advertise"}};
+  }
+  const auto milliseconds = [](absl::Duration d) {
+    return absl::StrFormat("%.1f ms", absl::ToDoubleMilliseconds(d));
+  };
+  const absl::Duration apart = absl::AbsDuration(seen.clock_ahead);
+  const bool never = seen.visible_after == absl::InfiniteDuration();
+  return {
+      Graded(name("network"), seen.round_trip > kFar ? Verdict::kWarn : Verdict::kPass,
+             "round trip " + milliseconds(seen.round_trip),
+             "a nearer network between the nodes: each token of a stream takes this way"),
+      Graded(name("clock"),
+             apart > lease / 2 ? Verdict::kFail
+             : apart > kApart  ? Verdict::kWarn
+                               : Verdict::kPass,
+             milliseconds(apart) + " apart",
+             "run NTP on all nodes: leases in the store compare clocks"),
+      Graded(name("visibility"),
+             never                        ? Verdict::kFail
+             : seen.visible_after > kLate ? Verdict::kWarn
+                                          : Verdict::kPass,
+             never ? "its new file was never listed here"
+                   : "its new file is listed after " + milliseconds(seen.visible_after),
+             never ? "put run.folder on a file system that all nodes share"
+                   : "new weights wait for it: mount with shorter attribute caching (actimeo)")};
+}
+
+std::vector<Finding> JudgeGpus(const RunNeeds& needs, const Gpus& gpus) {
+  const auto have = static_cast<int64_t>(gpus.names.size());
+  Finding devices{"gpu", Verdict::kPass, "none here"};
+  if (have > 0) {
+    devices.saw = absl::StrFormat("%d: %s, driver %s", have, gpus.names.front(), gpus.driver);
+  }
+  if (!gpus.problem.empty()) {
+    devices = {"gpu", Verdict::kFail, gpus.problem, "mend the driver: nvidia-smi must list them"};
+  } else if (have < needs.gpus) {
+    devices.verdict = Verdict::kFail;
+    devices.saw += absl::StrFormat("; placement asks for %d", needs.gpus);
+    devices.todo = "lower placement.<role>.gpus, or take a node that has them";
+  }
+  const bool wanted = needs.gpus > 0 && needs.ranks > 1 && gpus.nccl.empty();
+  return {devices, Graded("nccl", wanted ? Verdict::kWarn : Verdict::kPass,
+                          gpus.nccl.empty() ? "none here" : gpus.nccl,
+                          "install libnccl2: ranks of the trainer on GPUs speak by it")};
 }
 
 }  // namespace palimpsest::tools

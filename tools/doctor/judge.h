@@ -4,6 +4,7 @@
 
 #include "absl/time/time.h"
 #include "tools/doctor/finding.h"
+#include "tools/doctor/meeting.h"
 #include "tools/doctor/needs.h"
 
 // What was measured against what the run asks for. Pure: the measuring stands in probe.h.
@@ -30,5 +31,17 @@ Finding JudgeCores(const RunNeeds& needs, const Machine& machine);
 // `file`: when the run's file system says that a file was written which was written at `now`.
 // Leases in the store are compared between machines: `lease` bounds the difference.
 Finding JudgeClock(absl::Time now, absl::Time file, absl::Duration lease);
+
+// Another node: three findings, "network", "clock" and "visibility" with its name, or the first
+// alone when it cannot be reached.
+std::vector<Finding> JudgeAcquaintance(const Acquaintance& seen, absl::Duration lease);
+
+// `names` of devices, `driver` and `nccl` as they say it; empty where there is none. `problem`:
+// what nvidia-smi said in place of that, where there are devices.
+struct Gpus {
+  std::vector<std::string> names;
+  std::string driver, nccl, problem;
+};
+std::vector<Finding> JudgeGpus(const RunNeeds& needs, const Gpus& gpus);
 
 }  // namespace palimpsest::tools

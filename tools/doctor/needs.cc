@@ -26,6 +26,15 @@ absl::StatusOr<Node> At(const std::map<std::string, Node>& printed, const std::s
       absl::StrFormat("palimpsest-%s --print-config has no %s", role, path));
 }
 
+int64_t ProcessesOn(const RolePlacement& role, std::optional<int> node) {
+  if (!node.has_value()) return role.processes();
+  int64_t here = 0;
+  for (int i = 0; i < role.processes(); ++i) {
+    here += role.nodes[static_cast<size_t>(i) % role.nodes.size()] == *node;
+  }
+  return here;
+}
+
 absl::Status TakeCount(const std::map<std::string, Node>& printed, const std::string& role,
                        const std::string& path, int64_t& value) {
   ASSIGN_OR_RETURN(const Node node, At(printed, role, path));
@@ -45,8 +54,21 @@ absl::Status TakePlace(const std::map<std::string, Node>& printed, const std::st
 
 }  // namespace
 
-absl::StatusOr<RunNeeds> NeedsOf(const std::map<std::string, Node>& printed) {
+absl::StatusOr<RunNeeds> NeedsOf(const std::map<std::string, Node>& printed,
+                                 const PlacementSection& placement, std::optional<int> node) {
   RunNeeds needs;
+  needs.ranks = ProcessesOn(placement.trainer, node);
+  needs.replicas = ProcessesOn(placement.inference, node);
+  for (const std::string_view role : kRoles) {
+    needs.gpus += placement.Of(role).gpus * ProcessesOn(placement.Of(role), node);
+  }
+  ASSIGN_OR_RETURN(const Node tls, At(printed, "trainer", "tls"));
+  RETURN_IF_ERROR(Codec<TlsSection>::Read(tls, "tls", needs.tls));
+  ASSIGN_OR_RETURN(const Node pull,
+                   At(printed, "trainer", "trainer.loss.reference_kl.coefficient"));
+  ASSIGN_OR_RETURN(const double coefficient,
+                   ReadDouble(pull, "trainer.loss.reference_kl.coefficient"));
+  needs.reference = coefficient > 0;
   ASSIGN_OR_RETURN(const Node run, At(printed, "trainer", "run"));
   RETURN_IF_ERROR(Codec<RunSection>::Read(run, "run", needs.run));
   ASSIGN_OR_RETURN(const Node model, At(printed, "trainer", "model"));
@@ -95,7 +117,9 @@ int64_t DiskBytes(const RunNeeds& needs, int64_t parameters) {
 }
 
 int64_t MemoryBytes(const RunNeeds& needs, int64_t parameters) {
-  return parameters * kBytesOfFloat * (4 + 1) + needs.kv_pool_bytes;
+  const int64_t of_a_rank = needs.reference ? 3 : 2, moments = needs.ranks > 0 ? 2 : 0;
+  const int64_t copies = needs.ranks * of_a_rank + moments + needs.replicas;
+  return parameters * kBytesOfFloat * copies + needs.replicas * needs.kv_pool_bytes;
 }
 
 }  // namespace palimpsest::tools

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -8,6 +9,8 @@
 #include "common/config/node.h"
 #include "common/config/run_sections.h"
 #include "common/rpc/config.h"
+#include "common/tls/section.h"
+#include "tools/launch/placement.h"
 
 namespace palimpsest::tools {
 
@@ -25,13 +28,21 @@ struct RunNeeds {
   int64_t kv_pool_bytes = 0;
   int64_t inference_threads = 0;
   int64_t trainer_threads = 0;
+  int64_t ranks = 1;       // of the trainer, on this machine
+  int64_t replicas = 1;    // of inference, on this machine
+  int64_t gpus = 0;        // that placement gives to daemons on this machine
+  bool reference = false;  // each rank holds a reference model besides
+  TlsSection tls;
   absl::Duration lease;       // of a version that a replica serves
   std::vector<Place> places;  // with a port of their own; "a free one" is none
 };
 
-// `printed`: what `palimpsest-<role> --print-config` says, by role; all four. INVALID_ARGUMENT
-// names what is missing there.
-absl::StatusOr<RunNeeds> NeedsOf(const std::map<std::string, Node>& printed);
+// `printed`: what `palimpsest-<role> --print-config` says, by role; all four. `node`: this one's
+// number in the job of several, for which only what placement puts there counts; nullopt: all of
+// it. INVALID_ARGUMENT names what is missing there.
+absl::StatusOr<RunNeeds> NeedsOf(const std::map<std::string, Node>& printed,
+                                 const PlacementSection& placement = {},
+                                 std::optional<int> node = std::nullopt);
 
 // Of the model that the run starts from: counted in its folder, or as model.init says. NOT_FOUND
 // and DATA_LOSS are about model.folder.
@@ -41,8 +52,8 @@ absl::StatusOr<int64_t> ParametersOf(const ModelSection& model);
 // version has 4 bytes a parameter, a checkpoint the two moments of AdamW besides.
 int64_t DiskBytes(const RunNeeds& needs, int64_t parameters);
 
-// Of trainer (weights, gradients, two moments) and inference (weights, KV pool) before the first
-// row.
+// Of the trainer's ranks (weights and gradients each, a reference model where there is one, two
+// moments together) and the replicas of inference (weights, KV pool) before the first row.
 int64_t MemoryBytes(const RunNeeds& needs, int64_t parameters);
 
 }  // namespace palimpsest::tools

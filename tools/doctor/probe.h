@@ -19,6 +19,11 @@ std::vector<Finding> ProbeFolder(const RunSection& run, absl::Duration lease);
 absl::StatusOr<Space> MeasureSpace(const std::string& folder);
 Machine MeasureMachine();
 
+Gpus MeasureGpus();
+
+// One finding, "certificates": those of all roles in tls.folder, now and in a week.
+std::vector<Finding> ProbeCertificates(const TlsSection& tls, absl::Time now);
+
 // One finding for each place of the config: somebody else listens there, or two daemons would.
 std::vector<Finding> ProbePorts(const std::vector<Place>& places);
 

@@ -77,6 +77,20 @@ std::vector<std::string> SlurmPlace::Command(const DaemonSpec& daemon) const {
   return command;
 }
 
+std::vector<std::string> SlurmPlace::OnEachNode(const std::vector<std::string>& argv) const {
+  std::vector<std::string> command = {"/usr/bin/env",
+                                      "srun",
+                                      absl::StrFormat("--nodes=%d", nodes_.size()),
+                                      absl::StrFormat("--ntasks=%d", nodes_.size()),
+                                      "--ntasks-per-node=1",
+                                      "--overlap",
+                                      "--input=none",
+                                      "--mpi=none",
+                                      "--mem=0"};
+  command.insert(command.end(), argv.begin(), argv.end());
+  return command;
+}
+
 bool SlurmPlace::Stands(const DaemonSpec& daemon) const {
   const std::vector<std::string> now = NodesOf(job_);
   const std::string& node = nodes_[static_cast<size_t>(daemon.node)];

@@ -20,6 +20,8 @@ class SlurmPlace final : public Place {
       : job_(std::move(job)), nodes_(std::move(nodes)) {}
 
   std::vector<std::string> Command(const DaemonSpec& daemon) const override;
+  // Runs `argv` once on each node, beside what runs there, with the GPUs of the job.
+  std::vector<std::string> OnEachNode(const std::vector<std::string>& argv) const;
   int stop_signal() const override { return SIGUSR1; }
   int kill_signal() const override { return SIGTERM; }
   // A job with --no-kill goes on without a node that fails; Slurm takes it out of the job's list.

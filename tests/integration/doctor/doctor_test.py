@@ -4,7 +4,9 @@
 Usage: doctor_test.py PATH_OF_PALIMPSEST, from the root of the repository. Needs the standard library only.
 """
 import json
+import os
 import pathlib
+import re
 import socket
 import subprocess
 import sys
@@ -22,15 +24,15 @@ class Doctor(unittest.TestCase):
         self.addCleanup(folder.cleanup)
         self.run_folder = pathlib.Path(folder.name, "run")
 
-    def look(self, *sets):
-        command = [BINARY, "doctor", "--config", CONFIG]
+    def look(self, *sets, options=(), **environment):
+        command = [BINARY, "doctor", "--config", CONFIG, *options]
         for one in (f"run.folder={self.run_folder}", *sets):
             command += ["--set", one]
-        self.answer = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        self.answer = subprocess.run(command, capture_output=True, text=True, timeout=120, env={**os.environ, **environment})
         return {check["name"]: check for check in json.loads(self.answer.stdout)["checks"]}
 
-    def failing(self, *sets):
-        checks = self.look(*sets)
+    def failing(self, *sets, **how):
+        checks = self.look(*sets, **how)
         self.assertEqual(self.answer.returncode, 1, self.answer.stderr)
         failed = {name: check for name, check in checks.items() if check["verdict"] == "fail"}
         for name, check in failed.items():
@@ -43,7 +45,8 @@ class Doctor(unittest.TestCase):
         self.assertEqual(self.answer.returncode, 0, self.answer.stderr)
         for name in [f"config {role}" for role in ROLES] + ["model", "writable", "rename", "fsync", "visibility"]:
             self.assertNotEqual(checks[name]["verdict"], "fail", name)
-        self.assertLessEqual({"clock", "space", "inodes", "open_files", "processes", "memory", "cores"}, set(checks))
+        self.assertLessEqual({"clock", "space", "inodes", "open_files", "processes", "memory", "cores", "certificates", "gpu", "nccl"},
+                             set(checks))
         self.assertFalse(self.run_folder.exists())
         self.assertEqual(list(self.run_folder.parent.iterdir()), [])
 
@@ -64,6 +67,79 @@ class Doctor(unittest.TestCase):
         self.assertLessEqual({"model", "writable", "port env.listen", "memory"}, set(failed))
         self.assertIn("/nowhere/at/all", failed["model"]["saw"])
         self.assertIn("kv_pool_bytes", failed["memory"]["todo"])
+
+    def test_certificates_that_end_soon_warn_and_those_that_are_missing_fail(self):
+        subprocess.run(["deploy/tls/make-certs.sh", self.run_folder], check=True, capture_output=True, timeout=60)
+        self.assertEqual(self.look(f"tls.folder={self.run_folder}/tls")["certificates"]["verdict"], "pass")
+        key, request = self.run_folder / "tls/trainer.key", self.run_folder / "tls/trainer.csr"
+        short = self.run_folder / "tls/short.ext"
+        short.write_text("subjectAltName=URI:palimpsest://role/trainer\nextendedKeyUsage=serverAuth,clientAuth\n")
+        subprocess.run(["openssl", "req", "-new", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=trainer", "-keyout", key, "-out", request],
+                       check=True, capture_output=True, timeout=60)
+        made = subprocess.run(["openssl", "x509", "-req", "-in", request, "-CA", self.run_folder / "tls/ca.pem", "-CAkey",
+                               self.run_folder / "tls/ca.key", "-CAcreateserial", "-days", "3", "-extfile", short],
+                              check=True, capture_output=True, text=True, timeout=60)
+        (self.run_folder / "tls/trainer.pem").write_text(key.read_text() + made.stdout)  # for its owner alone, as it was
+        soon = self.look(f"tls.folder={self.run_folder}/tls")["certificates"]
+        self.assertEqual((soon["verdict"], "trainer.pem" in soon["saw"]), ("warn", True), soon)
+        (self.run_folder / "tls/trainer.pem").unlink()
+        failed = self.failing(f"tls.folder={self.run_folder}/tls")
+        self.assertIn("trainer.pem", failed["certificates"]["saw"])
+
+    def test_gpus_are_what_nvidia_smi_says_and_placement_may_not_ask_for_more(self):
+        tools = self.run_folder.parent / "tools"
+        tools.mkdir()
+        (tools / "nvidia-smi").write_text("#!/bin/sh\nprintf 'NVIDIA H200, 550.54\\nNVIDIA H200, 550.54\\n'\n")
+        (tools / "nvidia-smi").chmod(0o755)
+        path = {"PATH": f"{tools}:{os.environ['PATH']}"}
+        two = self.look(**path)["gpu"]
+        self.assertEqual((two["verdict"], two["saw"]), ("pass", "2: NVIDIA H200, driver 550.54"))
+        failed = self.failing("placement.trainer.gpus=3", **path)
+        self.assertEqual(set(failed), {"gpu"})
+        (tools / "nvidia-smi").write_text("#!/bin/sh\necho 'NVIDIA-SMI has failed'\nexit 9\n")
+        failed = self.failing(**path)
+        self.assertIn("ends with 9: NVIDIA-SMI has failed", failed["gpu"]["saw"])
+
+    def test_ranks_and_their_reference_models_count_in_memory(self):
+        def needed(*sets):
+            memory = self.look("model.init.hidden=1024", "model.init.head_dim=64", *sets)["memory"]
+            return int(re.search(r"pool take (\d+) MiB", memory["saw"])[1])
+        alone = needed()
+        ranks = needed("placement.trainer.ranks=3")
+        self.assertGreater(ranks, alone)
+        self.assertGreater(needed("placement.trainer.ranks=3", "trainer.loss.reference_kl.coefficient=0.1"), ranks)
+
+    def test_outside_of_a_job_slurm_is_told_to_be_missing(self):
+        failed = self.failing(options=["--slurm"], SLURM_JOB_ID="")
+        self.assertEqual(set(failed), {"job"})
+        self.assertIn("SLURM_JOB_ID", failed["job"]["saw"])
+
+    def job(self, srun):
+        """The environment of a Slurm job of two nodes that are this machine by two names; `srun` is the end of a shell script."""
+        tools = self.run_folder.parent / "tools"
+        tools.mkdir()
+        nodes = "printf 'localhost\\n127.0.0.2\\n'"
+        for name, script in (("squeue", nodes), ("scontrol", nodes), ("srun", f'while [ "${{1#--}}" != "$1" ]; do shift; done\n{srun}')):
+            (tools / name).write_text(f"#!/bin/sh\n{script}\n")
+            (tools / name).chmod(0o755)
+        return {"SLURM_JOB_ID": "1", "PATH": f"{tools}:{os.environ['PATH']}"}
+
+    def test_in_a_job_every_node_looks_at_itself_and_at_the_others(self):
+        start = 'SLURM_NNODES=2 SLURM_NODEID={} SLURMD_NODENAME={} "$@" &\n'
+        checks = self.look(options=["--slurm"], **self.job(start.format(0, "localhost") + start.format(1, "127.0.0.2") + "wait"))
+        self.assertEqual(self.answer.returncode, 0, self.answer.stderr)
+        for other in ("localhost", "127.0.0.2"):
+            for what in ("network", "clock", "visibility"):
+                self.assertNotEqual(checks[f"{what} to {other}"]["verdict"], "fail")
+        self.assertNotIn("node", checks["config trainer"], "what passes on both is told once")
+        self.assertEqual([path.name for path in self.run_folder.parent.iterdir()], ["tools"])
+
+    def test_a_node_that_tells_nothing_is_named_with_the_end_of_srun(self):
+        checks = self.look(options=["--slurm"], **self.job("exit 3"))
+        self.assertEqual(self.answer.returncode, 1)
+        self.assertEqual((checks["node"]["verdict"], checks["node"]["node"]), ("fail", "localhost"), "the last of both names")
+        self.assertIn("srun: exit code 3", checks["node"]["saw"])
+        self.assertRegex(self.answer.stderr, "FAIL  127.0.0.2: node ")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-// Many requests of all kinds to one engine. Usage: engine_soak REQUESTS; README.md says what fails.
+// Many requests of all kinds to one engine. Usage: engine_soak REQUESTS, or engine_soak MINUTESm;
+// README.md says what fails.
 #include <unistd.h>
 
 #include <cmath>
@@ -7,6 +8,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_format.h"
 #include "common/base/clock.h"
 #include "common/model/decoder.h"
@@ -19,6 +21,7 @@ namespace {
 constexpr int kInFlight = 64;  // samples
 constexpr int64_t kCheckPagesUpTo = 5000;
 constexpr double kGrowth = 16 << 20;  // bytes that three quarters may add to the first
+constexpr double kFlips = 20;         // of weights, in all
 
 const model::ModelConfig kModel{.layers = 2,
                                 .hidden = 32,
@@ -29,11 +32,55 @@ const model::ModelConfig kModel{.layers = 2,
                                 .vocab = 64,
                                 .max_position = 256};
 
-double ResidentBytes() {
+// How long it goes on: one of the two is 0.
+struct Target {
+  int64_t requests = 0;
+  absl::Duration time;
+  // Of the whole, from 0; 1 is the end.
+  double Share(int64_t asked, absl::Duration elapsed) const {
+    if (requests == 0) return absl::FDivDuration(elapsed, time);
+    return static_cast<double>(asked) / static_cast<double>(requests);
+  }
+};
+
+// What this process holds.
+struct Usage {
+  double bytes = 0;  // resident
+  int64_t descriptors = 0, threads = 0;
+  void Raise(const Usage& other) {
+    bytes = std::max(bytes, other.bytes);
+    descriptors = std::max(descriptors, other.descriptors);
+    threads = std::max(threads, other.threads);
+  }
+  std::string Text() const {
+    return absl::StrFormat("%.1f MB resident, %d descriptors, %d threads", bytes / (1 << 20),
+                           descriptors, threads);
+  }
+};
+
+int64_t Entries(const char* folder) {
+  return std::distance(std::filesystem::directory_iterator(folder),
+                       std::filesystem::directory_iterator());
+}
+
+Usage Measure() {
   std::ifstream statm("/proc/self/statm");
   double pages = 0;
   statm >> pages >> pages;
-  return pages * static_cast<double>(sysconf(_SC_PAGESIZE));
+  return {.bytes = pages * static_cast<double>(sysconf(_SC_PAGESIZE)),
+          .descriptors = Entries("/proc/self/fd"),
+          .threads = Entries("/proc/self/task")};
+}
+
+// From the first quarter to the last one.
+void ExpectFlat(const Usage& first, const Usage& last, Book& book) {
+  std::printf("long: at most in the first quarter %s; in the last one %s\n", first.Text().c_str(),
+              last.Text().c_str());
+  if (last.bytes > first.bytes + kGrowth || last.descriptors > first.descriptors ||
+      last.threads > first.threads) {
+    book.Fault(absl::StrFormat("it grows: %s in the first quarter, %s in the last one",
+                               first.Text(), last.Text()));
+  }
 }
 
 // Two sets of weights, and the engine on the first.
@@ -115,32 +162,39 @@ void ExpectEmpty(Engine& engine, Book& book) {
   }
 }
 
-void Soak(Engine& engine, Book& book, int64_t requests) {
-  Clients clients(engine, book, kModel.vocab, 7);
-  const int64_t tenth = std::max<int64_t>(1, requests / 10);
-  double first_quarter = 0, last_quarter = 0;
-  for (int64_t i = 0; i < requests; ++i) {
+// All requests; false after a fault. `first`, `last`: the most of these quarters.
+bool AskAll(Engine& engine, Clients& clients, Book& book, const Target& target, Usage& first,
+            Usage& last) {
+  const absl::Time begin = SystemClock().Now();
+  int64_t flips = 0, tenths = 1;
+  double share = 0;
+  for (int64_t i = 0; share < 1; ++i) {
     book.WaitUntilFewerThan(kInFlight);
-    if (!book.faults().empty()) return;
+    if (!book.faults().empty()) return false;
     clients.Go();
     if (i % 100 == 99) Score(engine, book);
-    if (i % (tenth / 2 + 1) == 0) Flip(engine, clients, book, i / (tenth / 2 + 1));
-    const double resident = ResidentBytes();
-    if (i == requests / 4) first_quarter = resident;
-    if (i >= requests - requests / 4) last_quarter = std::max(last_quarter, resident);
-    if (i % tenth == tenth - 1)
-      std::printf("%lld requests: %.1f MB resident\n", static_cast<long long>(i + 1),
-                  resident / (1 << 20));
+    if (share * kFlips >= static_cast<double>(flips)) Flip(engine, clients, book, flips++);
+    const Usage usage = Measure();
+    share = target.Share(i + 1, SystemClock().Now() - begin);
+    if (share <= 0.25) first.Raise(usage);
+    if (share >= 0.75) last.Raise(usage);
+    if (share * 10 < static_cast<double>(tenths)) continue;
+    ++tenths;
+    std::printf("%lld requests: %s\n", static_cast<long long>(i + 1), usage.Text().c_str());
     std::fflush(stdout);
   }
+  return true;
+}
+
+void Soak(Engine& engine, Book& book, const Target& target) {
+  Clients clients(engine, book, kModel.vocab, 7);
+  Usage first, last;
+  if (!AskAll(engine, clients, book, target, first, last)) return;
   book.WaitUntilFewerThan(1);
   Score(engine, book);
   clients.DeleteAllSessions();
   ExpectEmpty(engine, book);
-  if (last_quarter > first_quarter + kGrowth) {
-    book.Fault(absl::StrFormat("resident memory grows: %.1f MB after a quarter, %.1f MB at the end",
-                               first_quarter / (1 << 20), last_quarter / (1 << 20)));
-  }
+  ExpectFlat(first, last, book);
   for (const char* what :
        {"finished", "cancelled", "deadlines", "events", "early events", "preemptions",
         "prefix tokens", "sessions", "forks", "deleted", "flips", "scored"}) {
@@ -148,16 +202,17 @@ void Soak(Engine& engine, Book& book, int64_t requests) {
   }
 }
 
-int Main(int64_t requests) {
+int Main(const Target& target) {
   Book book;
   const absl::Time begin = SystemClock().Now();
   {
-    auto engine = Start(book, requests <= kCheckPagesUpTo);
+    const bool check_pages = target.requests > 0 && target.requests <= kCheckPagesUpTo;
+    auto engine = Start(book, check_pages);
     if (!engine.ok()) {
       std::fprintf(stderr, "%s\n", engine.status().ToString().c_str());
       return 1;
     }
-    Soak(**engine, book, requests);
+    Soak(**engine, book, target);
   }
   std::filesystem::remove_all(std::filesystem::path(Folder(1)).parent_path());
   for (const auto& [what, n] : book.counts())
@@ -171,10 +226,14 @@ int Main(int64_t requests) {
 }  // namespace palimpsest::inference
 
 int main(int argc, char** argv) {
-  const long long requests = argc == 2 ? std::atoll(argv[1]) : 0;
-  if (requests < 1) {
-    std::fprintf(stderr, "usage: engine_soak REQUESTS\n");
+  using namespace palimpsest::inference;
+  const absl::string_view word = argc == 2 ? argv[1] : "";
+  int64_t n = 0;
+  const bool minutes = !word.empty() && word.back() == 'm';
+  if (!absl::SimpleAtoi(minutes ? word.substr(0, word.size() - 1) : word, &n) || n < 1) {
+    std::fprintf(stderr, "usage: engine_soak REQUESTS, or engine_soak MINUTESm (got: %s)\n",
+                 std::string(word).c_str());
     return 2;
   }
-  return palimpsest::inference::Main(requests);
+  return Main({.requests = minutes ? 0 : n, .time = absl::Minutes(minutes ? n : 0)});
 }

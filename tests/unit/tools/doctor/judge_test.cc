@@ -54,6 +54,62 @@ TEST(JudgeTest, MemoryIsThatOfTheKvPoolAndFiveCopiesOfTheWeights) {
   Expect(JudgeMemory(bytes, {.memory_bytes = bytes - 1}), "memory", Verdict::kFail);
 }
 
+TEST(JudgeTest, EachRankHoldsWeightsAndGradientsAndAReferenceIfThereIsOne) {
+  RunNeeds needs;
+  needs.kv_pool_bytes = 7;
+  needs.ranks = 3;
+  EXPECT_EQ(MemoryBytes(needs, 1000), 4000 * (3 * 2 + 2 + 1) + 7);
+  needs.reference = true;
+  EXPECT_EQ(MemoryBytes(needs, 1000), 4000 * (3 * 3 + 2 + 1) + 7);
+  needs.ranks = 0;  // another node's
+  needs.replicas = 2;
+  EXPECT_EQ(MemoryBytes(needs, 1000), 2 * (4000 + 7));
+}
+
+TEST(JudgeTest, ANodeThatCannotBeReachedIsNamedWithNothingElse) {
+  const auto findings = JudgeAcquaintance(
+      {.node = "node1", .reached = absl::UnavailableError("node1:5000: Connection refused")},
+      absl::Minutes(5));
+  ASSERT_EQ(findings.size(), 1u);
+  Expect(findings[0], "network to node1", Verdict::kFail);
+  EXPECT_THAT(findings[0].saw, HasSubstr("refused"));
+}
+
+TEST(JudgeTest, SlowNetworksClocksApartAndLateFilesAreNamedByNode) {
+  const auto verdicts = [](const Acquaintance& seen) {
+    std::vector<Verdict> all;
+    for (const Finding& finding : JudgeAcquaintance(seen, absl::Minutes(5))) {
+      EXPECT_THAT(finding.name, HasSubstr("to n"));
+      EXPECT_EQ(finding.todo.empty(), finding.verdict == Verdict::kPass);
+      all.push_back(finding.verdict);
+    }
+    return all;
+  };
+  using enum Verdict;
+  const absl::Duration soon = absl::Milliseconds(5), late = absl::Seconds(3);
+  EXPECT_THAT(verdicts({"n", {}, soon, -soon, soon}), testing::ElementsAre(kPass, kPass, kPass));
+  EXPECT_THAT(verdicts({"n", {}, late, -late, late}), testing::ElementsAre(kWarn, kWarn, kWarn));
+  EXPECT_THAT(verdicts({"n", {}, soon, absl::Minutes(3), absl::InfiniteDuration()}),
+              testing::ElementsAre(kPass, kFail, kFail));
+}
+
+TEST(JudgeTest, GpusAreAskedForByPlacementOnly) {
+  RunNeeds needs;
+  Expect(JudgeGpus(needs, {})[0], "gpu", Verdict::kPass);
+  EXPECT_EQ(JudgeGpus(needs, {})[0].saw, "none here");
+  Expect(JudgeGpus(needs, {})[1], "nccl", Verdict::kPass);
+  needs.gpus = 2;
+  needs.ranks = 2;
+  const Gpus one{.names = {"H200"}, .driver = "550.1"};
+  Expect(JudgeGpus(needs, one)[0], "gpu", Verdict::kFail);
+  EXPECT_EQ(JudgeGpus(needs, one)[0].saw, "1: H200, driver 550.1; placement asks for 2");
+  const Gpus two{.names = {"H200", "H200"}, .driver = "550.1", .nccl = "NCCL 2.20.3"};
+  Expect(JudgeGpus(needs, two)[0], "gpu", Verdict::kPass);
+  Expect(JudgeGpus(needs, two)[1], "nccl", Verdict::kPass);
+  Expect(JudgeGpus(needs, {.names = {"a", "b"}})[1], "nccl", Verdict::kWarn);
+  Expect(JudgeGpus({}, {.problem = "no driver"})[0], "gpu", Verdict::kFail);
+}
+
 TEST(JudgeTest, MoreThreadsThanCoresWarn) {
   RunNeeds needs;
   needs.inference_threads = 2;
@@ -108,8 +164,9 @@ std::map<std::string, Node> Printed() {
       "inference: {listen: '127.0.0.1:0', metrics: '[::1]:7002', threads: 3, kv_pool_bytes: 64MiB, "
       "lease: 5m, http: {listen: ''}}");
   add("trainer",
-      "run: {folder: runs/x}\nmodel: {folder: ''}\ntrainer: {listen: '127.0.0.1:0', metrics: "
-      "'127.0.0.1:0', threads: 2, keep_versions: 3, keep_checkpoints: 2}");
+      "run: {folder: runs/x}\nmodel: {folder: ''}\ntls: {folder: certs}\n"
+      "trainer: {listen: '127.0.0.1:0', metrics: '127.0.0.1:0', threads: 2, keep_versions: 3, "
+      "keep_checkpoints: 2, loss: {reference_kl: {coefficient: 0.1}}}");
   return printed;
 }
 
@@ -124,6 +181,22 @@ TEST(NeedsTest, AreReadFromWhatTheDaemonsPrint) {
   EXPECT_EQ(needs->places[0].key, "env.listen");
   EXPECT_EQ(needs->places[1].at.host, "::1");
   EXPECT_EQ(needs->places[1].at.port, 7002);
+}
+
+TEST(NeedsTest, OfOneNodeOnlyWhatIsPlacedThereCounts) {
+  PlacementSection placement;
+  placement.trainer = {.ranks = 3, .nodes = {0, 1}, .gpus = 2};
+  placement.inference = {.replicas = 2, .nodes = {1}, .gpus = 1};
+  const auto all = NeedsOf(Printed(), placement);
+  const auto first = NeedsOf(Printed(), placement, 0), second = NeedsOf(Printed(), placement, 1);
+  ASSERT_TRUE(all.ok() && first.ok() && second.ok()) << all.status();
+  EXPECT_TRUE(all->reference);
+  EXPECT_EQ(all->tls.folder, "certs");
+  EXPECT_THAT((std::vector{all->ranks, all->replicas, all->gpus}), testing::ElementsAre(3, 2, 8));
+  EXPECT_THAT((std::vector{first->ranks, first->replicas, first->gpus}),
+              testing::ElementsAre(2, 0, 4));
+  EXPECT_THAT((std::vector{second->ranks, second->replicas, second->gpus}),
+              testing::ElementsAre(1, 2, 4));
 }
 
 TEST(NeedsTest, WhatADaemonDoesNotPrintIsNamed) {

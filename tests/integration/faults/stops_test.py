@@ -1,0 +1,32 @@
+#!/usr/bin/env python3
+"""Daemons that stand still for longer than the deadlines of those who call them. Usage: see case.py."""
+import signal
+import sys
+
+sys.dont_write_bytecode = True
+import case  # noqa: E402
+from crew import ROLES  # noqa: E402
+
+DEADLINES = ("orchestrator.peers.generate_deadline=3s", "orchestrator.peers.train_deadline=3s")
+STOPPED = {"trainer": 7, "inference": 7, "orchestrator": 7, "env": 33}  # seconds: longer than these; an env has 30 s
+
+
+class Stops(case.Case):
+    def test_who_stands_still_for_longer_than_the_deadlines_is_waited_for(self):
+        crew = self.started(*DEADLINES)
+        for _ in range(5 if case.WORDS.long else 1):
+            for role in self.random.sample(ROLES, len(ROLES)):
+                crew.pause(self.random.random())
+                crew.signal(role, signal.SIGSTOP)
+                crew.pause(STOPPED[role])
+                crew.signal(role, signal.SIGCONT)
+                self.assert_sound(crew)
+                crew.await_steps(1)
+        crew.finish()
+        self.assert_sound(crew)
+        self.assertEqual(crew.ends, [])
+        self.assertIn("DEADLINE_EXCEEDED", crew.log("orchestrator"), "the control: deadlines were met")
+
+
+if __name__ == "__main__":
+    case.main()
