@@ -1,8 +1,10 @@
 #include <algorithm>
+#include <sstream>
 
 #include "absl/strings/str_format.h"
 #include "common/base/status.h"
 #include "common/config/node.h"
+#include "yaml-cpp/eventhandler.h"
 #include "yaml-cpp/yaml.h"
 
 namespace palimpsest {
@@ -71,19 +73,39 @@ class Converter {
   int nodes_ = 0;
 };
 
+// Hears a document and keeps nothing.
+class Deaf final : public YAML::EventHandler {
+ public:
+  using Style = YAML::EmitterStyle::value;
+  void OnDocumentStart(const YAML::Mark&) override {}
+  void OnDocumentEnd() override {}
+  void OnNull(const YAML::Mark&, YAML::anchor_t) override {}
+  void OnAlias(const YAML::Mark&, YAML::anchor_t) override {}
+  void OnScalar(const YAML::Mark&, const std::string&, YAML::anchor_t,
+                const std::string&) override {}
+  void OnSequenceStart(const YAML::Mark&, const std::string&, YAML::anchor_t, Style) override {}
+  void OnSequenceEnd() override {}
+  void OnMapStart(const YAML::Mark&, const std::string&, YAML::anchor_t, Style) override {}
+  void OnMapEnd() override {}
+};
+
+// YAML::LoadAll cannot be asked: where a document begins with a token that none begins with ("," in
+// yaml-cpp 0.7), it finds empty documents without an end.
+bool HoldsSeveralDocuments(const std::string& text) {
+  std::istringstream stream(text);
+  YAML::Parser parser(stream);
+  Deaf deaf;
+  return parser.HandleNextDocument(deaf) && parser.HandleNextDocument(deaf);
+}
+
 absl::StatusOr<Node> ParseValue(const std::string& text, std::string_view name, bool lines) {
   Converter converter{std::string(name), lines};
   try {
-    const std::vector<YAML::Node> documents = YAML::LoadAll(text);
-    if (documents.size() > 1) {
+    if (HoldsSeveralDocuments(text)) {
       return ConfigError(name, "", "holds several YAML documents, one is expected");
     }
-    if (documents.empty()) {
-      Node null;
-      null.where = std::string(name);
-      return null;
-    }
-    return converter.Convert(documents[0], converter.Where(documents[0].Mark()), "", 0);
+    const YAML::Node document = YAML::Load(text);
+    return converter.Convert(document, converter.Where(document.Mark()), "", 0);
   } catch (const YAML::Exception& e) {
     return ConfigError(converter.Where(e.mark), "", e.msg);
   }

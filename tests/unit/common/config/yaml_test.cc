@@ -41,6 +41,9 @@ TEST(ParseYamlTest, SyntaxErrorsNameTheLine) {
 TEST(ParseYamlTest, RefusesWhatIsNoMapOfSections) {
   EXPECT_THAT(ErrorOf("- 1\n"), HasSubstr("map of sections"));
   EXPECT_THAT(ErrorOf("a: 1\n---\nb: 2\n"), HasSubstr("several YAML documents"));
+  // A document that no token begins: yaml-cpp finds empty ones here without an end.
+  EXPECT_THAT(ErrorOf("a: 1\n...\n, b"), HasSubstr("several YAML documents"));
+  EXPECT_THAT(ErrorOf("# a\n, b"), HasSubstr("several YAML documents"));
   EXPECT_THAT(ErrorOf("a: !!int 5\n"), HasSubstr("tag"));
   EXPECT_THAT(ErrorOf("[1, 2]: 5\n"), HasSubstr("key"));
 }
