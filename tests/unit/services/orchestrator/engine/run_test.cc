@@ -1,18 +1,12 @@
 #include "services/orchestrator/engine/run.h"
 
 #include <gmock/gmock.h>
-#include <gtest/gtest.h>
 
 #include <algorithm>
-#include <filesystem>
-#include <fstream>
 #include <map>
-#include <set>
 
 #include "absl/strings/str_format.h"
-#include "common/telemetry/log.h"
-#include "nlohmann/json.hpp"
-#include "tests/unit/services/orchestrator/engine/fake_world.h"
+#include "tests/unit/services/orchestrator/engine/run_fixture.h"
 
 namespace palimpsest::orchestrator {
 namespace {
@@ -20,81 +14,6 @@ namespace {
 using testing::Each;
 using testing::ElementsAre;
 using testing::Le;
-
-// sft a (2 steps), sft b (2, with a gate), rl (4 steps of 2 groups of 2), 3 held-out prompts.
-RunPlan SmallPlan() {
-  RunPlan plan;
-  plan.tasks = {"registers"};
-  plan.stop_strings = {"$"};
-  plan.contexts["am"].trigger = context::KvBudget{56, 28, 0.43};
-  plan.sft = {{.name = "a", .max_steps = 2, .batch = 2, .learning_rate = {1e-2, 1e-3}},
-              {.name = "b", .max_steps = 2, .batch = 2, .contexts = {"none", "am"}}};
-  plan.sft[1].gate = GateConfig{.context = "am", .greedy_reward = 0.99, .every = 1, .prompts = 2};
-  plan.rl.steps = 4;
-  plan.rl.prompts_per_batch = 2;
-  plan.rl.samples = 2;
-  plan.rl.max_in_flight = 4;
-  plan.rl.context = "am";
-  plan.heldout = {.prompts = 3, .also = {"none"}};
-  plan.peers.patience = absl::Seconds(20);
-  plan.peers.poll = absl::Milliseconds(1);
-  plan.peers.max_poll = absl::Milliseconds(2);
-  return plan;
-}
-
-const std::vector<std::string> kAllBatches = {"a.0",  "a.1",  "b.0",  "b.1",
-                                              "rl.0", "rl.1", "rl.2", "rl.3"};
-
-class RunTest : public testing::Test {
- protected:
-  RunTest()
-      : folder_(testing::TempDir() + "/run-" +
-                testing::UnitTest::GetInstance()->current_test_info()->name()) {
-    std::filesystem::remove_all(folder_);
-    NewWorld();
-  }
-  ~RunTest() override { std::filesystem::remove_all(folder_); }
-
-  void NewWorld() {
-    std::filesystem::remove_all(folder_);
-    std::filesystem::create_directories(folder_);
-    world_ = std::make_unique<FakeWorld>(folder_);
-  }
-
-  absl::StatusOr<std::unique_ptr<orchestrator::Run>> Open() {
-    metrics_ = std::make_unique<Metrics>("orchestrator", "test", SystemClock());
-    return orchestrator::Run::Open(plan_, {"test", folder_, 11, "the command"}, world_->peers(),
-                                   *metrics_, SystemClock());
-  }
-
-  absl::Status Attempt() {
-    ASSIGN_OR_RETURN(const auto run, Open());
-    return run->Execute();
-  }
-
-  std::string ReadFile(const std::string& name) {
-    std::ifstream file(folder_ + "/report/" + name);
-    return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
-  }
-
-  void ExpectWhole() {
-    EXPECT_EQ(world_->TrainedBatches(), kAllBatches);
-    EXPECT_EQ(world_->changed_batches(), 0);
-    EXPECT_EQ(world_->trained_prompts(), (std::multiset<int64_t>{0, 1, 2, 3, 4, 5, 6, 7}));
-    const auto report = nlohmann::json::parse(ReadFile("report.json"), nullptr, false);
-    ASSERT_FALSE(report.is_discarded());
-    EXPECT_EQ(report["steps"], 4);
-    EXPECT_EQ(report["sft_steps"], 4);
-    EXPECT_EQ(report["heldout_n"], 3);
-    EXPECT_GT(report["reward_last"].get<double>(), report["reward_first"].get<double>());
-  }
-
-  std::string folder_;
-  RunPlan plan_ = SmallPlan();
-  std::unique_ptr<FakeWorld> world_;
-  std::unique_ptr<Metrics> metrics_;
-  ScopedLogSink quiet_{[](const std::string&) {}};
-};
 
 TEST_F(RunTest, GoesThroughAllStagesAndReports) {
   const auto run = Open();
@@ -409,124 +328,6 @@ TEST_F(RunTest, TasksByPassRateAreChosenOnceAndKept) {
   const std::vector<std::string> after = tasks();
   ASSERT_EQ(after.size(), 16u);
   EXPECT_TRUE(std::equal(before.begin(), before.end(), after.begin()));
-}
-
-// The same run over a task of three turns.
-class TurnsRunTest : public RunTest {
- protected:
-  TurnsRunTest() { plan_.tasks = {"talk"}; }
-};
-
-// All say equally much, so the weighted baseline is the mean, whatever the environment has added.
-TEST_F(TurnsRunTest, WhatTheEnvironmentSaysIsNoLengthOfAResponse) {
-  world_->long_observations = true;
-  plan_.rl.advantage.kind = rl::AdvantageKind::kLengthWeighted;
-  ASSERT_TRUE(Attempt().ok());
-  const auto ledger = Ledger::Open(folder_ + "/ledger.sqlite", "test", 11);
-  const auto members = (*ledger)->Members(5);  // the first RL step
-  ASSERT_TRUE(members.ok());
-  std::map<int64_t, double> sums;
-  std::set<int32_t> totals;
-  for (const RolloutRow& row : *members) {
-    sums[row.group] += row.advantage.value_or(NAN);
-    totals.insert(row.total_tokens);
-  }
-  EXPECT_GT(totals.size(), 1u);
-  for (const auto& [group, sum] : sums) EXPECT_NEAR(sum, 0, 1e-12) << group;
-}
-
-TEST_F(TurnsRunTest, EpisodesOverSessionsGoThroughAllStagesAndLeaveNoneOpen) {
-  ASSERT_TRUE(Attempt().ok());
-  ExpectWhole();
-  EXPECT_EQ(world_->open_sessions(), 0u);
-  const auto ledger = Ledger::Open(folder_ + "/ledger.sqlite", "test", 11);
-  ASSERT_TRUE(ledger.ok());
-  const auto members = (*ledger)->Members(5);  // the first RL step
-  ASSERT_TRUE(members.ok());
-  ASSERT_EQ(members->size(), 4u);
-  for (const RolloutRow& row : *members) {
-    EXPECT_EQ(row.turns, 3);
-    EXPECT_EQ(row.text, absl::StrFormat("%s>%s>%s", row.text.substr(0, 3), row.text.substr(0, 3),
-                                        row.text.substr(0, 3)));
-    const auto rollout = world_->peers().codec.Decode(row.bytes);
-    ASSERT_TRUE(rollout.ok()) << rollout.status();
-    EXPECT_EQ(std::count(rollout->origins.begin(), rollout->origins.end(), rl::Origin::kInjected),
-              2);
-  }
-  EXPECT_NE((*members)[0].reward, (*members)[1].reward) << "each sample has its own seed";
-  EXPECT_EQ((*ledger)->Steps()->back().turns, 3);
-  EXPECT_EQ((*ledger)->Evaluations("last", true)->front().turns, 3);
-  EXPECT_EQ(nlohmann::json::parse(ReadFile("report.json"))["turns_per_rollout"], 3);
-}
-
-TEST_F(TurnsRunTest, DemonstrationsAreLearntButForWhatTheEnvironmentSays) {
-  ASSERT_TRUE(Attempt().ok());
-  v1::TrainBatchRequest batch;
-  ASSERT_TRUE(batch.ParseFromString(world_->contents().at(1)));
-  ASSERT_EQ(batch.items_size(), 2);
-  for (const v1::TrainItem& item : batch.items()) {
-    const v1::SftItem& sft = item.sft();
-    const std::string text(sft.ids().begin(), sft.ids().end());
-    const std::string prompt = text.substr(0, text.find(':') + 1);
-    const std::string demo = text.substr(prompt.size(), text.find('$') + 1 - prompt.size());
-    EXPECT_EQ(text, prompt + demo + ">" + demo + ">" + demo);
-    EXPECT_EQ(sft.prompt_tokens(), static_cast<int32_t>(prompt.size()));
-    for (int i = 0; i < sft.ids_size(); ++i) {
-      EXPECT_EQ(sft.loss_mask(i), i >= sft.prompt_tokens() && text[i] != '>') << i;
-    }
-    ASSERT_EQ(sft.turn_begins_size(), 3);
-    EXPECT_EQ(sft.turn_begins(0), sft.prompt_tokens());
-    EXPECT_EQ(text[sft.turn_begins(1)], '>');
-    EXPECT_EQ(text[sft.turn_begins(2)], '>');
-  }
-}
-
-TEST_F(TurnsRunTest, KilledAnywhereItGoesOnWhereItWas) {
-  int died = 0;
-  for (int calls = 0; calls < 900; calls += 29) {
-    NewWorld();
-    world_->DieAfter(calls);
-    const absl::Status first = Attempt();
-    if (world_->dead()) {
-      ++died;
-      EXPECT_FALSE(first.ok());
-      world_->Revive();
-      const absl::Status second = Attempt();
-      ASSERT_TRUE(second.ok()) << second << " after " << calls << " calls";
-    }
-    ExpectWhole();
-    EXPECT_EQ(world_->open_sessions(), 0u);
-    if (!world_->dead() && first.ok()) break;
-  }
-  EXPECT_GT(died, 5);
-}
-
-// A lost turn is never a reward: the episode is played again from its start, with the same draws.
-TEST_F(TurnsRunTest, AnEpisodeThatLostATurnIsPlayedAgain) {
-  ASSERT_TRUE(Attempt().ok());
-  const std::map<int64_t, std::string> undisturbed = world_->contents();
-  const int sessions = world_->made_sessions();
-  for (std::atomic<int> FakeWorld::*fault :
-       {&FakeWorld::lost_samples, &FakeWorld::lost_sessions, &FakeWorld::raised}) {
-    NewWorld();
-    // Demonstrations are stepped, too, and a task that fails there fails the run.
-    if (fault == &FakeWorld::raised) plan_.sft.clear();
-    world_.get()->*fault = 4;
-    const absl::Status status = Attempt();
-    ASSERT_TRUE(status.ok()) << status;
-    EXPECT_EQ(world_->open_sessions(), 0u);
-    const auto ledger = Ledger::Open(folder_ + "/ledger.sqlite", "test", 11);
-    ASSERT_TRUE(ledger.ok());
-    EXPECT_EQ((*ledger)->Counts()->at("ok"), 16);
-    if (fault == &FakeWorld::raised) {
-      EXPECT_EQ((*ledger)->Counts()->at("task_failed"), 4);
-      continue;
-    }
-    ExpectWhole();
-    EXPECT_EQ((*ledger)->Counts()->at("infra_failed"), 4);
-    EXPECT_EQ(world_->made_sessions(), sessions + 4);
-    EXPECT_EQ(world_->contents().size(), undisturbed.size());
-  }
 }
 
 TEST_F(RunTest, AForeignTrainerIsRefused) {
