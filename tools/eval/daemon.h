@@ -36,7 +36,8 @@ class Daemon {
     const auto context = MakeContext(ChannelConfig{});
     SetTimeout(*context, deadline);
     const absl::Status status = FromGrpc(call(*stub, context.get()));
-    if (absl::IsUnavailable(status)) Forget(stub);
+    // Of a connection whose other end has vanished nothing but the deadline tells at first.
+    if (absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status)) Forget(stub);
     return status;
   }
 
