@@ -34,6 +34,11 @@ at::Tensor HeadLogits(const at::Tensor& rows, const at::Tensor& weight) {
   return blocks.size() == 1 ? blocks.front() : at::cat(blocks, 1);
 }
 
+at::Tensor HeadLogProbs(const at::Tensor& rows, const at::Tensor& weight, double temperature) {
+  at::Tensor z = HeadLogits(rows, weight).div_(temperature);
+  return z.sub_(at::logsumexp(z, {1}, /*keepdim=*/true));
+}
+
 at::Tensor HeadInputGrad(const at::Tensor& grad, const at::Tensor& weight) {
   if (weight.scalar_type() == WideType(weight)) return grad.matmul(weight);
   at::Tensor sum = at::zeros({grad.size(0), weight.size(1)}, grad.options());

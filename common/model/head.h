@@ -11,6 +11,8 @@ namespace palimpsest::model {
 
 // rows [N, D] -> logits [N, V].
 at::Tensor HeadLogits(const at::Tensor& rows, const at::Tensor& weight);
+// The same -> log softmax(logits / temperature) [N, V].
+at::Tensor HeadLogProbs(const at::Tensor& rows, const at::Tensor& weight, double temperature);
 // grad [N, V] (fp32, fp64) -> [N, D] = grad . weight.
 at::Tensor HeadInputGrad(const at::Tensor& grad, const at::Tensor& weight);
 

@@ -17,12 +17,6 @@ at::ScalarType WideType(const at::Tensor& x) {
   return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
 }
 
-// Log probabilities [n, V] of wide rows [n, D]: the only place where logits exist.
-at::Tensor RowLogProbs(const at::Tensor& rows, const at::Tensor& weight, double temperature) {
-  at::Tensor z = HeadLogits(rows, weight).div_(temperature);
-  return z.sub_(at::logsumexp(z, {1}, /*keepdim=*/true));
-}
-
 struct LogProbFunction : torch::autograd::Function<LogProbFunction> {
   // Returns {log probabilities [N], entropies [N] (empty unless wanted)}.
   static variable_list forward(AutogradContext* ctx, const at::Tensor& hidden,
@@ -34,7 +28,7 @@ struct LogProbFunction : torch::autograd::Function<LogProbFunction> {
     const at::Tensor entropy = at::empty({want_entropy ? n : 0}, wide);
     for (int64_t row = 0; row < n; row += chunk_rows) {
       const int64_t rows = std::min(chunk_rows, n - row);
-      const at::Tensor logp = RowLogProbs(hidden.narrow(0, row, rows), weight, temperature);
+      const at::Tensor logp = HeadLogProbs(hidden.narrow(0, row, rows), weight, temperature);
       const at::Tensor target = targets.narrow(0, row, rows).unsqueeze(1);
       chosen.narrow(0, row, rows).copy_(logp.gather(1, target).squeeze(1));
       if (want_entropy) {
@@ -66,7 +60,7 @@ struct LogProbFunction : torch::autograd::Function<LogProbFunction> {
       };
       const at::Tensor rows = part(hidden).to(wide);
       const at::Tensor of_chosen = part(output_grads[0]).unsqueeze(1);
-      at::Tensor logp = RowLogProbs(rows, weight, temperature);
+      at::Tensor logp = HeadLogProbs(rows, weight, temperature);
       at::Tensor p = logp.exp();
       at::Tensor grad;  // with respect to the raw logits
       if (entropy.numel() > 0) {

@@ -37,8 +37,9 @@ absl::Status Validate(const CorrectionOptions& o) {
 }
 
 double FactorCap(const CorrectionOptions& options) {
-  return options.kind == CorrectionKind::kTis ? options.upper
-                                              : std::numeric_limits<double>::infinity();
+  const bool cuts =
+      options.kind == CorrectionKind::kTis || options.kind == CorrectionKind::kSparseRl;
+  return cuts ? options.upper : std::numeric_limits<double>::infinity();
 }
 
 std::vector<bool> CountedTokens(const CorrectionOptions& options,
@@ -46,9 +47,10 @@ std::vector<bool> CountedTokens(const CorrectionOptions& options,
                                 std::span<const int64_t> sequences) {
   std::vector<bool> counted(differences.size(), true);
   if (!IsMask(options.kind)) return counted;
+  const bool from_above = options.kind != CorrectionKind::kSparseRl;  // which cuts instead
   const auto inside = [&](double difference) {
     const double ratio = std::exp(difference);
-    return ratio >= options.lower && ratio <= options.upper;
+    return ratio >= options.lower && (ratio <= options.upper || !from_above);
   };
   for (size_t s = 0; s + 1 < sequences.size(); ++s) {
     const auto begin = differences.begin() + sequences[s],

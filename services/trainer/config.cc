@@ -15,10 +15,12 @@ void Bind(Binder& b, CorrectionOptions& c) {
           {"tis", CorrectionKind::kTis},
           {"icepop", CorrectionKind::kIcePop},
           {"sequence_mask", CorrectionKind::kSequenceMask},
-          {"geometric_mask", CorrectionKind::kGeometricMask}},
+          {"geometric_mask", CorrectionKind::kGeometricMask},
+          {"sparse_rl", CorrectionKind::kSparseRl}},
          "what is done about ratios that went astray");
-  b.Field("lower", c.lower, "ratios below it do not count; of masks only, [0, 1)");
-  b.Field("upper", c.upper, "ratios above it are cut to it (tis) or do not count (masks)");
+  b.Field("lower", c.lower, "ratios below it do not count; of masks and sparse_rl only, [0, 1)");
+  b.Field("upper", c.upper,
+          "ratios above it are cut to it (tis, sparse_rl) or do not count (masks)");
 }
 
 void Bind(Binder& b, AggregationOptions& c) {
@@ -55,6 +57,36 @@ void Bind(Binder& b, ObjectiveOptions& c) {
   b.Section("reference_kl", c.reference_kl, "to trainer.reference_folder");
   b.Field("drift", c.drift, "coefficient of the squared log-ratio to the sampler");
   b.Field("entropy", c.entropy, "coefficient of an entropy bonus");
+}
+
+void Bind(Binder& b, DistillationOptions& c) {
+  b.Enum("kind", c.kind,
+         {{"none", Distillation::kNone},
+          {"d1", Distillation::kD1},
+          {"d2", Distillation::kD2},
+          {"d3", Distillation::kD3}},
+         "KL over the vocabulary: d1 (dense || sg shadow), d2 (sg dense || shadow), d3 (sg shadow "
+         "|| dense)");
+  b.Field("coefficient", c.coefficient, "of the KL of a token");
+  b.Field("warmup_steps", c.warmup_steps, "of rollouts, until the coefficient is whole");
+}
+
+void Bind(Binder& b, ViewGates& c) {
+  b.Field("acceptance_warn", c.acceptance_warn,
+          "least 5th percentile of a bin's acceptance without a warning; 0: any");
+  b.Field("acceptance_stop", c.acceptance_stop, "below it no more is learnt; 0: never");
+  b.Field("kl_warn", c.kl_warn, "most nats a token, either way, without a warning; 0: any");
+  b.Field("kl_stop", c.kl_stop, "above it no more is learnt; 0: never");
+  b.Field("least_tokens", c.least_tokens, "of a bin that is judged");
+}
+
+void Bind(Binder& b, ViewOptions& c) {
+  b.Enum("view", c.learner, {{"shadow", View::kShadow}, {"dense", View::kDense}},
+         "what the loss is of: rollouts as their logs say, or without their events");
+  b.Section("distillation", c.distillation, "of one view into the other");
+  b.Field("measure_every", c.measure_every, "steps between comparisons of the views; 0: never");
+  b.Field("bin", c.bin, "tokens of a response that are reported together");
+  b.Section("gates", c.gates, "where the views are too far apart");
 }
 
 }  // namespace palimpsest::rl
@@ -119,6 +151,7 @@ void Bind(Binder& b, TrainerSection& c) {
   b.Field("max_tokens_per_micro_batch", e.max_tokens_per_micro_batch,
           "rows of one forward pass; a group's prompt counts once");
   b.Section("loss", e.loss, "of rollouts");
+  b.Section("shadow", e.shadow, "rollouts with their events, and without");
   b.Field("reference_folder", e.reference_folder,
           "model of loss.reference_kl; empty: the one that the run started from");
   b.Section("optimizer", e.optimizer, "AdamW");

@@ -9,6 +9,7 @@
 
 #include "common/context/policy.h"
 #include "common/rl/rollout.h"
+#include "common/rl/view_report.h"
 
 // What the trainer is given and what it answers. Plain values.
 namespace palimpsest::trainer {
@@ -90,6 +91,8 @@ struct StepResult {
   std::vector<MismatchBucket> mismatch = {};  // ascending by events; empty for SFT
   std::optional<RatioStats> ratio = {};       // absent for SFT
   std::optional<double> reference_kl = {};    // mean over loss tokens, nats; absent without one
+  double distilled = 0;                       // part of the loss that the distillation is
+  std::optional<rl::ViewReport> views = {};   // where dense and shadow were compared
   std::vector<Rejected> rejected = {};
   std::vector<std::pair<std::string, double>> phases = {};  // seconds
   bool skipped = false;  // nothing to learn from, or not finite: the weights did not change

@@ -49,7 +49,8 @@ class Trainer {
   virtual std::string last_batch_id() const = 0;
   virtual absl::StatusOr<std::vector<PublishedVersion>> Published() const = 0;  // ascending
 
-  // FAILED_PRECONDITION when so many steps in a row were not finite that no batch is taken.
+  // FAILED_PRECONDITION when so many steps in a row were not finite, or dense and shadow view were
+  // so far apart, that no batch is taken.
   virtual absl::Status Sound() const = 0;
 
   // One optimiser step, or the recorded result of (step, batch id). FAILED_PRECONDITION for a gap

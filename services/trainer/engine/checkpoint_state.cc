@@ -12,6 +12,23 @@ using Json = nlohmann::json;
 
 constexpr int kFormat = 1;
 
+Json JsonOf(const rl::ViewReport& v) {
+  Json json = {{"tokens", v.tokens},
+               {"acceptance", v.acceptance},
+               {"dense_shadow", v.dense_shadow},
+               {"shadow_dense", v.shadow_dense},
+               {"dense_shadow_p99", v.dense_shadow_p99},
+               {"shadow_dense_p99", v.shadow_dense_p99},
+               {"bins", Json::array()}};
+  for (const rl::ViewBin& bin : v.bins) {
+    json["bins"].push_back({{"begin", bin.begin},
+                            {"end", bin.end},
+                            {"tokens", bin.tokens},
+                            {"acceptance_p5", bin.acceptance_p5}});
+  }
+  return json;
+}
+
 Json JsonOf(const StepResult& r) {
   Json json = {{"step", r.step},
                {"batch_id", r.batch_id},
@@ -49,6 +66,8 @@ Json JsonOf(const StepResult& r) {
                      {"masked_share", r.ratio->masked_share}};
   }
   if (r.reference_kl) json["reference_kl"] = *r.reference_kl;
+  if (r.distilled != 0) json["distilled"] = r.distilled;
+  if (r.views) json["views"] = JsonOf(*r.views);
   return json;
 }
 
@@ -63,6 +82,11 @@ class Fields {
     } else {
       good_ = false;
     }
+  }
+  void Take(const char* key, int32_t& value) {
+    int64_t wide = value;
+    Take(key, wide);
+    value = static_cast<int32_t>(wide);
   }
   // null stands for what JSON cannot write: a number that is not finite.
   void Take(const char* key, double& value) {
@@ -116,9 +140,7 @@ class Fields {
 void TakeLists(Fields& f, StepResult& r) {
   f.List("mismatch", [&](Fields& m) {
     MismatchBucket bucket;
-    int64_t events = 0;
-    m.Take("events", events);
-    bucket.events = static_cast<int32_t>(events);
+    m.Take("events", bucket.events);
     m.Take("tokens", bucket.tokens);
     m.Take("kl", bucket.kl);
     m.Take("mean_abs", bucket.mean_abs);
@@ -141,6 +163,25 @@ void TakeLists(Fields& f, StepResult& r) {
     p.Take("seconds", phase.second);
     r.phases.push_back(std::move(phase));
   });
+}
+
+rl::ViewReport TakeViews(Fields& f) {
+  rl::ViewReport v;
+  f.Take("tokens", v.tokens);
+  f.Take("acceptance", v.acceptance);
+  f.Take("dense_shadow", v.dense_shadow);
+  f.Take("shadow_dense", v.shadow_dense);
+  f.Take("dense_shadow_p99", v.dense_shadow_p99);
+  f.Take("shadow_dense_p99", v.shadow_dense_p99);
+  f.List("bins", [&](Fields& b) {
+    rl::ViewBin bin;
+    b.Take("begin", bin.begin);
+    b.Take("end", bin.end);
+    b.Take("tokens", bin.tokens);
+    b.Take("acceptance_p5", bin.acceptance_p5);
+    v.bins.push_back(bin);
+  });
+  return v;
 }
 
 StepResult TakeResult(Fields& f) {
@@ -169,6 +210,12 @@ StepResult TakeResult(Fields& f) {
     if (!ratio.good()) f.Fail();
   }
   if (f.Find("reference_kl")) f.Take("reference_kl", r.reference_kl.emplace());
+  if (f.Find("distilled")) f.Take("distilled", r.distilled);
+  if (const Json* found = f.Find("views")) {
+    Fields views(*found);
+    r.views = TakeViews(views);
+    if (!views.good()) f.Fail();
+  }
   return r;
 }
 

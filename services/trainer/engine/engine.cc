@@ -41,6 +41,27 @@ absl::Status Caught(int64_t step, const Work& work) {
   }
 }
 
+// FAILED_PRECONDITION when the views were too far apart where they were last compared.
+absl::Status CheckViews(const rl::ViewGates& gates, const StepLedger& ledger) {
+  const std::deque<StepResult>& results = ledger.results();
+  const auto last = std::find_if(results.rbegin(), results.rend(),
+                                 [](const StepResult& r) { return r.views.has_value(); });
+  if (last == results.rend()) return absl::OkStatus();
+  for (const rl::Breach& breach : rl::Judge(gates, *last->views)) {
+    if (!breach.stop) continue;
+    return absl::FailedPreconditionError(absl::StrFormat(
+        "step %d: %s, of trainer.shadow: no more is taken", last->step, breach.what));
+  }
+  return absl::OkStatus();
+}
+
+void WarnOfViews(const rl::ViewGates& gates, const rl::ViewReport& report, int64_t step) {
+  for (const rl::Breach& breach : rl::Judge(gates, report)) {
+    Log(Severity::kWarning, "dense and shadow view are far apart",
+        {{"step", step}, {"section", "trainer.shadow"}, {"why", breach.what}});
+  }
+}
+
 // Back to idle when it goes.
 class PhaseScope {
  public:
@@ -54,7 +75,8 @@ class PhaseScope {
 }  // namespace
 
 struct TrainerEngine::Accumulated {
-  PassResult pass;
+  PassSums pass;
+  std::vector<rl::ViewGap> gaps;
   rl::ObjectiveSums objective;
   double reference_seconds = 0;
   Mismatch mismatch;
@@ -173,6 +195,17 @@ absl::StatusOr<TrainerEngine::Admitted> TrainerEngine::Admit(
   return admitted;
 }
 
+PassViews TrainerEngine::ViewsOfNextStep() const {
+  const rl::ViewOptions& o = options_.shadow;
+  // Of rollouts, as far as they are remembered: no less than a warm-up may have.
+  const auto before = std::count_if(ledger_.results().begin(), ledger_.results().end(),
+                                    [](const StepResult& r) { return r.ratio.has_value(); });
+  return {.learner = o.learner,
+          .distillation = o.distillation.kind,
+          .coefficient = rl::CoefficientAt(o.distillation, before + 1),
+          .compare = o.measure_every > 0 && (step() + 1) % o.measure_every == 0};
+}
+
 absl::Status TrainerEngine::Accumulate(const Admitted& admitted, bool rl, Accumulated& sums) const {
   std::vector<double> reference;  // of the micro-batch
   const LossFunction loss = [&](const PassTokens& pass) {
@@ -180,23 +213,22 @@ absl::Status TrainerEngine::Accumulate(const Admitted& admitted, bool rl, Accumu
     sums.mismatch.Add(pass);
     return PolicyLoss(options_.loss, pass, reference, sums.objective);
   };
+  // What a demonstration sees is not recorded but asked for: it has no other view.
+  const PassViews views = rl ? ViewsOfNextStep() : PassViews{};
   ASSIGN_OR_RETURN(const auto micro_batches,
                    Pack(admitted.sequences, options_.max_tokens_per_micro_batch));
   for (const std::vector<const LossSequence*>& micro_batch : micro_batches) {
     if (rl && reference_ != nullptr) {
       const absl::Time start = clock_.Now();
-      ASSIGN_OR_RETURN(reference,
-                       ReplayLogProbs(*reference_, OptionsFor(options_, *reference_), micro_batch));
+      ASSIGN_OR_RETURN(reference, ReplayLogProbs(*reference_, OptionsFor(options_, *reference_),
+                                                 micro_batch, views.learner));
       sums.reference_seconds += absl::ToDoubleSeconds(clock_.Now() - start);
     }
-    ASSIGN_OR_RETURN(
-        const PassResult pass,
-        RunPass(*model_.decoder, OptionsFor(options_, *model_.decoder), micro_batch, loss, clock_));
-    sums.pass.loss += pass.loss;
-    sums.pass.entropy_sum += pass.entropy_sum;
-    sums.pass.rows += pass.rows;
-    sums.pass.forward_seconds += pass.forward_seconds;
-    sums.pass.backward_seconds += pass.backward_seconds;
+    ASSIGN_OR_RETURN(const PassResult pass,
+                     RunPass(*model_.decoder, OptionsFor(options_, *model_.decoder), micro_batch,
+                             loss, clock_, views));
+    sums.pass.Add(pass.sums);
+    sums.gaps.insert(sums.gaps.end(), pass.gaps.begin(), pass.gaps.end());
   }
   return absl::OkStatus();
 }
@@ -207,20 +239,24 @@ absl::Status TrainerEngine::AddUp(Accumulated& sums) const {
   ASSIGN_OR_RETURN(const auto passes, OneOfAll(ranks_, sums.pass));
   ASSIGN_OR_RETURN(const auto objectives, OneOfAll(ranks_, sums.objective));
   ASSIGN_OR_RETURN(const auto references, OneOfAll(ranks_, sums.reference_seconds));
+  ASSIGN_OR_RETURN(const auto gaps, OfAll<rl::ViewGap>(ranks_, sums.gaps));
   const std::vector<MismatchBucket> mismatch = sums.mismatch.Sums();
   ASSIGN_OR_RETURN(const auto mismatches, OfAll<MismatchBucket>(ranks_, mismatch));
   sums = {};
   for (size_t rank = 0; rank < passes.size(); ++rank) {
-    sums.pass.loss += passes[rank].loss;
-    sums.pass.entropy_sum += passes[rank].entropy_sum;
-    sums.pass.rows += passes[rank].rows;
-    // The others wait for the slowest.
-    sums.pass.forward_seconds = std::max(sums.pass.forward_seconds, passes[rank].forward_seconds);
-    sums.pass.backward_seconds =
-        std::max(sums.pass.backward_seconds, passes[rank].backward_seconds);
+    sums.pass.Add(passes[rank]);
+    sums.gaps.insert(sums.gaps.end(), gaps[rank].begin(), gaps[rank].end());
     sums.reference_seconds = std::max(sums.reference_seconds, references[rank]);
     sums.objective.Add(objectives[rank]);
     sums.mismatch.Add(mismatches[rank]);
+  }
+  // The others wait for the slowest.
+  for (double PassSums::*seconds :
+       {&PassSums::forward_seconds, &PassSums::backward_seconds, &PassSums::other_view_seconds}) {
+    sums.pass.*seconds = 0;
+    for (const PassSums& pass : passes) {
+      sums.pass.*seconds = std::max(sums.pass.*seconds, pass.*seconds);
+    }
   }
   return absl::OkStatus();
 }
@@ -265,6 +301,7 @@ absl::StatusOr<StepResult> TrainerEngine::Learn(const Batch& batch) {
               .entropy = sums.pass.entropy_sum /
                          static_cast<double>(std::max<int64_t>(1, admitted.loss_tokens)),
               .mismatch = sums.mismatch.Buckets(),
+              .distilled = sums.pass.distilled,
               .rejected = std::move(admitted.rejected),
               .phases = {{"forward", sums.pass.forward_seconds},
                          {"backward", sums.pass.backward_seconds}}};
@@ -273,6 +310,11 @@ absl::StatusOr<StepResult> TrainerEngine::Learn(const Batch& batch) {
       result.reference_kl = sums.objective.reference_kl /
                             static_cast<double>(std::max<int64_t>(1, admitted.loss_tokens));
       result.phases.emplace_back("reference", sums.reference_seconds);
+    }
+    if (!sums.gaps.empty()) {
+      result.views = rl::Report(sums.gaps, options_.shadow.bin);
+      result.phases.emplace_back("other_view", sums.pass.other_view_seconds);
+      if (ranks_.rank() == 0) WarnOfViews(options_.shadow.gates, *result.views, batch.step);
     }
     return TakeStep(batch, result);
   });
@@ -287,13 +329,13 @@ absl::StatusOr<StepResult> TrainerEngine::Learn(const Batch& batch) {
 
 absl::Status TrainerEngine::Sound() const {
   const int64_t skipped = ledger_.NotFiniteInARow();
-  if (options_.max_skipped_in_a_row == 0 || skipped < options_.max_skipped_in_a_row) {
-    return absl::OkStatus();
+  if (options_.max_skipped_in_a_row > 0 && skipped >= options_.max_skipped_in_a_row) {
+    return absl::FailedPreconditionError(absl::StrFormat(
+        "the last %d steps, up to step %d, had a loss or gradient that was not finite: no more is "
+        "taken (trainer.max_skipped_in_a_row=%d)",
+        skipped, step(), options_.max_skipped_in_a_row));
   }
-  return absl::FailedPreconditionError(absl::StrFormat(
-      "the last %d steps, up to step %d, had a loss or gradient that was not finite: no more is "
-      "taken (trainer.max_skipped_in_a_row=%d)",
-      skipped, step(), options_.max_skipped_in_a_row));
+  return CheckViews(options_.shadow.gates, ledger_);
 }
 
 absl::StatusOr<TrainOutcome> TrainerEngine::Train(const Batch& batch) {

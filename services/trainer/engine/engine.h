@@ -65,6 +65,7 @@ class TrainerEngine final : public Trainer {
   absl::StatusOr<std::optional<PolicyVersion>> NewestVersion() const;
   absl::StatusOr<Admitted> Admit(const Batch& batch, std::optional<PolicyVersion> newest) const;
   absl::StatusOr<StepResult> Learn(const Batch& batch);
+  PassViews ViewsOfNextStep() const;
   absl::Status Accumulate(const Admitted& admitted, bool rl, Accumulated& sums) const;
   absl::Status AddUp(Accumulated& sums) const;
   absl::Status TakeStep(const Batch& batch, StepResult& result);

@@ -46,6 +46,13 @@ absl::Status Validate(const EngineOptions& o) {
                         o.reference_folder));
   }
   RETURN_IF_ERROR(Under("loss", Validate(o.loss)));
+  RETURN_IF_ERROR(Under("shadow", Validate(o.shadow)));
+  if (o.loss.correction.kind == rl::CorrectionKind::kSparseRl &&
+      o.shadow.learner == rl::View::kShadow) {
+    return absl::InvalidArgumentError(
+        "trainer.loss.correction.kind=sparse_rl with trainer.shadow.view=shadow: rollouts are "
+        "sampled from their shadow, so it has nothing to weigh there; set view: dense");
+  }
   RETURN_IF_ERROR(Under("optimizer", Validate(o.optimizer)));
   return Under("schedule", Validate(o.schedule));
 }

@@ -8,6 +8,7 @@
 #include "common/config/run_sections.h"
 #include "common/model/decoder.h"
 #include "common/rl/objective.h"
+#include "common/rl/views.h"
 #include "services/trainer/core/schedule.h"
 #include "services/trainer/engine/adamw.h"
 
@@ -20,6 +21,7 @@ struct EngineOptions {
   int32_t threads = 2;                        // of torch
   int32_t max_tokens_per_micro_batch = 8192;  // rows of one forward pass
   rl::ObjectiveOptions loss;                  // of rollouts
+  rl::ViewOptions shadow;                     // which views of them are learnt and compared
   // What loss.reference_kl is measured against, a Hugging Face folder or a version of a store;
   // empty: the model that the run started from. Held, and replayed, only while the coefficient is >
   // 0.

@@ -9,6 +9,7 @@
 #include "common/attention/replay.h"
 #include "common/base/clock.h"
 #include "common/model/decoder.h"
+#include "common/rl/views.h"
 
 namespace palimpsest::trainer {
 
@@ -50,12 +51,29 @@ struct LossValue {
 };
 using LossFunction = std::function<LossValue(const PassTokens&)>;
 
-struct PassResult {
-  double loss = 0;
-  double entropy_sum = 0;  // nats over the loss tokens
-  int64_t rows = 0;
+// Which views of its sequences a pass looks at.
+struct PassViews {
+  rl::View learner = rl::View::kShadow;  // what the loss function is asked about
+  rl::Distillation distillation = rl::Distillation::kNone;
+  double coefficient = 0;  // of the distillation
+  bool compare = false;    // notes how far the views are apart; always where one is distilled
+};
+
+// Of a micro-batch, or of several.
+struct PassSums {
+  double loss = 0;         // with what the distillation adds,
+  double distilled = 0;    // which is this
+  double entropy_sum = 0;  // nats over the loss tokens, by the learner's view
+  int64_t rows = 0;        // of both views
   double forward_seconds = 0;
   double backward_seconds = 0;
+  double other_view_seconds = 0;  // of the passes of the view that is not the learner's
+  void Add(const PassSums& other);
+};
+
+struct PassResult {
+  PassSums sums;
+  std::vector<rl::ViewGap> gaps = {};  // [T] where views are compared
 };
 
 // One micro-batch: replayed, its loss taken, its gradients added to those of the parameters.
@@ -63,12 +81,14 @@ struct PassResult {
 absl::StatusOr<PassResult> RunPass(const model::Decoder& decoder,
                                    const attention::ReplayOptions& options,
                                    std::span<const LossSequence* const> sequences,
-                                   const LossFunction& loss, Clock& clock);
+                                   const LossFunction& loss, Clock& clock,
+                                   const PassViews& views = {});
 
-// [T] log-probabilities of the loss tokens under other weights and the same logs, in the order of
+// [T] log-probabilities of the loss tokens under other weights and the same view, in the order of
 // PassTokens; nothing is learnt.
 absl::StatusOr<std::vector<double>> ReplayLogProbs(const model::Decoder& decoder,
                                                    const attention::ReplayOptions& options,
-                                                   std::span<const LossSequence* const> sequences);
+                                                   std::span<const LossSequence* const> sequences,
+                                                   rl::View view = rl::View::kShadow);
 
 }  // namespace palimpsest::trainer

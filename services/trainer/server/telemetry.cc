@@ -38,6 +38,8 @@ Telemetry::Telemetry(Metrics& m)
                            "effective sample size by tokens of the last step")),
       reference_kl_(One(m, "trainer_reference_kl",
                         "estimate of the KL to the reference, last step; nats a token")),
+      distilled_(One(m, "trainer_distillation_loss",
+                     "part of the last step's loss that pulls one view to the other")),
       tokens_(Count(m, "trainer_tokens_total", "rows computed")),
       loss_tokens_(Count(m, "trainer_loss_tokens_total", "tokens learnt from")),
       skipped_(Count(m, "trainer_skipped_steps_total", "steps that changed no weight")),
@@ -49,6 +51,15 @@ Telemetry::Telemetry(Metrics& m)
       mismatch_max_(m.AddGauge({"trainer_mismatch_max_abs",
                                 "largest difference of log-probability in the last step; nats",
                                 {"events"}})),
+      view_kl_(m.AddGauge({"trainer_view_kl",
+                           "between dense and shadow view where last compared, mean over tokens; "
+                           "nats",
+                           {"direction"}})),
+      view_kl_p99_(m.AddGauge(
+          {"trainer_view_kl_p99", "the same, that of the 99th percentile; nats", {"direction"}})),
+      acceptance_p5_(m.AddGauge({"trainer_view_acceptance_p5",
+                                 "the 5th percentile, by where in the response the tokens stand",
+                                 {"from"}})),
       rejected_(m.AddCounter({"trainer_rejected_total", "items refused", {"reason"}})),
       step_seconds_(
           m.AddHistogram({"trainer_step_seconds", "of one step", {"phase"}}, LatencyBuckets())),
@@ -64,6 +75,16 @@ void Telemetry::TrainedRollouts(const RatioStats& ratio) {
   truncated_share_.Set(ratio.truncated_share);
   masked_share_.Set(ratio.masked_share);
   effective_share_.Set(ratio.effective_sample_size);
+}
+
+void Telemetry::Compared(const rl::ViewReport& views) {
+  view_kl_.With({"dense_shadow"}).Set(views.dense_shadow);
+  view_kl_.With({"shadow_dense"}).Set(views.shadow_dense);
+  view_kl_p99_.With({"dense_shadow"}).Set(views.dense_shadow_p99);
+  view_kl_p99_.With({"shadow_dense"}).Set(views.shadow_dense_p99);
+  for (const rl::ViewBin& bin : views.bins) {
+    acceptance_p5_.With({std::to_string(bin.begin)}).Set(bin.acceptance_p5);
+  }
 }
 
 void Telemetry::Trained(const StepResult& r) {
@@ -82,6 +103,8 @@ void Telemetry::Trained(const StepResult& r) {
   learning_rate_.Set(r.learning_rate);
   if (r.ratio) TrainedRollouts(*r.ratio);
   if (r.reference_kl) reference_kl_.Set(*r.reference_kl);
+  distilled_.Set(r.distilled);
+  if (r.views) Compared(*r.views);
   double total = 0;
   for (const auto& [phase, seconds] : r.phases) {
     step_seconds_.With({phase}).Observe(seconds);

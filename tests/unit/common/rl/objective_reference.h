@@ -66,8 +66,10 @@ class SlowObjective {
     return std::exp(sum / static_cast<double>(end - begin));
   }
   double Cap() const {
-    const bool tis = o_.correction.kind == CorrectionKind::kTis && mistake_ != Mistake::kCapIgnored;
-    return tis ? o_.correction.upper : std::numeric_limits<double>::infinity();
+    const bool cut = o_.correction.kind == CorrectionKind::kTis ||
+                     o_.correction.kind == CorrectionKind::kSparseRl;
+    return cut && mistake_ != Mistake::kCapIgnored ? o_.correction.upper
+                                                   : std::numeric_limits<double>::infinity();
   }
   bool Inside(double ratio) const {
     return ratio >= o_.correction.lower && ratio <= o_.correction.upper;
@@ -87,6 +89,11 @@ class SlowObjective {
         return true;
       case CorrectionKind::kGeometricMask:
         return Inside(MeanRatio(frozen_, begin, end));
+      case CorrectionKind::kSparseRl: {
+        double least = std::numeric_limits<double>::infinity();
+        for (size_t u = begin; u < end; ++u) least = std::min(least, Difference(frozen_, u));
+        return std::exp(least) >= o_.correction.lower;
+      }
     }
     return false;
   }

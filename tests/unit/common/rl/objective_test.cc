@@ -168,6 +168,24 @@ TEST(ObjectiveTest, MasksLeaveOutWhatTheyNameAndNothingElse) {
             3);
 }
 
+// Ratios (1, 3), (1, 5e-5): what the sampler alone found likely takes its whole response along, and
+// what the learner finds likelier is cut.
+TEST(ObjectiveTest, SparseRlRejectsResponsesWithAnAbsurdTokenAndCutsTheOthersWeights) {
+  const Tokens t = {{-1, std::log(3) - 1, -1, std::log(5e-5) - 1},
+                    std::vector<double>(4, -1),
+                    std::vector<double>(4, 1.0),
+                    std::vector<double>(4, 1.0),
+                    {0, 2, 4}};
+  ObjectiveOptions o = {.surrogate = {SurrogateKind::kCispo, 1, 0.5},
+                        .correction = {CorrectionKind::kSparseRl, 1e-4, 1.5}};
+  ASSERT_TRUE(Validate(o).ok()) << Validate(o);
+  EXPECT_THAT(Objective(o, t.View()).of_logprobs, ::testing::ElementsAre(-1, -1.5, 0, 0));
+  EXPECT_EQ(Objective(o, t.View()).sums.masked, 2);
+  EXPECT_EQ(Objective(o, t.View()).sums.truncated, 1);
+  o.correction.lower = 1e-5;
+  EXPECT_EQ(Objective(o, t.View()).sums.masked, 0);
+}
+
 TEST(ObjectiveTest, TheTermsBesideTheSurrogateAreTheirEquations) {
   // A = 0, so nothing but the terms. n = -1, o = -1.5, reference = -2, w = 0.5.
   const Tokens t = {{-1}, {-1.5}, {0}, {0.5}, {0, 1}, {0.7}, {-2}};
@@ -192,7 +210,7 @@ TEST(ObjectiveTest, TheTermsBesideTheSurrogateAreTheirEquations) {
 std::vector<ObjectiveOptions> AllMethods() {
   std::vector<ObjectiveOptions> methods;
   for (int surrogate = 0; surrogate < 5; ++surrogate) {
-    for (int correction = 0; correction < 5; ++correction) {
+    for (int correction = 0; correction < 6; ++correction) {
       for (int estimator = 0; estimator < 3; ++estimator) {
         ObjectiveOptions o;
         o.surrogate = {static_cast<SurrogateKind>(surrogate), 0.15, 0.25};
@@ -234,7 +252,7 @@ double WorstError(const ObjectiveOptions& options, const Tokens& tokens,
 
 TEST(ObjectiveTest, EveryMethodHasTheValueAndTheDerivativeOfItsEquations) {
   const std::vector<ObjectiveOptions> methods = AllMethods();
-  EXPECT_EQ(methods.size(), 72u);  // gspo has no icepop
+  EXPECT_EQ(methods.size(), 87u);  // gspo has no icepop
   for (size_t i = 0; i < methods.size(); ++i) {
     for (const uint64_t seed : kSeeds) {
       EXPECT_LT(WorstError(methods[i], RandomTokens(seed)), 1e-7) << i;
@@ -253,6 +271,8 @@ TEST(ObjectiveTest, AnObjectiveWithAMistakeWouldBeSeen) {
       {of(SurrogateKind::kClipped, CorrectionKind::kIcePop), Mistake::kMaskIgnored},
       {of(SurrogateKind::kClipped, CorrectionKind::kSequenceMask), Mistake::kMaskIgnored},
       {of(SurrogateKind::kClipped, CorrectionKind::kGeometricMask), Mistake::kMaskIgnored},
+      {{.correction = {CorrectionKind::kSparseRl, 0.6, 1.6}}, Mistake::kMaskIgnored},
+      {{.correction = {CorrectionKind::kSparseRl, 0.6, 1.6}}, Mistake::kCapIgnored},
       {of(SurrogateKind::kGspo, CorrectionKind::kNone), Mistake::kSequenceRatioOfTokens},
       {of(SurrogateKind::kCispo, CorrectionKind::kTis), Mistake::kWeightMoves},
       {of(SurrogateKind::kDppo, CorrectionKind::kTis), Mistake::kSignIgnored}};

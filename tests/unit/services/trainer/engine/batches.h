@@ -106,4 +106,27 @@ inline Batch RlBatch(const model::Decoder& decoder, int64_t step,
   return batch;
 }
 
+inline context::ContextPolicy Evicting() {
+  context::ContextPolicy policy = Budget();
+  policy.method = context::Method::kEvict;
+  policy.parameters.chooser = context::Chooser::kAttention;
+  return policy;
+}
+
+// Two groups that share their prompts: of each method some, one without events, one at another
+// temperature.
+inline Batch MixedBatch(const model::Decoder& decoder, int64_t step = 1) {
+  Batch batch{.id = "mixed-" + std::to_string(step), .step = step};
+  for (int i = 0; i < 6; ++i) {
+    const context::ContextPolicy policy = i == 5  ? context::ContextPolicy{}
+                                          : i % 2 ? Evicting()
+                                                  : Budget();
+    batch.rl.push_back(
+        {.rollout = Replayed(decoder, policy, RandomTokens(10 + i, i / 3), "r" + std::to_string(i)),
+         .advantage = 1 - 0.4 * i});
+  }
+  batch.rl[4].rollout.temperature = 0.8;
+  return batch;
+}
+
 }  // namespace palimpsest::trainer

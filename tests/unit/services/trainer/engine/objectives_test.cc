@@ -11,6 +11,7 @@
 #include "services/trainer/engine/sequences.h"
 #include "tests/unit/common/rl/objective_reference.h"
 #include "tests/unit/services/trainer/engine/engine_testing.h"
+#include "tests/unit/services/trainer/engine/slopes.h"
 
 // Every method through the model: rollouts with events, from options to moved weights.
 namespace palimpsest::trainer {
@@ -84,69 +85,10 @@ std::vector<LossSequence> SequencesOf(const rl::ObjectiveOptions& options, const
   return sequences;
 }
 
-std::vector<const LossSequence*> Pointers(const std::vector<LossSequence>& sequences) {
-  std::vector<const LossSequence*> pointers;
-  for (const LossSequence& sequence : sequences) pointers.push_back(&sequence);
-  return pointers;
-}
-
-constexpr attention::ReplayOptions kReplay = {.gradient = compaction::GradientMode::kFull,
-                                              .scale = 0.35355339059327373};  // 8^-1/2
-
-std::vector<at::Tensor> TakeGradients(const model::Decoder& decoder) {
-  std::vector<at::Tensor> gradients;
-  for (auto [name, tensor] : decoder.Parameters()) {
-    gradients.push_back(tensor.grad().defined() ? tensor.grad().clone() : at::zeros_like(tensor));
-    tensor.mutable_grad() = at::Tensor();
-  }
-  return gradients;
-}
-
-double Dot(const std::vector<at::Tensor>& a, const std::vector<at::Tensor>& b) {
-  double sum = 0;
-  for (size_t i = 0; i < a.size(); ++i) {
-    sum += (a[i].to(at::kDouble) * b[i].to(at::kDouble)).sum().item<double>();
-  }
-  return sum;
-}
-
-void Move(const model::Decoder& decoder, const std::vector<at::Tensor>& direction, double by) {
-  const c10::NoGradGuard no_grad;
-  for (size_t i = 0; i < direction.size(); ++i) {
-    at::Tensor(decoder.Parameters()[i].second).add_(direction[i], by);
-  }
-}
-
-class ObjectivesTest : public EngineTest {
- protected:
-  // A model like the engine's, in fp64.
-  std::unique_ptr<model::Decoder> Wide(uint64_t seed) const {
-    auto source = MakeModel(Options().model, seed, model::DType::kFloat64);
-    EXPECT_TRUE(source.ok()) << source.status();
-    for (auto [name, tensor] : source->decoder->Parameters()) tensor.requires_grad_(true);
-    return std::move(source->decoder);
-  }
-};
-
-// Gradient and random direction, both of length 1.
-std::vector<at::Tensor> DirectionOf(const std::vector<at::Tensor>& gradient) {
-  const double norm = std::sqrt(Dot(gradient, gradient));
-  RandomStream random(8);
-  std::vector<at::Tensor> direction;
-  double squares = 0;
-  for (const at::Tensor& g : gradient) {
-    direction.push_back(at::empty_like(g));
-    double* values = direction.back().mutable_data_ptr<double>();
-    for (int64_t i = 0; i < g.numel(); ++i) squares += std::pow(values[i] = random.Normal(), 2);
-  }
-  for (size_t i = 0; i < gradient.size(); ++i) {
-    direction[i].div_(std::sqrt(squares)).add_(gradient[i], 1 / norm);
-  }
-  return direction;
-}
+using ObjectivesTest = EngineTest;
 
 TEST_F(ObjectivesTest, TheGradientOfEveryMethodIsTheSlopeOfItsLossOverTheWeights) {
-  const auto decoder = Wide(3), other = Wide(4);
+  const auto decoder = WideModel(Options(), 3), other = WideModel(Options(), 4);
   const Batch batch = OffPolicyBatch(*decoder);
   for (const Method& method : Methods()) {
     ASSERT_TRUE(Validate(method.options).ok()) << method.name;
@@ -174,7 +116,7 @@ TEST_F(ObjectivesTest, TheGradientOfEveryMethodIsTheSlopeOfItsLossOverTheWeights
     const std::vector<at::Tensor> gradient = TakeGradients(*decoder);
     const rl::SlowObjective slow(
         method.options, {now, recorded, advantages, weights, offsets, entropies, *reference});
-    EXPECT_NEAR(pass->loss, slow.Loss(now, entropies), 1e-12) << method.name;
+    EXPECT_NEAR(pass->sums.loss, slow.Loss(now, entropies), 1e-12) << method.name;
 
     const std::vector<at::Tensor> direction = DirectionOf(gradient);
     const auto value = [&](double by) {
@@ -227,7 +169,7 @@ TEST_F(ObjectivesTest, EveryMethodMovesTheWeightsOfTheEngineDownItsSlopeHoweverT
     const StepResult x = Trained(*a, batch), y = Trained(*b, batch);
     EXPECT_THAT(x.rejected, ::testing::IsEmpty());
     EXPECT_FALSE(x.skipped);
-    EXPECT_NEAR(x.loss, pass->loss, 1e-5 * (1 + std::abs(x.loss))) << method.name;
+    EXPECT_NEAR(x.loss, pass->sums.loss, 1e-5 * (1 + std::abs(x.loss))) << method.name;
     EXPECT_NEAR(x.grad_norm / std::sqrt(Dot(gradient, gradient)), 1, 1e-4) << method.name;
     EXPECT_GT(y.tokens, x.tokens);  // prompts of cut groups are there twice
     EXPECT_NEAR(x.loss, y.loss, 1e-5 * (1 + std::abs(x.loss))) << method.name;

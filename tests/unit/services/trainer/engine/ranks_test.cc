@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <map>
 
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
@@ -52,20 +53,21 @@ class RanksTest : public ::testing::Test {
   ~RanksTest() override { fs::remove_all(root_); }
 
   RankProcesses Start(const std::string& run, int size, int64_t last_step,
-                      const std::string& fault = "none") const {
+                      const std::string& fault = "none", const std::string& views = "none") const {
     fs::create_directories(root_ + "/" + run);
     RankProcesses ranks;
     for (int rank = 0; rank < size; ++rank) {
       ranks.push_back(std::make_unique<RankProcess>(
           std::vector<std::string>{TRAINER_RANK, root_ + "/" + run, std::to_string(rank),
-                                   std::to_string(size), std::to_string(last_step), fault},
+                                   std::to_string(size), std::to_string(last_step), fault, views},
           absl::StrFormat("%s/%s/%d.txt", root_, run, rank)));
     }
     return ranks;
   }
   // What rank 0 printed. All ranks print the same.
-  std::string Train(const std::string& run, int size, int64_t last_step) const {
-    RankProcesses ranks = Start(run, size, last_step);
+  std::string Train(const std::string& run, int size, int64_t last_step,
+                    const std::string& views = "none") const {
+    RankProcesses ranks = Start(run, size, last_step, "none", views);
     for (const auto& rank : ranks) {
       EXPECT_EQ(rank->AwaitEnd(kPatience), 0) << rank->Output();
       EXPECT_EQ(rank->Output(), ranks[0]->Output());
@@ -132,6 +134,20 @@ TEST_F(RanksTest, OneTwoAndFourRanksGiveTheSameLossesGradientsAndWeights) {
     // The control: weights of another step are far away.
     EXPECT_GT(Distance(Weights(run, kSteps - 1), Weights("one", kSteps)), 1e-4);
   }
+}
+
+TEST_F(RanksTest, OneAndTwoRanksLearnTheSameFromBothViewsOfRollouts) {
+  for (const char* way : {"dense", "d1", "d2", "d3"}) {
+    const std::string views = way;
+    const std::string one = Train(views, 1, 2, views);
+    EXPECT_EQ(absl::StrContains(one, "distilled"), views != "dense") << one;
+    ExpectSameNumbers(Train(views + "-2", 2, 2, views), one);
+    EXPECT_LT(Distance(FirstGradients(views + "-2"), FirstGradients(views)), 1e-5) << views;
+    EXPECT_LT(Distance(Weights(views + "-2", 2), Weights(views, 2)), 1e-5) << views;
+  }
+  // The control: another way of looking is another gradient.
+  EXPECT_GT(Distance(FirstGradients("d1"), FirstGradients("d2")), 1e-4);
+  EXPECT_GT(Distance(FirstGradients("d1"), FirstGradients("d3")), 1e-4);
 }
 
 TEST_F(RanksTest, ARunGoesOnWithAnotherNumberOfRanks) {

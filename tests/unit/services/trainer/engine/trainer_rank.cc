@@ -1,7 +1,9 @@
-// One rank of the tests: trainer_rank RUN_FOLDER RANK SIZE LAST_STEP FAULT. Opens the run, trains
-// each step up to LAST_STEP, prints its numbers and saves it. FAULT: "none", or how rank 1 is
-// struck, once in the life of the run, in step 2: "kill:forward", "stop:backward", "kill:save", ..,
-// "throw:forward", after which the batch is given again.
+// One rank of the tests: trainer_rank RUN_FOLDER RANK SIZE LAST_STEP FAULT VIEWS. Opens the run,
+// trains each step up to LAST_STEP, prints its numbers and saves it. FAULT: "none", or how rank 1
+// is struck, once in the life of the run, in step 2: "kill:forward", "stop:backward", "kill:save",
+// .., "throw:forward", after which the batch is given again. VIEWS: "none", "dense" (the learner's
+// view), "d1", "d2" or "d3" (distillation); with all but "none" each step is rollouts of every
+// method.
 #include <atomic>
 #include <csignal>
 #include <cstdio>
@@ -62,6 +64,10 @@ void Print(const StepResult& r) {
   std::printf("step %d loss %.9g norm %.9g entropy %.9g tokens %d", static_cast<int>(r.step),
               r.loss, r.grad_norm, r.entropy, static_cast<int>(r.loss_tokens));
   if (r.ratio) std::printf(" ratio %.9g max %.9g", r.ratio->mean, r.ratio->max);
+  if (r.views) {
+    std::printf(" distilled %.9g kl %.9g %.9g p5 %.9g", r.distilled, r.views->dense_shadow,
+                r.views->shadow_dense, r.views->bins.at(0).acceptance_p5);
+  }
   for (const MismatchBucket& m : r.mismatch) {
     std::printf(" saw %d: %d tokens %.9g", m.events, static_cast<int>(m.tokens), m.mean_abs);
   }
@@ -73,8 +79,16 @@ struct Arguments {
   std::string run;
   int rank = 0, size = 1;
   int64_t last_step = 0;
-  std::string fault;
+  std::string fault, views;
 };
+
+rl::ViewOptions ViewsOf(const std::string& views) {
+  using rl::Distillation;
+  if (views == "dense") return {.learner = rl::View::kDense};
+  if (views == "none") return {};
+  const Distillation kinds[] = {Distillation::kD1, Distillation::kD2, Distillation::kD3};
+  return {.distillation = {kinds[views[1] - '1'], 0.5, 0}};
+}
 
 absl::Status Train(const Arguments& args, Collective& ranks) {
   Fault fault = {.mark = args.run + "/struck"};
@@ -84,6 +98,7 @@ absl::Status Train(const Arguments& args, Collective& ranks) {
   StrikingClock clock(fault);
   EngineOptions options = TinyOptions(args.run, "run");
   options.keep_checkpoints = 9;
+  options.shadow = ViewsOf(args.views);
   ASSIGN_OR_RETURN(const SourceModel initial,
                    MakeModel(options.model, options.run.seed, options.dtype));
   ASSIGN_OR_RETURN(const auto engine, TrainerEngine::Open(options, clock, ranks));
@@ -92,7 +107,8 @@ absl::Status Train(const Arguments& args, Collective& ranks) {
   for (int64_t step = engine->step() + 1; step <= args.last_step; ++step) {
     if (step == 2 && !struck && args.fault.ends_with("forward")) clock.Arm(1);
     if (step == 2 && !struck && args.fault.ends_with("backward")) clock.Arm(3);
-    const Batch batch = BatchOf(step, *initial.decoder);
+    const Batch batch =
+        args.views == "none" ? BatchOf(step, *initial.decoder) : MixedBatch(*initial.decoder, step);
     absl::StatusOr<TrainOutcome> outcome = engine->Train(batch);
     if (absl::IsInternal(outcome.status())) {
       std::puts(outcome.status().ToString().c_str());
@@ -133,10 +149,10 @@ absl::Status Run(const Arguments& args) {
 }  // namespace palimpsest::trainer
 
 int main(int argc, char** argv) {
-  if (argc != 6) return 2;
+  if (argc != 7) return 2;
   std::signal(SIGPIPE, SIG_IGN);
   const absl::Status status = palimpsest::trainer::Run(
-      {argv[1], std::atoi(argv[2]), std::atoi(argv[3]), std::atoi(argv[4]), argv[5]});
+      {argv[1], std::atoi(argv[2]), std::atoi(argv[3]), std::atoi(argv[4]), argv[5], argv[6]});
   std::puts(status.ToString().c_str());
   return status.ok() ? 0 : 1;
 }

@@ -33,6 +33,11 @@ TEST(ConfigTest, DefaultsAreLegalAndWhatIsPrintedReadsBack) {
                                 .reference_kl = {rl::KlEstimator::kK2, 0.01},
                                 .drift = 0.001,
                                 .entropy = 0.002};
+  config.trainer.engine.shadow = {
+      .learner = rl::View::kDense,
+      .distillation = {rl::Distillation::kD3, 0.2, 7},
+      .bin = 512,
+      .gates = {.acceptance_warn = 0.86, .acceptance_stop = 0.8, .kl_warn = 1, .kl_stop = 2}};
   config.trainer.engine.optimizer.decay = DecayGroup::kInnerMatrices;
   config.trainer.engine.reference_folder = ".";
   config.trainer.engine.max_skipped_in_a_row = 4;
@@ -48,6 +53,15 @@ TEST(ConfigTest, WhatCannotWorkIsRefusedByItsField) {
       {"trainer: {loss: {surrogate: gspo, correction: {kind: icepop}}}", "trainer.loss.correction"},
       {"trainer: {loss: {aggregation: {kind: constant}}}", "trainer.loss.aggregation.divisor=0"},
       {"trainer: {loss: {reference_kl: {estimator: k4}}}", "k4"},
+      {"trainer: {loss: {correction: {kind: sparse_rl, lower: 1.0e-4}}}",
+       "trainer.loss.correction.kind=sparse_rl with trainer.shadow.view=shadow"},
+      {"trainer: {shadow: {view: sparse}}", "trainer.shadow.view"},
+      {"trainer: {shadow: {distillation: {kind: d4}}}", "d4"},
+      {"trainer: {shadow: {distillation: {coefficient: 1}}}",
+       "trainer.shadow.distillation.coefficient=1"},
+      {"trainer: {shadow: {gates: {kl_stop: 1}}}", "trainer.shadow.gates without"},
+      {"trainer: {shadow: {measure_every: 1, gates: {acceptance_stop: 2}}}",
+       "trainer.shadow.gates.acceptance_stop=2"},
       {"trainer: {reference_folder: x}", "trainer.reference_folder=x with"},
       {"trainer: {reference_folder: x, loss: {reference_kl: {coefficient: 1}}}",
        "trainer.reference_folder=x is no folder"},

@@ -43,6 +43,11 @@ class ScriptedTrainer final : public Trainer {
                  .mismatch = {{2, 3, 0.1, 0.2, 0.3}},
                  .ratio = RatioStats{.mean = 1, .masked_share = 0.25},
                  .reference_kl = 0.125,
+                 .distilled = 0.375,
+                 .views = rl::ViewReport{.tokens = 3,
+                                         .dense_shadow = 0.25,
+                                         .shadow_dense_p99 = 4,
+                                         .bins = {{2048, 4096, 3, 0.75}}},
                  .rejected = batch.unreadable});
     return TrainOutcome{ledger_.results().back(), false};
   }
@@ -151,6 +156,10 @@ TEST_F(ServerTest, AStepIsTakenOnceAndItsResultIsTheSameForARepeatedCall) {
   EXPECT_THAT(metrics_.Text(), HasSubstr("trainer_mismatch_kl{events=\"2\"} 0.1"));
   EXPECT_THAT(metrics_.Text(), HasSubstr("trainer_masked_share 0.25"));
   EXPECT_THAT(metrics_.Text(), HasSubstr("trainer_reference_kl 0.125"));
+  EXPECT_THAT(metrics_.Text(), HasSubstr("trainer_distillation_loss 0.375"));
+  EXPECT_THAT(metrics_.Text(), HasSubstr("trainer_view_kl{direction=\"dense_shadow\"} 0.25"));
+  EXPECT_THAT(metrics_.Text(), HasSubstr("trainer_view_kl_p99{direction=\"shadow_dense\"} 4"));
+  EXPECT_THAT(metrics_.Text(), HasSubstr("trainer_view_acceptance_p5{from=\"2048\"} 0.75"));
 }
 
 TEST_F(ServerTest, GapsAndOtherBatchesAreRefusedNamingTheNumbers) {
