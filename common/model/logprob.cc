@@ -13,10 +13,6 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-at::ScalarType WideType(const at::Tensor& x) {
-  return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-}
-
 // Log probabilities [n, V] of wide rows [n, D]: the only place where logits exist.
 at::Tensor RowLogProbs(const at::Tensor& rows, const at::Tensor& weight, double temperature) {
   at::Tensor z = HeadLogits(rows, weight).div_(temperature);
