@@ -9,8 +9,9 @@ set(CMAKE_RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin)
 set(PALIMPSEST_SANITIZE "" CACHE STRING "Sanitizers to build with: empty, address,undefined or thread")
 set(PALIMPSEST_MARCH "x86-64-v3" CACHE STRING "Value of -march; empty for the compiler's default")
 
+option(PALIMPSEST_TOGETHER "Compile files of a target ten at a time, and without ccache" OFF)
 find_program(PALIMPSEST_CCACHE ccache)
-if(PALIMPSEST_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
+if(PALIMPSEST_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER AND NOT PALIMPSEST_TOGETHER)
   # A base folder and no folder hash: every checkout of the project shares one cache.
   set(CMAKE_CXX_COMPILER_LAUNCHER ${CMAKE_COMMAND} -E env
       CCACHE_BASEDIR=${CMAKE_SOURCE_DIR} CCACHE_NOHASHDIR=1 ${PALIMPSEST_CCACHE})

@@ -10,10 +10,20 @@ build_jobs() {
   if [ "$by_memory" -lt "$cores" ]; then echo "$by_memory"; else echo "$cores"; fi
 }
 
-# Without arguments: everything, tests included.
+# Whether ccache holds more than a few builds of single files leave there.
+cache_is_warm() {
+  [ -z "${CCACHE_DISABLE:-}" ] && [ "$(ccache --print-stats | awk '$1 == "files_in_cache" {print $2}')" -gt 300 ]
+}
+
+# Without arguments: everything, tests included. What a folder was built with is kept; a new one is built from nothing at once
+# (PALIMPSEST_TOGETHER, which fills no cache) or with what ccache has.
 build_release() {
   deploy/setup.sh
-  cmake --preset release
+  if [ -f build/release/CMakeCache.txt ] || cache_is_warm; then
+    cmake --preset release
+  else
+    cmake --preset release -DPALIMPSEST_TOGETHER=ON
+  fi
   if [ $# -gt 0 ]; then
     cmake --build build/release -j "$(build_jobs)" --target "$@"
   else

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The gate: installs what is missing, builds, runs all tests. The last line is what ctest counted.
-# --long: then also the long tests (palimpsest_long_test in cmake/), whatever the gate said, one after the other; the
-# outcome of both is written to docs/results/long.md.
+# --long: then also the long tests (palimpsest_long_test in cmake/), whatever the gate said, two at a time, because
+# they wait more than they compute; the outcome of both is written to docs/results/long.md.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -33,7 +33,7 @@ run_tests() {
 status=0
 run_tests release "$(nproc)" || status=$?
 if $long; then
-  run_tests long 1 --test-output-size-passed 1048576 || status=$?
+  run_tests long 2 --test-output-size-passed 1048576 || status=$?
   python3 tests/integration/gate/report.py build/release/release.xml build/release/long.xml > build/release/long.md
   mv build/release/long.md docs/results/long.md
   printf 'docs/results/long.md is written\n'

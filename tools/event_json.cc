@@ -396,7 +396,6 @@ absl::StatusOr<std::string> ParseText(std::string_view text, const std::string& 
   ASSIGN_OR_RETURN(const json value, Parse(text, where));
   ASSIGN_OR_RETURN(ObjectReader object, ObjectReader::Open(value, where));
   ASSIGN_OR_RETURN(const json* const body, object.Take("text"));
-  RETURN_IF_ERROR(object.NothingElse());
   return Text(*body, where + ": text");
 }
 

@@ -39,7 +39,7 @@ absl::StatusOr<std::vector<int32_t>> ParseSequence(std::string_view text, const 
 absl::StatusOr<std::vector<context::Event>> ParseEvents(std::string_view text,
                                                         const std::string& where);
 
-// {"text": "..."}: other keys are refused.
+// {"text": "..."}: other keys, as data sets have them, are passed over.
 absl::StatusOr<std::string> ParseText(std::string_view text, const std::string& where);
 
 // {"messages": [{"role", "content", "reasoning_content"?}, ..], "add_generation_prompt"?,

@@ -12,10 +12,6 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-at::ScalarType WideType(const at::Tensor& x) {
-  return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-}
-
 struct DivergenceFunction : torch::autograd::Function<DivergenceFunction> {
   // Returns {to_other, from_other, acceptance}, [N] each.
   static variable_list forward(AutogradContext* ctx, const at::Tensor& hidden,

@@ -10,10 +10,6 @@ namespace {
 
 constexpr int64_t kBlock = 16384;  // vocabulary rows widened at once
 
-at::ScalarType WideType(const at::Tensor& weight) {
-  return weight.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-}
-
 template <class Fn>
 void ForEachWideBlock(const at::Tensor& weight, Fn fn) {
   for (int64_t row = 0; row < weight.size(0); row += kBlock) {
@@ -23,6 +19,10 @@ void ForEachWideBlock(const at::Tensor& weight, Fn fn) {
 }
 
 }  // namespace
+
+c10::ScalarType WideType(const at::Tensor& weight) {
+  return weight.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+}
 
 at::Tensor HeadLogits(const at::Tensor& rows, const at::Tensor& weight) {
   const at::Tensor wide = rows.to(WideType(weight));

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """The adapter of reasoning-gym against reasoning-gym itself. Run by the interpreter of deploy/setup.sh --python-envs.
 
-200 entries of each task, but of zebra_puzzles_7, which takes five seconds and more to make one: one of it, and 30 of the
-same dataset with fewer people.
+200 entries of each task. One of zebra_puzzles_7 takes five seconds and more to make: in the gate one of it and 30 of the
+same dataset with fewer people, the 200 in the long tests.
 """
 import collections
 import random
@@ -101,6 +101,13 @@ class Zebra(Parity):
         config = {"num_people": 3, "num_characteristics": 3}
         small = adapter.ReasoningGym("small", {"zebra": (kind, config, 0.5)}, as_text=False)
         self.compare(small, reasoning_gym.create_dataset(kind, seed=43, size=30, **config), 30)
+
+
+class TwoHundredZebras(Parity):
+    def test_two_hundred_puzzles_of_the_mixture_and_their_scores_are_equal(self):
+        kind, config, _ = TASKS["zebra_puzzles_7"]
+        self.compare(SERVED["rg-mix/zebra_puzzles_7"], reasoning_gym.create_dataset(kind, seed=43, size=200, **config), 200)
+        print("long: 200 puzzles and the scores of 5 responses to each are reasoning-gym's")
 
 
 if __name__ == "__main__":

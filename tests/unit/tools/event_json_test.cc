@@ -137,6 +137,11 @@ TEST(ParseTest, WhatIsNotJsonIsRefusedByLineAndColumn) {
   EXPECT_THAT(ParseText("{\"text\": \"\xff\"}", "f").status().message(), HasSubstr("UTF-8"));
 }
 
+TEST(ParseTextTest, TakesTheTextAndPassesOtherKeysOver) {
+  EXPECT_EQ(*ParseText(R"({"id": 7, "text": "a"})", "f"), "a");
+  EXPECT_THAT(ParseText(R"({"texts": "a"})", "f").status().message(), HasSubstr("\"text\""));
+}
+
 TEST(ParseIdsTest, TakesIdsAndPassesOtherKeysOver) {
   EXPECT_THAT(*ParseIds("{\"ids\": [0, 5]}", "f"), ElementsAre(0, 5));
   EXPECT_THAT(*ParseIds("{\"ids\": [1], \"prompt_ids\": [2], \"x\": 1}", "f"), ElementsAre(1));

@@ -18,8 +18,8 @@ using context::Range;
 using testing::ReferenceOptions;
 using testing::ToyModel;
 
-constexpr int kLayers = 2, kHeads = 4, kKvHeads = 2, kWidth = 8, kVocab = 11;
-constexpr context::Shape kShape{.layers = kLayers, .kv_heads = kKvHeads};
+constexpr int kLayers = 2, kToyHeads = 4, kKvHeads = 2, kToyWidth = 8, kVocab = 11;
+constexpr context::Shape kToyShape{.layers = kLayers, .kv_heads = kKvHeads};
 
 // A random event at `at` that fits the state: any block-aligned window, any method, ragged kept
 // counts.
@@ -38,7 +38,7 @@ std::optional<ReplayEvent> RandomEvent(RandomStream& random, const context::Cont
   e.reference.begin = static_cast<int32_t>(random.Below(at));
   e.reference.end = static_cast<int32_t>(random.Between(e.reference.begin + 1, at));
   if (e.method == Method::kMarkovian) e.reference = {};
-  e.kept = context::KeptPositions(kShape);
+  e.kept = context::KeptPositions(kToyShape);
   std::vector<int32_t> slots, kept;
   for (int l = 0; l < kLayers; ++l) {
     for (int h = 0; h < kKvHeads; ++h) {
@@ -65,7 +65,7 @@ struct RandomBatch {
 
 std::vector<ReplayEvent> RandomEvents(RandomStream& random, std::vector<ReplayEvent> events,
                                       int32_t from, int32_t to, double rate) {
-  context::ContextState state(kShape);
+  context::ContextState state(kToyShape);
   for (const ReplayEvent& e : events) {
     state.Append(e.event.at - state.processed());
     EXPECT_TRUE(state.Apply(e.event).ok());
@@ -124,10 +124,10 @@ Answer Finish(const ToyModel& model, const at::Tensor& logprobs) {
 
 Answer Replay(const ToyModel& model, const std::vector<ReplaySequence>& sequences,
               GradientMode mode, bool share = true, int shift = 0) {
-  const auto batch = PackedBatch::Create(sequences, kShape, share);
+  const auto batch = PackedBatch::Create(sequences, kToyShape, share);
   EXPECT_TRUE(batch.ok()) << batch.status();
   ReplayContext context(*batch,
-                        {.gradient = mode, .scale = 1 / std::sqrt(static_cast<double>(kWidth))});
+                        {.gradient = mode, .scale = 1 / std::sqrt(static_cast<double>(kToyWidth))});
   std::vector<int64_t> positions = batch->positions(), rows, targets;
   for (int64_t& p : positions) p += p > 12 ? shift : 0;
   const at::Tensor x = model.Forward(batch->ids(), positions, context);
@@ -168,7 +168,7 @@ TEST_P(ReplayGradientTest, EqualsTheDenseReferenceOverRandomLogs) {
   for (uint64_t seed = 1; seed <= 12; ++seed) {
     const RandomBatch batch = MakeBatch(seed);
     for (const ReplaySequence& s : batch.sequences) events += static_cast<int>(s.events.size());
-    const ToyModel model(kLayers, kHeads, kKvHeads, kWidth, kVocab, seed, 2.0);
+    const ToyModel model(kLayers, kToyHeads, kKvHeads, kToyWidth, kVocab, seed, 2.0);
     const Answer fast = Replay(model, batch.sequences, GetParam());
     const Answer slow = Reference(model, batch.sequences, {.gradient = GetParam()});
     worst_logprob = std::max(worst_logprob, MaxAbs(fast.logprobs, slow.logprobs));
@@ -189,7 +189,7 @@ INSTANTIATE_TEST_SUITE_P(Modes, ReplayGradientTest,
 TEST(ReplayTest, SharedPromptEqualsReplicatedPrompts) {
   for (uint64_t seed = 21; seed <= 26; ++seed) {
     const RandomBatch batch = MakeBatch(seed);
-    const ToyModel model(kLayers, kHeads, kKvHeads, kWidth, kVocab, seed);
+    const ToyModel model(kLayers, kToyHeads, kKvHeads, kToyWidth, kVocab, seed);
     const Answer shared = Replay(model, batch.sequences, GradientMode::kFull, true);
     const Answer replicated = Replay(model, batch.sequences, GradientMode::kFull, false);
     EXPECT_LT(MaxAbs(shared.logprobs, replicated.logprobs), 1e-9);
@@ -200,15 +200,15 @@ TEST(ReplayTest, SharedPromptEqualsReplicatedPrompts) {
 TEST(ReplayTest, SharingKeepsOneCopyOfAPrompt) {
   std::vector<int32_t> tokens = {1, 2, 3, 4, 5, 6, 7, 8};
   std::vector<ReplaySequence> sequences(3, {.tokens = tokens, .prompt_tokens = 5, .rows = 7});
-  EXPECT_EQ(PackedBatch::Create(sequences, kShape)->rows(), 5 + 3 * 2);
-  EXPECT_EQ(PackedBatch::Create(sequences, kShape, false)->rows(), 3 * 7);
+  EXPECT_EQ(PackedBatch::Create(sequences, kToyShape)->rows(), 5 + 3 * 2);
+  EXPECT_EQ(PackedBatch::Create(sequences, kToyShape, false)->rows(), 3 * 7);
 }
 
 // The same ids, but another event inside of the prompt: its rows are not the same any more.
 TEST(ReplayTest, APromptThatWasCompactedOtherwiseIsNotShared) {
   const auto with = [](std::vector<int32_t> kept) {
     context::Event e{.at = 5, .window = {1, 4}, .method = Method::kEvict};
-    e.kept = context::KeptPositions(kShape);
+    e.kept = context::KeptPositions(kToyShape);
     for (int i = 0; i < kLayers * kKvHeads; ++i) e.kept.AddHead(kept);
     return std::vector<ReplayEvent>{{.event = e}};
   };
@@ -217,8 +217,8 @@ TEST(ReplayTest, APromptThatWasCompactedOtherwiseIsNotShared) {
   sequences[0].events = with({1});
   sequences[1].events = with({2});
   sequences[2].events = with({1});
-  EXPECT_EQ(PackedBatch::Create(sequences, kShape)->rows(), 2 * 7 + 3 * 2);
-  const ToyModel model(kLayers, kHeads, kKvHeads, kWidth, kVocab, 27, 2.0);
+  EXPECT_EQ(PackedBatch::Create(sequences, kToyShape)->rows(), 2 * 7 + 3 * 2);
+  const ToyModel model(kLayers, kToyHeads, kKvHeads, kToyWidth, kVocab, 27, 2.0);
   const Answer fast = Replay(model, sequences, GradientMode::kFull);
   EXPECT_LT(MaxAbs(fast.logprobs, Reference(model, sequences, {}).logprobs), 1e-9);
   sequences[1].events = sequences[0].events;  // what sharing all the same would have given
@@ -227,7 +227,7 @@ TEST(ReplayTest, APromptThatWasCompactedOtherwiseIsNotShared) {
 
 TEST(ReplayTest, WithoutEventsItIsPlainCausalAttention) {
   const RandomBatch batch = MakeBatch(31, 0.0);
-  const ToyModel model(kLayers, kHeads, kKvHeads, kWidth, kVocab, 31);
+  const ToyModel model(kLayers, kToyHeads, kKvHeads, kToyWidth, kVocab, 31);
   const Answer fast = Replay(model, batch.sequences, GradientMode::kFull);
   const Answer slow = Reference(model, batch.sequences, {});
   EXPECT_LT(MaxAbs(fast.logprobs, slow.logprobs), 1e-12);
@@ -240,13 +240,13 @@ TEST(ReplayTest, AnEvictEventThatKeepsAllSlotsChangesNothing) {
   for (ReplaySequence& s : evicted) {
     if (s.rows < 6) continue;
     context::Event e{.at = s.rows - 1, .window = {1, s.rows - 2}, .method = Method::kEvict};
-    e.kept = context::KeptPositions(kShape);
+    e.kept = context::KeptPositions(kToyShape);
     std::vector<int32_t> all;
     for (int32_t p = 1; p < s.rows - 2; ++p) all.push_back(p);
     for (int i = 0; i < kLayers * kKvHeads; ++i) e.kept.AddHead(all);
     s.events = {{.event = e}};
   }
-  const ToyModel model(kLayers, kHeads, kKvHeads, kWidth, kVocab, 41);
+  const ToyModel model(kLayers, kToyHeads, kKvHeads, kToyWidth, kVocab, 41);
   const Answer with = Replay(model, evicted, GradientMode::kFull),
                without = Replay(model, batch.sequences, GradientMode::kFull);
   EXPECT_LT(MaxAbs(with.logprobs, without.logprobs), 1e-12);
@@ -255,7 +255,7 @@ TEST(ReplayTest, AnEvictEventThatKeepsAllSlotsChangesNothing) {
 // Negative controls: each of the known mistakes must be seen by the comparison above.
 TEST(ReplayNegativeControlTest, PositionsShiftedByOneAreSeen) {
   const RandomBatch batch = MakeBatch(3);
-  const ToyModel model(kLayers, kHeads, kKvHeads, kWidth, kVocab, 3, 2.0);
+  const ToyModel model(kLayers, kToyHeads, kKvHeads, kToyWidth, kVocab, 3, 2.0);
   EXPECT_GT(MaxAbs(Replay(model, batch.sequences, GradientMode::kFull, true, 1).logprobs,
                    Reference(model, batch.sequences, {}).logprobs),
             1e-3);
@@ -263,7 +263,7 @@ TEST(ReplayNegativeControlTest, PositionsShiftedByOneAreSeen) {
 
 TEST(ReplayNegativeControlTest, MassAppliedTwiceIsSeen) {
   const RandomBatch batch = MakeBatch(3);
-  const ToyModel model(kLayers, kHeads, kKvHeads, kWidth, kVocab, 3, 2.0);
+  const ToyModel model(kLayers, kToyHeads, kKvHeads, kToyWidth, kVocab, 3, 2.0);
   EXPECT_GT(MaxAbs(Replay(model, batch.sequences, GradientMode::kFull).logprobs,
                    Reference(model, batch.sequences, {.mass_twice = true}).logprobs),
             1e-3);
@@ -274,14 +274,14 @@ TEST(ReplayNegativeControlTest, OneLayersRecordUsedForAllIsSeen) {
   std::vector<int32_t> tokens;
   for (int i = 0; i < 20; ++i) tokens.push_back((i * 7) % kVocab);
   context::Event e{.at = 12, .window = {2, 10}, .reference = {4, 12}};
-  e.kept = context::KeptPositions(kShape);
+  e.kept = context::KeptPositions(kToyShape);
   for (int l = 0; l < kLayers; ++l) {
     for (int h = 0; h < kKvHeads; ++h)
       e.kept.AddHead(l == 0 ? std::vector<int32_t>{2, 3} : std::vector<int32_t>{8, 9});
   }
   const std::vector<ReplaySequence> s = {
       {.tokens = tokens, .prompt_tokens = 2, .rows = 19, .events = {{.event = e}}}};
-  const ToyModel model(kLayers, kHeads, kKvHeads, kWidth, kVocab, 5, 2.0);
+  const ToyModel model(kLayers, kToyHeads, kKvHeads, kToyWidth, kVocab, 5, 2.0);
   const Answer fast = Replay(model, s, GradientMode::kFull);
   EXPECT_LT(MaxAbs(fast.logprobs, Reference(model, s, {}).logprobs), 1e-8);
   EXPECT_GT(MaxAbs(fast.logprobs, Reference(model, s, {.record_layer_for_all = 0}).logprobs), 1e-4);
@@ -290,11 +290,11 @@ TEST(ReplayNegativeControlTest, OneLayersRecordUsedForAllIsSeen) {
 TEST(PackedBatchTest, ALogThatDoesNotFitIsRefusedByName) {
   std::vector<int32_t> tokens(10, 1);
   context::Event e{.at = 5, .window = {2, 7}, .method = Method::kMarkovian};
-  e.kept = context::KeptPositions(kShape);
+  e.kept = context::KeptPositions(kToyShape);
   for (int i = 0; i < kLayers * kKvHeads; ++i) e.kept.AddHead({});
   const std::vector<ReplaySequence> s = {
       {.tokens = tokens, .prompt_tokens = 2, .rows = 9, .events = {{.event = e}}}};
-  const auto batch = PackedBatch::Create(s, kShape);
+  const auto batch = PackedBatch::Create(s, kToyShape);
   ASSERT_FALSE(batch.ok());
   EXPECT_NE(batch.status().message().find("sequences[0].events[0]"), std::string::npos)
       << batch.status();
