@@ -13,8 +13,6 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-}
-
 struct LogProbFunction : torch::autograd::Function<LogProbFunction> {
   // Returns {log probabilities [N], entropies [N] (empty unless wanted)}.
   static variable_list forward(AutogradContext* ctx, const at::Tensor& hidden,

@@ -73,11 +73,10 @@ class Bench {
     for (int r = 0; r <= repetitions; ++r) {  // the first one warms up
       for (size_t i = 0; i < kCount; ++i) {
         trainer::ResetPeakMemory();
-        const int64_t before = trainer::PeakMemory();
         const absl::Time start = SystemClock().Now();
         Step(kWays[i].views);
         if (r > 0) seconds[i].push_back(absl::ToDoubleSeconds(SystemClock().Now() - start));
-        peak[i] = std::max(peak[i], trainer::PeakMemory() - before);
+        peak[i] = std::max(peak[i], trainer::PeakMemory());
       }
     }
     double first = 0;

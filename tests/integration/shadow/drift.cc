@@ -103,6 +103,7 @@ int Main(int steps, double errors) {
     if (!holds.ok()) std::fprintf(stderr, "%s: %s\n", name, holds.status().ToString().c_str());
     all = all && holds.value_or(false);
   }
+  if (all) std::printf("long: no slope beyond %.3g standard errors in %d steps\n", errors, steps);
   return all ? 0 : 1;
 }
 

@@ -31,6 +31,8 @@ std::string NameOf(View learner, Distillation kind) {
   return absl::StrFormat("learner%d-d%d", static_cast<int>(learner), static_cast<int>(kind));
 }
 
+// Views the tokens of the batch.
+std::vector<LossSequence> SequencesOf(Batch&&) = delete;
 std::vector<LossSequence> SequencesOf(const Batch& batch) {
   std::vector<LossSequence> sequences;
   for (const RlItem& item : batch.rl) sequences.push_back(SequenceOf(item));
@@ -124,7 +126,8 @@ using ViewsTest = EngineTest;
 
 TEST_F(ViewsTest, TheGradientOfEachDistillationIsTheSlopeOfItsLossAndTheFollowedViewIsConstant) {
   const auto decoder = WideModel(Options(), 3);
-  const std::vector<LossSequence> sequences = SequencesOf(MixedBatch(*decoder));
+  const Batch batch = MixedBatch(*decoder);
+  const std::vector<LossSequence> sequences = SequencesOf(batch);
   const LossFunction push = [&](const PassTokens& pass) {
     LossValue value;
     for (size_t i = 0; i < pass.tokens.size(); ++i) {
@@ -164,7 +167,8 @@ TEST_F(ViewsTest, TheGradientOfEachDistillationIsTheSlopeOfItsLossAndTheFollowed
 
 TEST_F(ViewsTest, BeforeItsFirstEventARolloutHasOneView) {
   const auto decoder = WideModel(Options(), 3);
-  const std::vector<LossSequence> sequences = SequencesOf(MixedBatch(*decoder));
+  const Batch batch = MixedBatch(*decoder);
+  const std::vector<LossSequence> sequences = SequencesOf(batch);
   const auto pass =
       RunPass(*decoder, kReplay, Pointers(sequences), Likelihood, SystemClock(), {.compare = true});
   ASSERT_TRUE(pass.ok()) << pass.status();
@@ -201,7 +205,8 @@ TEST_F(ViewsTest, BeforeItsFirstEventARolloutHasOneView) {
 
 TEST_F(ViewsTest, WithoutEventsDistillationChangesNothingAndTheViewsAreTheSameBits) {
   const auto decoder = WideModel(Options(), 3);
-  const std::vector<LossSequence> sequences = SequencesOf(RlBatch(*decoder, 1, {}));
+  const Batch batch = RlBatch(*decoder, 1, {});
+  const std::vector<LossSequence> sequences = SequencesOf(batch);
   const auto gradient = [&](const PassViews& views) {
     const auto pass =
         RunPass(*decoder, kReplay, Pointers(sequences), Likelihood, SystemClock(), views);
