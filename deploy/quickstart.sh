@@ -5,6 +5,12 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
+case "${1:-}" in -h | --help)
+  printf 'usage: deploy/quickstart.sh [--set section.key=value]...  (installs, builds, runs deploy/configs/quickstart.yaml)\n'
+  exit 0
+  ;;
+esac
+
 # shellcheck source=build.sh
 source deploy/build.sh
 build_release palimpsest palimpsest-env palimpsest-inference palimpsest-trainer palimpsest-orchestrator palimpsest-page
@@ -16,6 +22,10 @@ status=0
 named=()
 if [ $# -eq 0 ]; then named=(--set orchestrator.command=deploy/quickstart.sh); fi
 build/release/bin/palimpsest launch --config deploy/configs/quickstart.yaml "${named[@]}" "$@" > "$outcome" || status=$?
+if [ "$status" -eq 130 ] || [ "$status" -eq 143 ]; then
+  echo "quickstart: stopped; the same command goes on where the run was" >&2
+  exit "$status"
+fi
 if [ "$status" -ne 0 ]; then
   echo "quickstart: the run failed (exit code $status)" >&2
   cat "$outcome" >&2

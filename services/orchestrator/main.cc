@@ -21,6 +21,7 @@
 #include "services/orchestrator/server/messages.h"
 #include "services/orchestrator/server/service.h"
 #include "services/orchestrator/server/trainer_client.h"
+#include "services/orchestrator/settings.h"
 #include "services/orchestrator/web/run_page.h"
 
 namespace palimpsest::orchestrator {
@@ -136,10 +137,11 @@ absl::Status RunDaemon(const std::string& command, const OrchestratorDaemonConfi
   GrpcTrainerClient trainer(peers);
   const WireRolloutCodec codec;
   Records records(config);  // outlives the run, whose calls it takes
-  ASSIGN_OR_RETURN(const auto run,
-                   OfStart(orchestrator::Run::Open(
-                       plan, {config.run.name, config.run.folder, config.run.seed, command},
-                       {env, inference, trainer, codec}, metrics, SystemClock())));
+  ASSIGN_OR_RETURN(
+      const auto run,
+      OfStart(orchestrator::Run::Open(
+          plan, {config.run.name, config.run.folder, config.run.seed, command, Settings(config)},
+          {env, inference, trainer, codec}, metrics, SystemClock())));
   RETURN_IF_ERROR(records.Open(*run));
   const auto fleet = [&] {
     std::vector<PeerFacts> facts = inference.Facts();

@@ -1,6 +1,7 @@
 #include "tools/eval/summary.h"
 
 #include <algorithm>
+#include <cmath>
 #include <functional>
 #include <set>
 
@@ -158,7 +159,8 @@ Paired Compare(const Plan& plan, const Bootstrap& bootstrap, const Rows& rows, c
     if (both == 0) continue;
     pass[i] = {right / both, 1};
     avg[i] = {reward / both, 1};
-    differences.push_back(reward / both);
+    // The same rewards in another order add up to something like 1e-17.
+    differences.push_back(std::abs(reward) < 1e-9 ? 0 : reward / both);
   }
   return {bootstrap.Mean(pass), bootstrap.Mean(avg), TestSigns(differences)};
 }

@@ -1,5 +1,7 @@
 #include "services/orchestrator/engine/ledger.h"
 
+#include <nlohmann/json.hpp>
+
 #include "absl/strings/str_format.h"
 
 namespace palimpsest::orchestrator {
@@ -61,6 +63,27 @@ absl::StatusOr<std::unique_ptr<Ledger>> Ledger::Open(const std::string& path,
   RETURN_IF_ERROR(CheckMeta(*db, "run", run));
   RETURN_IF_ERROR(CheckMeta(*db, "seed", std::to_string(seed)));
   return std::unique_ptr<Ledger>(new Ledger(std::move(db)));
+}
+
+absl::Status Ledger::Hold(const std::map<std::string, std::string>& settings) {
+  if (settings.empty()) return absl::OkStatus();
+  const nlohmann::json now = settings;
+  RETURN_IF_ERROR(db_->Change("INSERT OR IGNORE INTO meta VALUES('settings', ?)", now.dump()));
+  ASSIGN_OR_RETURN(Statement row, db_->Query("SELECT value FROM meta WHERE key = 'settings'"));
+  RETURN_IF_ERROR(row.Next().status());
+  const nlohmann::json begun = nlohmann::json::parse(row.Text(0), nullptr, false);
+  if (!begun.is_object()) return absl::DataLossError("ledger.settings cannot be read");
+  if (begun == now) return absl::OkStatus();
+  for (const auto& [key, value] : begun.items()) {
+    if (now.value(key, nlohmann::json()) == value) continue;
+    return absl::FailedPreconditionError(absl::StrFormat(
+        "%s=%s, but this run was begun with %s: give another one another run.folder", key,
+        now.value(key, "(nothing)"), value.is_string() ? value.get<std::string>() : value.dump()));
+  }
+  const nlohmann::json added = nlohmann::json::diff(begun, now);
+  return absl::FailedPreconditionError(
+      absl::StrFormat("%s: this run was begun without it: give another one another run.folder",
+                      added.empty() ? "a setting" : added[0].value("path", "a setting").substr(1)));
 }
 
 absl::StatusOr<std::unique_ptr<const Ledger>> Ledger::Read(const std::string& path) {

@@ -100,6 +100,9 @@ class Ledger {
  public:
   static absl::StatusOr<std::unique_ptr<Ledger>> Open(const std::string& path,
                                                       const std::string& run, uint64_t seed);
+  // By key; kept by the first call, FAILED_PRECONDITION by every later one with other values, naming
+  // one of them. None is nothing to hold.
+  absl::Status Hold(const std::map<std::string, std::string>& settings);
   // Of any run, alive or not, for those who only look: nothing that they ask holds up the run.
   static absl::StatusOr<std::unique_ptr<const Ledger>> Read(const std::string& path);
   absl::StatusOr<RunRow> About() const;

@@ -34,6 +34,15 @@ absl::StatusOr<std::unique_ptr<Run>> Run::Open(RunPlan plan, RunIdentity identit
   RETURN_IF_ERROR(Validate(plan));
   ASSIGN_OR_RETURN(std::unique_ptr<Ledger> ledger,
                    Ledger::Open(identity.folder + "/ledger.sqlite", identity.name, identity.seed));
+  RETURN_IF_ERROR(ledger->Hold(identity.settings));
+  ASSIGN_OR_RETURN(const auto rl, ledger->FindStage(kRlStage));
+  if (rl.has_value() && rl->last_step.has_value() &&
+      *rl->last_step - rl->first_step != plan.rl.steps) {
+    return absl::FailedPreconditionError(absl::StrFormat(
+        "orchestrator.rl.steps=%d, but the run in %s is over after %d: give another one another "
+        "run.folder",
+        plan.rl.steps, identity.folder, *rl->last_step - rl->first_step));
+  }
   std::unique_ptr<Run> run(new Run(std::move(plan), std::move(identity), peers, metrics, clock,
                                    threads, std::move(ledger)));
   ASSIGN_OR_RETURN(run->wall_before_, run->ledger_->WallSeconds());

@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <memory>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -25,6 +26,8 @@ struct RunIdentity {
   std::string folder;  // of the run: ledger, store, report
   uint64_t seed = 0;
   std::string command;  // that started it, for the report
+  // By key: what the folder was begun with, and must be begun with again.
+  std::map<std::string, std::string> settings = {};
 };
 
 // What the stages of one run work with. Owned by the run, outlives its stages.

@@ -16,6 +16,9 @@ NAMES = ["turn left", "turn right", "go forward", "pick up", "drop", "toggle"]
 COLORS = {"r": "red", "g": "green", "b": "blue", "p": "purple", "y": "yellow", "e": "grey"}
 KINDS = {"k": ("key", 0), "o": ("ball", 0), "x": ("box", 0), "/": ("door", 0), "D": ("door", 1), "L": ("door", 2)}
 PLAIN = {".": ("empty", "red", 0), "#": ("wall", "grey", 0), "?": ("unseen", "red", 0)}
+STATES = {"/": "open ", "D": "closed ", "L": "locked "}
+MEANINGS = {"@": "you", ".": "empty", "#": "wall", "?": "not seen"} | {
+    color + kind: f"{COLORS[color]} {STATES.get(kind, '')}{KINDS[kind][0]}" for color in COLORS for kind in KINDS}
 SEEDS = 200
 
 
@@ -44,6 +47,9 @@ class BabyAI(unittest.TestCase):
         holds = env.unwrapped.carrying
         self.assertEqual(carried, f"a {holds.color} {holds.type}" if holds else "nothing")
         self.assertEqual(len(cells), 48)
+        grid, legend = text.split("you look up:\n")[1].split("\nLegend: ")
+        shown = sorted({row[3 * x:3 * x + 2].strip() for row in grid.split("\n") for x in range(7)})
+        self.assertEqual(legend, ", ".join(f"{code} {MEANINGS[code]}" for code in shown))
         for (x, y), (kind, color, state) in cells.items():
             wanted = constants.OBJECT_TO_IDX[kind], constants.COLOR_TO_IDX[color], state
             self.assertEqual(tuple(image[x][y]), wanted, (x, y))

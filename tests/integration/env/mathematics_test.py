@@ -53,7 +53,9 @@ class Mathematics(unittest.TestCase):
             wrong = (answer + 1) % 1000
             for response, right in ((f"<answer>{answer:03}</answer> 5", 1), (f"$\\boxed{{{answer}}}$ of {wrong}", 1),
                                     (f"first {wrong}, then {answer}.", 1), (f"{answer} or <answer>{wrong}</answer>", 0),
-                                    (f"<think>{answer}</think>", 0), (f"<answer>{answer}.5</answer>", 0), ("", 0)):
+                                    (f"<answer>\\boxed{{{answer}}}</answer>", 1), (f"<answer>x = {answer}.</answer>", 1),
+                                    (f"<answer>{wrong} or {answer}</answer>", 0), (f"<think>{answer}</think>", 0),
+                                    (f"<answer>{answer}.5</answer>", 0), ("", 0)):
                 reward = environment.score(Episode("math", "heldout", 0, i), response).reward
                 self.assertEqual(reward, right, (answer, response))
 

@@ -120,6 +120,7 @@ TEST_F(WorkersTest, WhateverAnEnvironmentDoesItHarmsOneEpisodeAndIsNeverAReward)
   });
   Serve("tests/integration/env/wicked.py");
   ExpectHarmsOneEpisode("raise", v1::OUTCOME_TASK_FAILED, "ZeroDivisionError");
+  ExpectHarmsOneEpisode("library", v1::OUTCOME_TASK_FAILED, "NotImplementedError");
   ExpectHarmsOneEpisode("nan", v1::OUTCOME_TASK_FAILED, "not finite");
   ExpectHarmsOneEpisode("text", v1::OUTCOME_TASK_FAILED, "ValueError");
   ExpectHarmsOneEpisode("recurse", v1::OUTCOME_TASK_FAILED, "RecursionError");

@@ -28,6 +28,10 @@ def chat(messages: list[tuple[str, str]]) -> list[dict]:
     return [{"role": role, "content": content} for role, content in messages]
 
 
+class Missing(Exception):
+    """The environment does not have the method that was called."""
+
+
 class Tasks:
     """Answers calls: the name of a call and its fields in, those of its answer out."""
 
@@ -36,10 +40,13 @@ class Tasks:
         if "" in self.by_name or len(self.by_name) != len(environments) or not environments:
             raise ValueError(f"tasks need names, each its own: {[e.name for e in environments]}")
 
-    def find(self, name: str) -> Environment:
+    def find(self, name: str, method: str) -> Environment:
         if name not in self.by_name:
             raise NoSuchEpisode(f"task {name!r} is not one of {sorted(self.by_name)}")
-        return self.by_name[name]
+        environment = self.by_name[name]
+        if getattr(type(environment), method) is getattr(Environment, method):
+            raise Missing(f"{name} has no {method}")
+        return environment
 
     def list_tasks(self, _):
         return {"tasks": [{
@@ -51,7 +58,7 @@ class Tasks:
 
     def reset(self, call):
         episode = episode_of(call)
-        prompt = self.find(episode.task).reset(episode)
+        prompt = self.find(episode.task, "reset").reset(episode)
         if isinstance(prompt, str):
             prompt = Prompt(prompt)
         answer = {"tags": prompt.tags, "max_response": prompt.max_response, "stops": prompt.stops}
@@ -59,13 +66,13 @@ class Tasks:
 
     def step(self, call):
         episode = episode_of(call["episode"])
-        turn = self.find(episode.task).step(episode, call.get("response_text", ""))
+        turn = self.find(episode.task, "step").step(episode, call.get("response_text", ""))
         state = base64.b64encode(json.dumps(turn.state).encode()).decode()
         return {"episode": {"state": state}, "messages": chat(turn.messages), "done": turn.done}
 
     def score(self, call):
         episode = episode_of(call["episode"])
-        score = self.find(episode.task).score(episode, call.get("response_text", ""))
+        score = self.find(episode.task, "score").score(episode, call.get("response_text", ""))
         if not isinstance(score, Score):
             score = Score(float(score))
         parts = [{"name": name, "value": float(value)} for name, value in score.parts.items()]
@@ -73,7 +80,7 @@ class Tasks:
 
     def demonstrate(self, call):
         episode = episode_of(call["episode"])
-        return {"response_text": self.find(episode.task).demonstrate(episode, call.get("answer_noise", 0.0))}
+        return {"response_text": self.find(episode.task, "demonstrate").demonstrate(episode, call.get("answer_noise", 0.0))}
 
 
 def describe(error: Exception) -> str:
@@ -90,7 +97,9 @@ def answer(tasks: Tasks, request: dict) -> bytes:
     """A WorkerReply. Whatever an environment raises is an answer, too, unless the process has no memory left."""
     ident = request.pop("id", 0)
     (name, call), = request.items()
-    kinds = {NoSuchEpisode: "NOT_FOUND", BadEpisode: "INVALID_ARGUMENT", NotImplementedError: "UNIMPLEMENTED"}
+    kinds = {NoSuchEpisode: "NOT_FOUND", BadEpisode: "INVALID_ARGUMENT", Missing: "UNIMPLEMENTED"}
+    if name == "demonstrate":  # of this episode there is none; anywhere else it is a library's failure
+        kinds[NotImplementedError] = "UNIMPLEMENTED"
     try:
         return encode({"id": ident, name: getattr(tasks, name)(call)})
     except MemoryError:

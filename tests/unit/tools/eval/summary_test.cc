@@ -151,6 +151,17 @@ TEST_F(SummaryTest, APolicyAgainstItselfDiffersByNothing) {
   EXPECT_LT(summary.policies[1].all.avg->low, summary.policies[1].all.avg->high);  // the control
 }
 
+TEST_F(SummaryTest, TheSameRewardsInAnotherOrderAreNoDifference) {
+  plan_.samples = 3;
+  plan_.policies = *ParsePolicies({"x", "turned"}, "");
+  Add("a", 0, "x", {0.01, 1, 0.05}, 0);
+  Add("a", 0, "turned", {1, 0.05, 0.01}, 0);
+  ASSERT_NE((0.01 - 1) + (1 - 0.05) + (0.05 - 0.01), 0);  // the control
+  const Paired& paired = *Make().policies[1].paired;
+  EXPECT_EQ(paired.signs.better, 0);
+  EXPECT_EQ(paired.signs.worse, 0);
+}
+
 TEST_F(SummaryTest, CostIsPerAnswer) {
   const Cost cost = Make().policies[1].cost;
   EXPECT_DOUBLE_EQ(cost.events, (2 + 2 + 3 + 4 + 4) / 5.);

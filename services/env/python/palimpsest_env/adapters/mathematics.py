@@ -32,13 +32,14 @@ def final_part(response: str) -> str:
 
 
 def integer(response: str) -> int | None:
-    """AIME: what stands in the last mark, else the last whole number from 0 to 999 anywhere."""
+    """AIME: the one whole number from 0 to 999 in the last mark, else the last one anywhere."""
+    whole = r"(?<![\d.,/-])\d{1,3}(?![\d/]|[.,]\d)"
     for pattern in MARKED:
         if found := re.findall(pattern, final_part(response), re.DOTALL):
-            text = found[-1].strip().strip("$")
-            return int(text) if re.fullmatch(r"\d{1,3}", text) else None
-    numbers = [int(n) for n in re.findall(r"(?<![\d.,/-])\d{1,3}(?![\d/]|[.,]\d)", final_part(response))]
-    return numbers[-1] if numbers else None
+            numbers = re.findall(whole, found[-1])
+            return int(numbers[0]) if len(numbers) == 1 else None
+    numbers = re.findall(whole, final_part(response))
+    return int(numbers[-1]) if numbers else None
 
 
 class Mathematics(Environment):

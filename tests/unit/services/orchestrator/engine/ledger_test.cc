@@ -48,6 +48,19 @@ TEST_F(LedgerTest, AnotherRunOrSeedIsRefused) {
   EXPECT_TRUE(absl::IsFailedPrecondition(Ledger::Open(path_, "run", 4).status()));
 }
 
+TEST_F(LedgerTest, HoldsTheSettingsThatARunWasBegunWith) {
+  const std::map<std::string, std::string> begun = {{"a.budget", "12"}, {"a.window", "6"}};
+  EXPECT_TRUE(ledger_->Hold(begun).ok());
+  EXPECT_TRUE(ledger_->Hold(begun).ok());
+  EXPECT_TRUE(ledger_->Hold({}).ok());
+  EXPECT_EQ(ledger_->Hold({{"a.budget", "13"}, {"a.window", "6"}}).message(),
+            "a.budget=13, but this run was begun with 12: give another one another "
+            "run.folder");
+  EXPECT_THAT(ledger_->Hold({{"a.budget", "12"}}).message(), HasSubstr("a.window=(nothing)"));
+  EXPECT_THAT(ledger_->Hold({{"a.budget", "12"}, {"a.window", "6"}, {"a.x", "1"}}).message(),
+              HasSubstr("a.x: this run was begun without it"));
+}
+
 TEST_F(LedgerTest, WhoOnlyLooksSeesTheRunAsAWhole) {
   const absl::Time t = absl::FromUnixSeconds(1000);
   ASSERT_TRUE(ledger_->BeginAttempt(t).ok());

@@ -3,7 +3,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <regex>
+
 #include "common/config/flags.h"
+#include "services/orchestrator/settings.h"
 
 namespace palimpsest::orchestrator {
 namespace {
@@ -43,6 +46,19 @@ absl::StatusOr<OrchestratorDaemonConfig> Parse(const std::string& yaml) {
   RETURN_IF_ERROR(binder.Read(node, ""));
   RETURN_IF_ERROR(Validate(config));
   return config;
+}
+
+TEST(SettingsTest, AreWhatMakesTheNumbersAndNotHowFarOrWhere) {
+  const auto begun = Parse(kYaml), longer = Parse(std::regex_replace(
+                                       std::string(kYaml), std::regex("steps: 40"), "steps: 80"));
+  const auto other =
+      Parse(std::regex_replace(std::string(kYaml), std::regex("budget: 56"), "budget: 57"));
+  ASSERT_TRUE(begun.ok() && longer.ok() && other.ok());
+  EXPECT_EQ(Settings(*begun), Settings(*longer));
+  EXPECT_EQ(Settings(*begun).at("orchestrator.contexts.am.budget"), "56");
+  EXPECT_EQ(Settings(*other).at("orchestrator.contexts.am.budget"), "57");
+  EXPECT_EQ(Settings(*begun).at("orchestrator.sft[1].gate.prompts"), "64");
+  EXPECT_EQ(Settings(*begun).count("orchestrator.listen"), 0);
 }
 
 TEST(DaemonConfigTest, TheQuickstartsSectionIsRead) {
