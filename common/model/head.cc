@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <vector>
 
+#include "common/model/head_torch.h"
+
 namespace palimpsest::model {
 namespace {
 
@@ -46,6 +48,23 @@ at::Tensor HeadInputGrad(const at::Tensor& grad, const at::Tensor& weight) {
     sum.addmm_(grad.narrow(1, row, rows), block);
   });
   return sum;
+}
+
+HeadGradients PullThroughHead(const at::Tensor& hidden, const at::Tensor& weight,
+                              int64_t chunk_rows, bool want_hidden, bool want_weight,
+                              const LogitGradient& gradient_of) {
+  const at::TensorOptions wide = hidden.options().dtype(WideType(weight));
+  HeadGradients of;
+  if (want_hidden) of.hidden = at::empty(hidden.sizes(), wide);
+  if (want_weight) of.weight = at::zeros(weight.sizes(), wide);
+  for (int64_t row = 0; row < hidden.size(0); row += chunk_rows) {
+    const int64_t n = std::min(chunk_rows, hidden.size(0) - row);
+    const at::Tensor rows = hidden.narrow(0, row, n).to(wide);
+    const at::Tensor gradient = gradient_of(row, rows);
+    if (want_hidden) of.hidden.narrow(0, row, n).copy_(HeadInputGrad(gradient, weight));
+    if (want_weight) of.weight.addmm_(gradient.t(), rows);
+  }
+  return of;
 }
 
 }  // namespace palimpsest::model

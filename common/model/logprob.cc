@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "common/model/head.h"
+#include "common/model/head_torch.h"
 
 namespace palimpsest::model {
 namespace {
@@ -44,21 +45,12 @@ struct LogProbFunction : torch::autograd::Function<LogProbFunction> {
     const at::Tensor &hidden = saved[0], &weight = saved[1], &targets = saved[2],
                      &entropy = saved[3];
     const double temperature = ctx->saved_data["temperature"].toDouble();
-    const int64_t chunk_rows = ctx->saved_data["chunk_rows"].toInt();
-    const int64_t n = hidden.size(0);
-    const at::TensorOptions wide = hidden.options().dtype(WideType(weight));
-    at::Tensor of_hidden, of_weight;
-    if (ctx->needs_input_grad(0)) of_hidden = at::empty(hidden.sizes(), wide);
-    if (ctx->needs_input_grad(1)) of_weight = at::zeros(weight.sizes(), wide);
-    for (int64_t row = 0; row < n; row += chunk_rows) {
-      const auto part = [&](const at::Tensor& x) {
-        return x.narrow(0, row, std::min(chunk_rows, n - row));
-      };
-      const at::Tensor rows = part(hidden).to(wide);
+    const auto gradient_of = [&](int64_t row, const at::Tensor& rows) {
+      const auto part = [&](const at::Tensor& x) { return x.narrow(0, row, rows.size(0)); };
       const at::Tensor of_chosen = part(output_grads[0]).unsqueeze(1);
       at::Tensor logp = HeadLogProbs(rows, weight, temperature);
       at::Tensor p = logp.exp();
-      at::Tensor grad;  // with respect to the raw logits
+      at::Tensor grad;
       if (entropy.numel() > 0) {
         const at::Tensor pull = part(output_grads[1]).unsqueeze(1);
         logp.add_(part(entropy).unsqueeze(1)).mul_(pull).add_(of_chosen);
@@ -66,11 +58,12 @@ struct LogProbFunction : torch::autograd::Function<LogProbFunction> {
       } else {
         grad = p.mul_(-of_chosen);
       }
-      grad.scatter_add_(1, part(targets).unsqueeze(1), of_chosen).div_(temperature);
-      if (of_hidden.defined()) part(of_hidden).copy_(HeadInputGrad(grad, weight));
-      if (of_weight.defined()) of_weight.addmm_(grad.t(), rows);
-    }
-    return {of_hidden, of_weight, {}, {}, {}, {}};
+      return grad.scatter_add_(1, part(targets).unsqueeze(1), of_chosen).div_(temperature);
+    };
+    const HeadGradients of =
+        PullThroughHead(hidden, weight, ctx->saved_data["chunk_rows"].toInt(),
+                        ctx->needs_input_grad(0), ctx->needs_input_grad(1), gradient_of);
+    return {of.hidden, of.weight, {}, {}, {}, {}};
   }
 };
 

@@ -136,11 +136,12 @@ absl::Status RunDaemon(const std::string& command, const OrchestratorDaemonConfi
   GrpcInferenceClient inference(plan.peers.inference, peers);
   GrpcTrainerClient trainer(peers);
   const WireRolloutCodec codec;
+  ASSIGN_OR_RETURN(auto settings, Settings(config));
   Records records(config);  // outlives the run, whose calls it takes
   ASSIGN_OR_RETURN(
       const auto run,
       OfStart(orchestrator::Run::Open(
-          plan, {config.run.name, config.run.folder, config.run.seed, command, Settings(config)},
+          plan, {config.run.name, config.run.folder, config.run.seed, command, std::move(settings)},
           {env, inference, trainer, codec}, metrics, SystemClock())));
   RETURN_IF_ERROR(records.Open(*run));
   const auto fleet = [&] {

@@ -18,9 +18,13 @@ constexpr std::string_view kFree[] = {"orchestrator.rl.steps", "orchestrator.rl.
 
 void Flatten(const Node& node, const std::string& path, std::map<std::string, std::string>& flat) {
   if (std::find(std::begin(kFree), std::end(kFree), path) != std::end(kFree)) return;
-  if (node.items.empty()) flat[path] = node.text;
+  const bool map = node.kind == Node::Kind::kMap;
+  if (node.kind == Node::Kind::kSequence) {
+    flat[path] = absl::StrFormat("%d items", node.items.size());
+  } else if (!map) {
+    flat[path] = node.text;
+  }
   for (size_t i = 0; i < node.items.size(); ++i) {
-    const bool map = node.kind == Node::Kind::kMap;
     Flatten(node.items[i],
             map ? JoinPath(path, node.keys[i].text) : absl::StrFormat("%s[%d]", path, i), flat);
   }
@@ -28,11 +32,12 @@ void Flatten(const Node& node, const std::string& path, std::map<std::string, st
 
 }  // namespace
 
-std::map<std::string, std::string> Settings(const OrchestratorDaemonConfig& config) {
+absl::StatusOr<std::map<std::string, std::string>> Settings(
+    const OrchestratorDaemonConfig& config) {
+  ASSIGN_OR_RETURN(const Node printed, ParseYaml(PrintConfig(config), "the printed configuration"));
+  const Node* section = printed.Find("orchestrator");
+  if (section == nullptr) return absl::InternalError("no orchestrator section is printed");
   std::map<std::string, std::string> settings;
-  const absl::StatusOr<Node> printed = ParseYaml(PrintConfig(config), "settings");
-  const Node* section = printed.ok() ? printed->Find("orchestrator") : nullptr;
-  if (section == nullptr) return settings;
   for (const std::string_view part : kBound) {
     const Node* node = section->Find(part);
     if (node != nullptr) Flatten(*node, "orchestrator." + std::string(part), settings);

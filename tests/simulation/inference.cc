@@ -5,6 +5,7 @@
 
 #include "common/weights/durable_file.h"
 #include "common/weights/manifest.h"
+#include "services/orchestrator/core/decisions.h"
 #include "tests/simulation/told.h"
 #include "tests/simulation/weights_file.h"
 
@@ -315,10 +316,9 @@ absl::StatusOr<orchestrator::ModelFacts> SimInference::Describe() {
 }
 
 absl::Status SimInference::UpdateWeights(const orchestrator::Weights& weights) {
-  absl::Status away;
-  int serving = 0;
+  std::vector<absl::Status> answers;
   for (const auto& replica : replicas_) {
-    const absl::Status status =
+    answers.push_back(
         network_
             .Call<bool>(absl::StrFormat("%s.update %d", replica->name, weights.version.value()),
                         kCall,
@@ -329,16 +329,9 @@ absl::Status SimInference::UpdateWeights(const orchestrator::Weights& weights) {
                           RETURN_IF_ERROR(Take(replica, version));
                           return true;
                         })
-            .status();
-    if (status.ok() || absl::IsFailedPrecondition(status)) {
-      ++serving;
-    } else if (absl::IsUnavailable(status)) {
-      away = status;
-    } else {
-      return status;
-    }
+            .status());
   }
-  return serving > 0 ? absl::OkStatus() : away;
+  return orchestrator::ServedByFleet(answers);
 }
 
 // Is called by who holds a lock of the run, so nobody waits here.

@@ -13,7 +13,9 @@
 namespace palimpsest::tools {
 namespace {
 
-constexpr char kQuery[] = "nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2>&1";
+// A driver that is stuck never answers.
+constexpr char kQuery[] =
+    "timeout 20 nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2>&1";
 constexpr int kNotFound = 127;  // as shells say it
 
 struct Said {

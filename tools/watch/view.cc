@@ -61,6 +61,10 @@ std::string ClockTime(const std::optional<double>& seconds) {
   return absl::StrFormat("%d:%02d:%02d", s / 3600, s / 60 % 60, s % 60);
 }
 
+std::string Version(const std::optional<double>& version) {
+  return version.value_or(-1) < 0 ? "-" : "v" + Show(version, 0);
+}
+
 // A curve of RL: its name, its newest value and its course.
 std::string Curve(const WatchFacts& facts, const char* name, const char* key, int digits,
                   int columns) {
@@ -151,11 +155,11 @@ std::vector<std::string> WatchLines(const WatchFacts& facts, int columns) {
                       ClockTime(Number(p, "left_seconds"))),
       Curve(facts, "reward", "reward", 3, columns),
       Curve(facts, "tokens/s", "tokens_per_second", 0, columns),
-      Curve(facts, "mismatch", "mismatch_max_abs", -1, columns),
+      Curve(facts, "mismatch", "mismatch_kl", -1, columns),
       Curve(facts, "staleness", "staleness_max", 0, columns),
       Curve(facts, "events", "events", 1, columns),
       Named("held-out", Heldout(facts.curves)),
-      Named("weights", "v" + Show(Number(p, "policy_version"), 0)),
+      Named("weights", Version(Number(p, "policy_version"))),
       Named("fleet", Peers(facts.fleet))};
   if (const std::string failure = Text(p, "failure"); failure != "-" && !failure.empty()) {
     lines.push_back(Named("failure", failure));

@@ -185,6 +185,9 @@ absl::Status ServePage(const WatchOptions& options) {
 
 absl::Status CheckWatch(const WatchOptions& options) {
   const bool folder = IsFolder(options.target);
+  if (!folder && options.target.find(':') == std::string::npos) {
+    return absl::NotFoundError("RUN=" + options.target + " is no folder, and no HOST:PORT either");
+  }
   if (!folder) RETURN_IF_ERROR(ParseHostPort("RUN or HOST:PORT", options.target).status());
   if (options.web.empty()) return absl::OkStatus();
   if (!folder) {

@@ -27,8 +27,8 @@ class RemoteUpstream final : public Upstream {
   RemoteUpstream(const std::shared_ptr<grpc::Channel>& channel,
                  std::shared_ptr<const Tokenizer> tokenizer)
       : stub_(v1::InferenceService::NewStub(channel)), tokenizer_(std::move(tokenizer)) {}
-  ~RemoteUpstream()
-      override;  // waits until the last call is over; whoever asked has left it before
+  // Waits until the last call is over; whoever asked has left it before.
+  ~RemoteUpstream() override;
 
   absl::StatusOr<Model> model() const override;
   std::shared_ptr<const Tokenizer> tokenizer() const override { return tokenizer_; }

@@ -77,6 +77,21 @@ RlAction NextRlAction(const RlSnapshot& now, const RlConfig& rl) {
   return now.trained < now.committed ? RlAction::kTrain : RlAction::kWait;
 }
 
+absl::Status ServedByFleet(const std::vector<absl::Status>& answers) {
+  bool serves = false;
+  absl::Status away;
+  for (const absl::Status& answer : answers) {
+    if (answer.ok() || absl::IsFailedPrecondition(answer)) {
+      serves = true;
+    } else if (absl::IsUnavailable(answer)) {
+      away = answer;
+    } else {
+      return answer;
+    }
+  }
+  return serves ? absl::OkStatus() : away;
+}
+
 int64_t Staleness(int64_t oldest_source_step, int64_t trainer_step) {
   return std::max<int64_t>(0, trainer_step - oldest_source_step);
 }

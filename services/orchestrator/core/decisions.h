@@ -60,6 +60,12 @@ RlAction NextRlAction(const RlSnapshot& now, const RlConfig& rl);
 // publishes one version, so steps of the trainer count them.
 int64_t Staleness(int64_t oldest_source_step, int64_t trainer_step);
 
+// ---- after new weights were announced ----
+
+// By what each replica answered. OK when one serves them, or newer ones (FAILED_PRECONDITION); one
+// that is UNAVAILABLE finds them by itself, but not all may be; any other failure is told.
+absl::Status ServedByFleet(const std::vector<absl::Status>& answers);
+
 // ---- after a trainer came back ----
 
 // Steps whose batches it must get (again), in order: (first, last]; empty when nothing is missing.

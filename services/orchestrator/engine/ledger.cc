@@ -67,23 +67,21 @@ absl::StatusOr<std::unique_ptr<Ledger>> Ledger::Open(const std::string& path,
 
 absl::Status Ledger::Hold(const std::map<std::string, std::string>& settings) {
   if (settings.empty()) return absl::OkStatus();
-  const nlohmann::json now = settings;
-  RETURN_IF_ERROR(db_->Change("INSERT OR IGNORE INTO meta VALUES('settings', ?)", now.dump()));
+  RETURN_IF_ERROR(db_->Change("INSERT OR IGNORE INTO meta VALUES('settings', ?)",
+                              nlohmann::json(settings).dump()));
   ASSIGN_OR_RETURN(Statement row, db_->Query("SELECT value FROM meta WHERE key = 'settings'"));
   RETURN_IF_ERROR(row.Next().status());
   const nlohmann::json begun = nlohmann::json::parse(row.Text(0), nullptr, false);
-  if (!begun.is_object()) return absl::DataLossError("ledger.settings cannot be read");
-  if (begun == now) return absl::OkStatus();
+  if (!begun.is_object()) return absl::DataLossError("ledger.settings is no JSON object");
   for (const auto& [key, value] : begun.items()) {
-    if (now.value(key, nlohmann::json()) == value) continue;
+    const auto now = settings.find(key);
+    if (now != settings.end() && value == now->second) continue;
     return absl::FailedPreconditionError(absl::StrFormat(
-        "%s=%s, but this run was begun with %s: give another one another run.folder", key,
-        now.value(key, "(nothing)"), value.is_string() ? value.get<std::string>() : value.dump()));
+        "%s=%s, but this run was begun with %s: another run needs another run.folder", key,
+        now == settings.end() ? "(nothing)" : now->second,
+        value.is_string() ? value.get<std::string>() : value.dump()));
   }
-  const nlohmann::json added = nlohmann::json::diff(begun, now);
-  return absl::FailedPreconditionError(
-      absl::StrFormat("%s: this run was begun without it: give another one another run.folder",
-                      added.empty() ? "a setting" : added[0].value("path", "a setting").substr(1)));
+  return absl::OkStatus();
 }
 
 absl::StatusOr<std::unique_ptr<const Ledger>> Ledger::Read(const std::string& path) {

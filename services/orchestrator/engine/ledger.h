@@ -100,8 +100,8 @@ class Ledger {
  public:
   static absl::StatusOr<std::unique_ptr<Ledger>> Open(const std::string& path,
                                                       const std::string& run, uint64_t seed);
-  // By key; kept by the first call, FAILED_PRECONDITION by every later one with other values, naming
-  // one of them. None is nothing to hold.
+  // By key; kept by the first call that has any. FAILED_PRECONDITION by a later one whose value of
+  // a kept key is another or missing; a key that was not kept, of a newer program say, is let pass.
   absl::Status Hold(const std::map<std::string, std::string>& settings);
   // Of any run, alive or not, for those who only look: nothing that they ask holds up the run.
   static absl::StatusOr<std::unique_ptr<const Ledger>> Read(const std::string& path);

@@ -39,7 +39,7 @@ absl::StatusOr<std::unique_ptr<Run>> Run::Open(RunPlan plan, RunIdentity identit
   if (rl.has_value() && rl->last_step.has_value() &&
       *rl->last_step - rl->first_step != plan.rl.steps) {
     return absl::FailedPreconditionError(absl::StrFormat(
-        "orchestrator.rl.steps=%d, but the run in %s is over after %d: give another one another "
+        "orchestrator.rl.steps=%d, but the run in %s is over after %d: another run needs another "
         "run.folder",
         plan.rl.steps, identity.folder, *rl->last_step - rl->first_step));
   }

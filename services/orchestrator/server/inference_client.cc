@@ -7,6 +7,7 @@
 #include "common/wire/context.h"
 #include "common/wire/rollout.h"
 #include "common/wire/sampling.h"
+#include "services/orchestrator/core/decisions.h"
 #include "services/orchestrator/server/messages.h"
 
 namespace palimpsest::orchestrator {
@@ -214,24 +215,15 @@ absl::Status GrpcInferenceClient::UpdateWeights(const Weights& weights) {
   v1::UpdateWeightsRequest request;
   *request.mutable_weights() = AnnouncementToProto(weights);
   request.set_mode(v1::WEIGHTS_MODE_KEEP);
-  absl::Status away;
-  size_t serving = 0;
+  std::vector<absl::Status> answers;
   for (const auto& peer : peers_) {
     v1::UpdateWeightsResponse response;
-    const absl::Status status =
+    answers.push_back(
         peer->Call(config_.switch_call, [&](Stub& stub, grpc::ClientContext& context) {
           return stub.UpdateWeights(&context, request, &response);
-        });
-    // FAILED_PRECONDITION: it serves newer weights already.
-    if (status.ok() || absl::IsFailedPrecondition(status)) {
-      ++serving;
-    } else if (absl::IsUnavailable(status)) {
-      away = status;
-    } else {
-      return status;
-    }
+        }));
   }
-  return serving > 0 ? absl::OkStatus() : away;
+  return ServedByFleet(answers);
 }
 
 absl::Status GrpcInferenceClient::AbortAll(const std::string& reason) {

@@ -32,6 +32,11 @@ class Missing(Exception):
     """The environment does not have the method that was called."""
 
 
+def has(environment: Environment, method: str) -> bool:
+    """Whether the environment, by its class or by itself, has one of its own."""
+    return getattr(getattr(environment, method), "__func__", None) is not getattr(Environment, method)
+
+
 class Tasks:
     """Answers calls: the name of a call and its fields in, those of its answer out."""
 
@@ -44,7 +49,7 @@ class Tasks:
         if name not in self.by_name:
             raise NoSuchEpisode(f"task {name!r} is not one of {sorted(self.by_name)}")
         environment = self.by_name[name]
-        if getattr(type(environment), method) is getattr(Environment, method):
+        if not has(environment, method):
             raise Missing(f"{name} has no {method}")
         return environment
 
@@ -52,7 +57,7 @@ class Tasks:
         return {"tasks": [{
             "name": e.name, "description": e.description, "max_response": e.max_response,
             "multi_turn": e.max_turns > 1, "max_turns": e.max_turns if e.max_turns > 1 else 0,
-            "demonstrates": type(e).demonstrate is not Environment.demonstrate,
+            "demonstrates": has(e, "demonstrate"),
             **{f"{split}_size": size for split, size in e.sizes.items()},
         } for e in self.by_name.values()]}
 

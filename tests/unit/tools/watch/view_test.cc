@@ -17,9 +17,9 @@ WatchFacts Facts() {
     "total_steps": 9, "elapsed_seconds": 3723.4, "left_seconds": null, "policy_version": 7,
     "failure": ""})");
   facts.curves = json::parse(R"({"steps": [{"rl_step": null, "reward": null},
-    {"rl_step": 1, "reward": 0.0, "mismatch_max_abs": 1e-6},
-    {"rl_step": 2, "reward": 0.5, "mismatch_max_abs": 1e-5},
-    {"rl_step": 3, "reward": 1.0, "mismatch_max_abs": 1e-4}],
+    {"rl_step": 1, "reward": 0.0, "mismatch_kl": 1e-6},
+    {"rl_step": 2, "reward": 0.5, "mismatch_kl": 1e-5},
+    {"rl_step": 3, "reward": 1.0, "mismatch_kl": 1e-4}],
     "heldout": [{"name": "first", "greedy": false, "reward": 0.25},
                 {"name": "first", "greedy": true, "reward": 0.5}]})");
   facts.fleet = json::parse(R"({"peers": [{"role": "env", "rank": 0, "ready": true},
@@ -37,9 +37,16 @@ TEST(WatchViewTest, TheLinesSayWhatTheAnswersSay) {
   EXPECT_THAT(lines, Contains("reward          1.000  ▁▅█"));
   EXPECT_THAT(lines, Contains("mismatch      1.0e-04  ▁▅█"));  // by its logarithm
   EXPECT_THAT(lines, Contains("held-out    first 0.250"));
+  EXPECT_THAT(lines, Contains("weights     v7"));
   EXPECT_THAT(lines, Contains("fleet       env-0 ready   trainer-0 AWAY (refused)"));
   EXPECT_THAT(lines, Contains("warning     12:00:00 env: slow"));
   EXPECT_THAT(lines, Contains("page        http://127.0.0.1:1/"));
+}
+
+TEST(WatchViewTest, WeightsThatNobodyHasPublishedHaveNoVersion) {
+  WatchFacts facts = Facts();
+  facts.progress["policy_version"] = -1;
+  EXPECT_THAT(WatchLines(facts, 200), Contains("weights     -"));
 }
 
 TEST(WatchViewTest, WhatARolloutSaysMovesNoCursor) {

@@ -205,5 +205,14 @@ TEST(SessionSeedTest, EachSampleOfAGroupHasItsOwn) {
   EXPECT_EQ(SessionSeed(7, 3), SessionSeed(7, 3));
 }
 
+TEST(ServedByFleetTest, OneThatServesIsEnoughAndAnyOtherFailureIsTold) {
+  const absl::Status good, away = absl::UnavailableError("away"), broken = absl::DataLossError("x");
+  const absl::Status newer = absl::FailedPreconditionError("serves version 9");
+  EXPECT_TRUE(ServedByFleet({away, good}).ok());
+  EXPECT_TRUE(ServedByFleet({newer, away}).ok());
+  EXPECT_EQ(ServedByFleet({away, away}), away);
+  EXPECT_EQ(ServedByFleet({good, broken, away}), broken);
+}
+
 }  // namespace
 }  // namespace palimpsest::orchestrator

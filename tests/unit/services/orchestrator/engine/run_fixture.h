@@ -84,6 +84,28 @@ class RunTest : public testing::Test {
     EXPECT_GT(report["reward_last"].get<double>(), report["reward_first"].get<double>());
   }
 
+  // As kill -9 between any two calls: what a dead process would not have done is not done, and the
+  // next attempt knows only the disk. One life in `stride`, up to one that nothing killed.
+  void DieAnywhere(int stride, int max_calls) {
+    int died = 0;
+    for (int calls = 0; calls < max_calls; calls += stride) {
+      NewWorld();
+      world_->DieAfter(calls);
+      const absl::Status first = Attempt();
+      if (world_->dead()) {
+        ++died;
+        EXPECT_FALSE(first.ok());
+        world_->Revive();
+        const absl::Status second = Attempt();
+        ASSERT_TRUE(second.ok()) << second << " after " << calls << " calls";
+      }
+      ExpectWhole();
+      EXPECT_EQ(world_->open_sessions(), 0u);
+      if (!world_->dead() && first.ok()) break;
+    }
+    EXPECT_GT(died, 5);
+  }
+
   std::string folder_;
   RunPlan plan_ = SmallPlan();
   std::unique_ptr<FakeWorld> world_;

@@ -64,26 +64,7 @@ TEST_F(RunTest, TheReportHasTheKeysThatScriptsRead) {
   EXPECT_EQ(std::count(lines.begin(), lines.end(), '\n'), 3 * 2 * 3);
 }
 
-// As kill -9 between any two calls: what a dead process would not have done is not done, and the
-// next attempt knows only the disk.
-TEST_F(RunTest, KilledAnywhereItGoesOnWhereItWas) {
-  int died = 0;
-  for (int calls = 0; calls < 400; calls += 7) {
-    NewWorld();
-    world_->DieAfter(calls);
-    const absl::Status first = Attempt();
-    if (world_->dead()) {
-      ++died;
-      EXPECT_FALSE(first.ok());
-      world_->Revive();
-      const absl::Status second = Attempt();
-      ASSERT_TRUE(second.ok()) << second << " after " << calls << " calls";
-    }
-    ExpectWhole();
-    if (!world_->dead() && first.ok()) break;
-  }
-  EXPECT_GT(died, 5);
-}
+TEST_F(RunTest, KilledAnywhereItGoesOnWhereItWas) { DieAnywhere(7, 400); }
 
 TEST_F(RunTest, ATrainerThatWasRolledBackGetsTheSameBatchesAgain) {
   int rolled_back = 0;

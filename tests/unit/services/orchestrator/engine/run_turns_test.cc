@@ -79,25 +79,7 @@ TEST_F(TurnsRunTest, DemonstrationsAreLearntButForWhatTheEnvironmentSays) {
   }
 }
 
-TEST_F(TurnsRunTest, KilledAnywhereItGoesOnWhereItWas) {
-  int died = 0;
-  for (int calls = 0; calls < 900; calls += 29) {
-    NewWorld();
-    world_->DieAfter(calls);
-    const absl::Status first = Attempt();
-    if (world_->dead()) {
-      ++died;
-      EXPECT_FALSE(first.ok());
-      world_->Revive();
-      const absl::Status second = Attempt();
-      ASSERT_TRUE(second.ok()) << second << " after " << calls << " calls";
-    }
-    ExpectWhole();
-    EXPECT_EQ(world_->open_sessions(), 0u);
-    if (!world_->dead() && first.ok()) break;
-  }
-  EXPECT_GT(died, 5);
-}
+TEST_F(TurnsRunTest, KilledAnywhereItGoesOnWhereItWas) { DieAnywhere(29, 900); }
 
 // A lost turn is never a reward: the episode is played again from its start, with the same draws.
 TEST_F(TurnsRunTest, AnEpisodeThatLostATurnIsPlayedAgain) {

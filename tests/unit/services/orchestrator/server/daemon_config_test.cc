@@ -48,17 +48,27 @@ absl::StatusOr<OrchestratorDaemonConfig> Parse(const std::string& yaml) {
   return config;
 }
 
+std::map<std::string, std::string> SettingsOf(const char* from, const char* to) {
+  const auto config = Parse(std::regex_replace(kYaml, std::regex(from), to));
+  EXPECT_TRUE(config.ok()) << config.status();
+  const auto settings = Settings(*config);
+  EXPECT_TRUE(settings.ok()) << settings.status();
+  return *settings;
+}
+
 TEST(SettingsTest, AreWhatMakesTheNumbersAndNotHowFarOrWhere) {
-  const auto begun = Parse(kYaml), longer = Parse(std::regex_replace(
-                                       std::string(kYaml), std::regex("steps: 40"), "steps: 80"));
-  const auto other =
-      Parse(std::regex_replace(std::string(kYaml), std::regex("budget: 56"), "budget: 57"));
-  ASSERT_TRUE(begun.ok() && longer.ok() && other.ok());
-  EXPECT_EQ(Settings(*begun), Settings(*longer));
-  EXPECT_EQ(Settings(*begun).at("orchestrator.contexts.am.budget"), "56");
-  EXPECT_EQ(Settings(*other).at("orchestrator.contexts.am.budget"), "57");
-  EXPECT_EQ(Settings(*begun).at("orchestrator.sft[1].gate.prompts"), "64");
-  EXPECT_EQ(Settings(*begun).count("orchestrator.listen"), 0);
+  const auto begun = SettingsOf("none", "none");
+  EXPECT_EQ(begun.at("orchestrator.contexts.am.budget"), "56");
+  EXPECT_EQ(begun.at("orchestrator.sft[1].gate.prompts"), "64");
+  EXPECT_EQ(begun.at("orchestrator.sft"), "2 items");
+  EXPECT_EQ(begun.at("orchestrator.tasks[0]"), "registers");
+  EXPECT_EQ(begun.count("orchestrator.listen"), 0);
+  EXPECT_EQ(begun, SettingsOf("steps: 40", "steps: 80"));
+  EXPECT_EQ(begun, SettingsOf("also: \\[markov, none\\]", "also: [none]"));
+  EXPECT_NE(begun, SettingsOf("budget: 56", "budget: 57"));
+  EXPECT_NE(begun, SettingsOf("stop_loss: 0.01\\}",
+                              "stop_loss: 0.01}\n    - {name: c, max_steps: 3, batch: 32, "
+                              "learning_rate: {begin: 1e-3, end: 1e-3}}"));
 }
 
 TEST(DaemonConfigTest, TheQuickstartsSectionIsRead) {

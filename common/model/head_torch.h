@@ -1,0 +1,23 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <functional>
+
+namespace palimpsest::model {
+
+// The derivative [n, V] by the raw logits of wide rows [n, D], which stand from `row` on.
+using LogitGradient = std::function<at::Tensor(int64_t row, const at::Tensor& rows)>;
+
+struct HeadGradients {
+  at::Tensor hidden;  // [N, D]
+  at::Tensor weight;  // [V, D]; each undefined where it is not wanted
+};
+
+// Takes a loss back through the head, `chunk_rows` rows at a time, so that no more logits live.
+HeadGradients PullThroughHead(const at::Tensor& hidden, const at::Tensor& weight,
+                              int64_t chunk_rows, bool want_hidden, bool want_weight,
+                              const LogitGradient& gradient_of);
+
+}  // namespace palimpsest::model
