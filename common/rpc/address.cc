@@ -10,15 +10,17 @@
 #include <charconv>
 #include <cstdio>
 #include <filesystem>
+#include <optional>
 
 #include "absl/strings/str_format.h"
 #include "common/base/status.h"
+#include "common/rpc/config.h"
 
 namespace palimpsest {
 namespace {
 
 constexpr absl::Duration kPoll = absl::Milliseconds(100);
-constexpr std::string_view kPidKey = "\npid ";
+constexpr std::string_view kMetricsKey = "metrics ", kPidKey = "pid ";
 
 absl::Status ErrnoStatus(std::string_view what, std::string_view path) {
   return absl::ErrnoToStatus(errno, absl::StrFormat("%s %s", what, path));
@@ -55,18 +57,34 @@ bool IsListed(const std::string& folder, const std::string& name) {
   return found;
 }
 
-// "host:port\npid 123\n"
+// What stands behind `key` in the next line of `text`, which goes; nothing without such a line.
+std::optional<std::string_view> TakeLine(std::string_view key, std::string_view& text) {
+  const size_t end = text.find('\n');
+  if (end == std::string_view::npos || !text.starts_with(key)) return std::nullopt;
+  const std::string_view value = text.substr(key.size(), end - key.size());
+  text.remove_prefix(end + 1);
+  return value;
+}
+
+// "host:port\nmetrics host:port\npid 123\n"; the line of the metrics may be absent.
 absl::StatusOr<Address> ParseAddress(std::string_view text, std::string_view path) {
   Address address;
-  const size_t at = text.find(kPidKey);
-  if (at != std::string_view::npos && at > 0 && text.back() == '\n') {
-    const char* begin = text.data() + at + kPidKey.size();
-    const char* end = text.data() + text.size() - 1;
-    const auto [rest, error] = std::from_chars(begin, end, address.pid);
-    address.host_port = std::string(text.substr(0, at));
+  const auto host_port = TakeLine("", text), metrics = TakeLine(kMetricsKey, text);
+  const auto pid = TakeLine(kPidKey, text);
+  if (host_port && !host_port->empty() && pid && text.empty()) {
+    const char* const end = pid->data() + pid->size();
+    const auto [rest, error] = std::from_chars(pid->data(), end, address.pid);
+    address.host_port = std::string(*host_port);
+    address.metrics = std::string(metrics.value_or(""));
     if (rest == end && error == std::errc() && address.pid > 0) return address;
   }
   return absl::DataLossError(absl::StrFormat("%s holds no address", path));
+}
+
+std::string TextOf(const Address& address) {
+  std::string text = address.host_port + "\n";
+  if (!address.metrics.empty()) text += absl::StrFormat("%s%s\n", kMetricsKey, address.metrics);
+  return text + absl::StrFormat("%s%d\n", kPidKey, address.pid);
 }
 
 absl::StatusOr<std::string> ReadSmallFile(const std::string& path) {
@@ -82,10 +100,18 @@ absl::StatusOr<std::string> ReadSmallFile(const std::string& path) {
 
 }  // namespace
 
+absl::StatusOr<Address> OwnAddress(const std::string& rpc, const std::string& host, int port) {
+  Address address{.host_port = rpc, .pid = getpid()};
+  ASSIGN_OR_RETURN(const HostPort reached, ParseHostPort("address", rpc));
+  const bool wildcard = host == "0.0.0.0" || host == "::";
+  address.metrics = JoinHostPort(wildcard ? reached.host : host, port);
+  return address;
+}
+
 absl::Status WriteAddress(const std::string& run, std::string_view role, int rank,
                           const Address& address) {
   ASSIGN_OR_RETURN(const std::string name, FileName(role, rank));
-  const std::string text = absl::StrFormat("%s%s%d\n", address.host_port, kPidKey, address.pid);
+  const std::string text = TextOf(address);
   const std::string path = Folder(run) + "/" + name;
   RETURN_IF_ERROR(ParseAddress(text, path).status());
   std::error_code error;

@@ -15,8 +15,12 @@ namespace palimpsest {
 struct Address {
   std::string host_port;
   int64_t pid = 0;  // of the daemon, on its own machine: tells one life of it from the next
+  std::string metrics = {};  // host:port of its /metrics; empty: it is not told here
   bool operator==(const Address&) const = default;
 };
+
+// Of this process: gRPC at `rpc`, /metrics at `port` of `host`. A wildcard is reached as gRPC is.
+absl::StatusOr<Address> OwnAddress(const std::string& rpc, const std::string& host, int port);
 
 // Writes <run>/addresses/<role>-<rank> by rename: a reader sees the old content or the new one.
 // `role` is one lower-case word.

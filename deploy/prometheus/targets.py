@@ -1,12 +1,11 @@
 #!/usr/bin/env python3
 """Tells Prometheus where the daemons of a run are: from <run>/addresses/ to a file of targets for file_sd.
 
-Usage: targets.py RUN_FOLDER --out targets/NAME.json --metrics env=PORT --metrics inference=PORT .. [--run NAME]
-                  [--every SECONDS]
+Usage: targets.py RUN_FOLDER --out targets/NAME.json [--run NAME] [--every SECONDS] [--metrics ROLE=PORT ..]
 
-An address file tells role, rank and host of a daemon that lives, but not the port of its /metrics. That port is fixed in the
-run's YAML (`inference.metrics: 127.0.0.1:9102`) and repeated here, by role or, where a host holds several ranks of a role,
-by role and rank (`inference-1=9103`). Without --every it writes once; exit code 1 if a daemon had to be left out.
+An address file tells role and rank of a daemon that lives, and where its /metrics stands. Where others reach them by another port
+(or an older build does not tell), --metrics says it: by role or, where a host holds several ranks of a
+role, by role and rank (`inference-1=9103`). Without --every it writes once; exit code 1 if a daemon had to be left out.
 """
 import argparse
 import json
@@ -17,10 +16,10 @@ import socket
 import sys
 import time
 
-ADDRESS = re.compile(r"(?P<host>\S+):\d+\npid \d+\n")
+ADDRESS = re.compile(r"(?P<host>\S+):\d+\n(metrics (?P<metrics>\S+:\d+)\n)?pid \d+\n")
 DAEMON = re.compile(r"(?P<role>[a-z_]+)-(?P<rank>\d+)")
 OTHER_DOORS = {"http", "router_http", "page"}  # of a daemon that has an address file already
-LOOPBACK = re.compile(r"127\.|localhost$|\[::1\]$")
+LOOPBACK = re.compile(r"(127\.[\d.]+|localhost|\[::1\])(:|$)")
 
 
 def read_targets(run_folder, run, ports):
@@ -38,12 +37,16 @@ def read_targets(run_folder, run, ports):
         port = ports.get(path.name, ports.get(name["role"]))
         if not address:
             wrong.append(f"{path} holds no address")
-        elif port is None:
-            wrong.append(f"{path.name}: no --metrics {name['role']}=PORT")
+            continue
+        host, metrics = address["host"], address["metrics"]
+        here = LOOPBACK.match(host) or host == socket.gethostname()
+        if port is None and metrics is None:
+            wrong.append(f"{path.name} does not tell where its metrics are: --metrics {name['role']}=PORT")
+        elif port is None and LOOPBACK.match(metrics) and not here:
+            wrong.append(f"{path.name}: {metrics} is reached from {host} alone; set {name['role']}.metrics of its configuration")
         else:
-            host = address["host"]
-            node = socket.gethostname() if LOOPBACK.match(host) else host
-            targets.append({"targets": [f"{host}:{port}"],
+            node = socket.gethostname() if here else host
+            targets.append({"targets": [f"{host}:{port}" if port else metrics],
                             "labels": {"run": run, "role": name["role"], "rank": name["rank"], "node": node}})
     return targets, wrong
 
@@ -74,7 +77,7 @@ def main():
     parser = argparse.ArgumentParser(usage=__doc__.split("Usage: ")[1].split("\n\n")[0])
     parser.add_argument("run_folder", type=pathlib.Path)
     parser.add_argument("--out", type=pathlib.Path, required=True)
-    parser.add_argument("--metrics", type=port_of, action="append", required=True)
+    parser.add_argument("--metrics", type=port_of, action="append", default=[])
     parser.add_argument("--run")
     parser.add_argument("--every", type=float)
     options = parser.parse_args()

@@ -48,8 +48,9 @@ absl::Status Run(const EnvDaemonConfig& config, StopSignal& stop) {
                                                      : absl::OkStatus();
                                         },
                                         tls.https()));
-  RETURN_IF_ERROR(
-      WriteAddress(config.run.folder, "env", config.env.rank, {server->address(), getpid()}));
+  ASSIGN_OR_RETURN(const Address own,
+                   OwnAddress(server->address(), at.metrics.host, http->port()));
+  RETURN_IF_ERROR(WriteAddress(config.run.folder, "env", config.env.rank, own));
   ready.Set(1);
   Log(Severity::kInfo, "env serves",
       {{"address", server->address()}, {"metrics_port", http->port()}});

@@ -123,6 +123,7 @@ void Bind(Binder& b, PeersConfig& c) {
   b.Field("patience", c.patience, "without a peer the run fails after this");
   b.Field("poll", c.poll, "first wait for a peer");
   b.Field("max_poll", c.max_poll, "longest wait between two tries");
+  b.Field("call_deadline", c.call_deadline, "of calls that should not take long");
   b.Field("train_deadline", c.train_deadline, "of one batch");
   b.Field("generate_deadline", c.generate_deadline, "of one group");
 }

@@ -33,6 +33,7 @@ constexpr absl::Duration kLastLook = absl::Seconds(2);  // for those who watch t
 
 PeerConfig HowToReachPeers(const OrchestratorDaemonConfig& config, const Tls& tls) {
   PeerConfig peers{.run_folder = config.run.folder, .run = config.run.name, .tls = tls};
+  peers.call = config.orchestrator.plan.peers.call_deadline;
   peers.train_call = config.orchestrator.plan.peers.train_deadline;
   peers.generate_call = config.orchestrator.plan.peers.generate_deadline;
   return peers;
@@ -49,21 +50,13 @@ v1::ServerInfo AboutUs(const OrchestratorDaemonConfig& config) {
   return info;
 }
 
-// Where others find what listens on `host`: a wildcard is reached as the RPC server is.
-absl::StatusOr<std::string> PageAddress(const std::string& host, int port,
-                                        const std::string& rpc_address) {
-  if (host != "0.0.0.0" && host != "::") return JoinHostPort(host, port);
-  ASSIGN_OR_RETURN(const HostPort own, ParseHostPort("address", rpc_address));
-  return JoinHostPort(own.host, port);
-}
-
 // Tells the run's folder and the log where we serve. The page stands beside /metrics.
 absl::Status Announce(const std::string& folder, const std::string& rpc, const HostPort& http) {
-  ASSIGN_OR_RETURN(const std::string page, PageAddress(http.host, http.port, rpc));
-  RETURN_IF_ERROR(WriteAddress(folder, "orchestrator", 0, {rpc, getpid()}));
-  RETURN_IF_ERROR(WriteAddress(folder, "page", 0, {page, getpid()}));
+  ASSIGN_OR_RETURN(const Address own, OwnAddress(rpc, http.host, http.port));
+  RETURN_IF_ERROR(WriteAddress(folder, "orchestrator", 0, own));
+  RETURN_IF_ERROR(WriteAddress(folder, "page", 0, {own.metrics, own.pid}));
   Log(Severity::kInfo, "orchestrator serves",
-      {{"address", rpc}, {"metrics_port", http.port}, {"page", page}});
+      {{"address", rpc}, {"metrics_port", http.port}, {"page", own.metrics}});
   return absl::OkStatus();
 }
 

@@ -56,7 +56,9 @@ absl::Status Serve(const DaemonConfig& config, TrainerEngine& engine, Collective
                        at.metrics.host, at.metrics.port, metrics,
                        [&service] { return service.Ready(); }, tls.https()));
   ASSIGN_OR_RETURN(const auto server, RpcServer::Start(at.rpc, {&service}, metrics, clock, tls));
-  RETURN_IF_ERROR(WriteAddress(config.run.folder, kRole, 0, {server->address(), getpid()}));
+  ASSIGN_OR_RETURN(const Address own,
+                   OwnAddress(server->address(), at.metrics.host, metrics_server->port()));
+  RETURN_IF_ERROR(WriteAddress(config.run.folder, kRole, 0, own));
   Log(Severity::kInfo, "listening",
       {{"address", server->address()}, {"metrics_port", metrics_server->port()}});
 

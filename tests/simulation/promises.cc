@@ -29,6 +29,11 @@ std::string Contents(const orchestrator::TrainBatch& batch) {
 
 }  // namespace
 
+std::vector<float> ReplayOf(int64_t step, const rl::Rollout& rollout) {
+  return std::vector<float>(static_cast<size_t>(rl::SampledTokens(rollout)),
+                            -static_cast<float>(step));
+}
+
 void Promises::Expect(bool holds, const std::string& promise, const std::string& how) {
   if (!holds) history_.Broken(promise, how);
 }
@@ -60,7 +65,10 @@ void Promises::BatchCame(const orchestrator::TrainBatch& batch) {
     return;
   }
   std::map<std::string, Group> groups;
-  for (const orchestrator::RlItem& item : batch.rl) CheckItem(batch, item, groups);
+  for (const orchestrator::RlItem& item : batch.rl) {
+    CheckItem(batch, item, groups);
+    replayed_[item.rollout.id] = ReplayOf(batch.step, item.rollout);
+  }
   if (batch.rl.empty()) return;
   CheckGroups(batch, groups);
   groups_[batch.step] = std::move(groups);
@@ -192,6 +200,14 @@ void Promises::CheckBatches(const orchestrator::Ledger& ledger,
     Expect(members.ok() && std::ssize(*members) ==
                                scenario_.plan.rl.prompts_per_batch * scenario_.plan.rl.samples,
            "accepted", absl::StrFormat("step %d lacks rollouts in the ledger", step));
+    if (!members.ok()) continue;
+    for (const orchestrator::RolloutRow& member : *members) {
+      const auto rollout = ledger.FindRollout(member.id);
+      // Nothing is kept when the answer was lost.
+      Expect(
+          rollout.ok() && (rollout->replayed.empty() || rollout->replayed == replayed_[member.id]),
+          "replays", "another replay is kept of " + member.id);
+    }
   }
   std::string weights, wanted;
   for (const std::string& id : trained) weights += id + " ";

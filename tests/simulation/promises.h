@@ -15,6 +15,9 @@
 
 namespace palimpsest::simulation {
 
+// What a trainer tells of a rollout that it replayed in `step`.
+std::vector<float> ReplayOf(int64_t step, const rl::Rollout& rollout);
+
 // Holds a history to what design.md section 8 promises. The peers tell it what they see, the
 // simulation shows it the ledger between two attempts and at the end. One thread at a time.
 //
@@ -22,6 +25,7 @@ namespace palimpsest::simulation {
 //   rewards   every reward is what the environment says of the response; none comes of a failure
 //   accepted  what the ledger has committed is there after any death, and is trained or counted
 //   batches   the weights contain each batch once, in order, with the same contents each time
+//   replays   what is kept of a replay is that of its rollout and step, and whole
 //   prompts   none is skipped or used twice
 //   staleness no rollout is older than the bound when it is trained, and none comes of the future
 //   weights   what is served is what was published, whole; held-out numbers are of what they say
@@ -68,6 +72,7 @@ class Promises {
   std::map<int64_t, int64_t> step_of_;                      // version
   std::map<int64_t, std::string> batches_;                  // by step, as they came first
   std::map<int64_t, std::map<std::string, Group>> groups_;  // of RL batches, by step
+  std::map<std::string, std::vector<float>> replayed_;      // by rollout
   int64_t acknowledged_ = 0;
 };
 

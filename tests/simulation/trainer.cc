@@ -114,6 +114,9 @@ absl::StatusOr<orchestrator::TrainResult> SimTrainer::Learn(const orchestrator::
   state_.ledger.Add({.step = batch.step, .batch_id = batch.id});
   if (batch.step % scenario_.checkpoint_every == 0) saved_ = state_;
   if (!batch.rl.empty()) result.mismatch = {{0, 30, 1e-6, 1e-3}};
+  for (const orchestrator::RlItem& item : batch.rl) {
+    result.replayed.push_back({item.rollout.id, ReplayOf(batch.step, item.rollout)});
+  }
   return result;
 }
 

@@ -97,6 +97,7 @@ Fleet::Options Router::FleetOptions() {
 }
 
 absl::Status Router::Start() {
+  Address own;
   const auto listen = [&]() -> absl::Status {
     ASSIGN_OR_RETURN(const Listening at, ReadListen(kRole, config_.router.serve, config_.tls));
     ASSIGN_OR_RETURN(metrics_server_,
@@ -106,6 +107,8 @@ absl::Status Router::Start() {
                          tls_.https()));
     ASSIGN_OR_RETURN(server_, RpcServer::Start(at.rpc, {&service_}, metrics_, SystemClock(), tls_));
     server_->SetServing("", false);
+    ASSIGN_OR_RETURN(own,
+                     OwnAddress(server_->address(), at.metrics.host, metrics_server_->port()));
     return absl::OkStatus();
   };
   const absl::Status listening = listen();
@@ -114,7 +117,7 @@ absl::Status Router::Start() {
   Log(Severity::kInfo, "listening",
       {{"address", server_->address()}, {"metrics_port", metrics_server_->port()}});
   RETURN_IF_ERROR(OpenDoor());
-  return WriteAddress(config_.run.folder, kRole, 0, {server_->address(), getpid()});
+  return WriteAddress(config_.run.folder, kRole, 0, own);
 }
 
 absl::Status Router::OpenDoor() {

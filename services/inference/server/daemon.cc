@@ -178,8 +178,9 @@ absl::Status Replica::Start() {
   Log(Severity::kInfo, "listening",
       {{"address", server_->address()}, {"metrics_port", metrics_server_->port()}});
   RETURN_IF_ERROR(OpenDoor());
-  return WriteAddress(config_.run.folder, kRole, config_.inference.rank,
-                      {server_->address(), getpid()});
+  ASSIGN_OR_RETURN(const Address own,
+                   OwnAddress(server_->address(), at.metrics.host, metrics_server_->port()));
+  return WriteAddress(config_.run.folder, kRole, config_.inference.rank, own);
 }
 
 absl::Status Replica::Serve() {

@@ -101,6 +101,7 @@ absl::Status CheckPeers(const PeersConfig& peers) {
       {"peers.patience", peers.patience},
       {"peers.poll", peers.poll},
       {"peers.max_poll", peers.max_poll},
+      {"peers.call_deadline", peers.call_deadline},
       {"peers.train_deadline", peers.train_deadline},
       {"peers.generate_deadline", peers.generate_deadline}};
   for (const auto& [name, value] : times) {

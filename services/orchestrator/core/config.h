@@ -85,6 +85,7 @@ struct PeersConfig {
   absl::Duration patience = absl::Minutes(15);    // without a peer the run fails after this
   absl::Duration poll = absl::Milliseconds(200);  // first wait of a retry
   absl::Duration max_poll = absl::Seconds(5);
+  absl::Duration call_deadline = absl::Seconds(30);      // of calls that should not take long
   absl::Duration train_deadline = absl::Minutes(10);     // of one batch
   absl::Duration generate_deadline = absl::Minutes(10);  // of one group
   bool operator==(const PeersConfig&) const = default;

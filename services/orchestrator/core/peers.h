@@ -12,6 +12,7 @@
 #include "common/base/status.h"
 #include "common/base/strong_int.h"
 #include "common/context/policy.h"
+#include "common/rl/replayed.h"
 #include "common/rl/rollout.h"
 #include "common/rl/sampling.h"
 
@@ -209,6 +210,7 @@ struct TrainResult {
   double entropy = 0;
   std::vector<MismatchBucket> mismatch;
   std::vector<RejectedRollout> rejected;
+  std::vector<rl::Replayed> replayed;  // of the RL items that were learnt, as far as it is known
 };
 
 struct TrainerStatus {

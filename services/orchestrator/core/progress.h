@@ -94,6 +94,7 @@ struct RolloutRow {
   std::string reason;
   std::string text;             // of the response, cut at a stop string
   std::string bytes;            // the rollout, see RolloutCodec; left out in lists
+  std::vector<float> replayed;  // see rl::Replayed; empty: not kept. Of FindRollout alone
   std::optional<int64_t> step;  // that trains it
   std::string batch_id;
   int32_t prompt_tokens = 0;

@@ -1,5 +1,6 @@
 #include "services/orchestrator/engine/ledger.h"
 
+#include <bit>
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_format.h"
@@ -7,6 +8,7 @@
 namespace palimpsest::orchestrator {
 namespace {
 
+// Of what must be there. `replayed` came later: a ledger of before gets it when its run goes on.
 constexpr char kFormat[] = "2";
 constexpr char kSchema[] = R"(
 CREATE TABLE IF NOT EXISTS meta(key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -39,6 +41,7 @@ CREATE TABLE IF NOT EXISTS evaluations(
   needs_memory INTEGER NOT NULL, total_tokens INTEGER, events INTEGER, reason TEXT, text TEXT,
   bytes BLOB, turns INTEGER, PRIMARY KEY(name, greedy, idx));
 CREATE TABLE IF NOT EXISTS counts(what TEXT PRIMARY KEY, n INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS replayed(rollout TEXT PRIMARY KEY, logprobs BLOB NOT NULL);
 )";
 
 // The value under `key`, written when there is none; another one there is refused.
@@ -52,6 +55,12 @@ absl::Status CheckMeta(Database& db, const std::string& key, const std::string& 
 }
 
 int64_t ToInt(GroupState state) { return static_cast<int64_t>(state); }
+
+// As they lie in memory: fp32, little-endian.
+std::string_view BytesOf(const std::vector<float>& values) {
+  static_assert(std::endian::native == std::endian::little);
+  return {reinterpret_cast<const char*>(values.data()), values.size() * sizeof(float)};
+}
 
 }  // namespace
 
@@ -151,7 +160,7 @@ absl::Status Ledger::CommitRlBatch(const BatchRow& batch, const std::vector<int6
   return transaction.Commit();
 }
 
-absl::Status Ledger::MarkTrained(const StepRow& r) {
+absl::Status Ledger::MarkTrained(const StepRow& r, const std::vector<rl::Replayed>& replayed) {
   absl::MutexLock lock(&mu_);
   ASSIGN_OR_RETURN(Transaction transaction, Transaction::Begin(*db_));
   RETURN_IF_ERROR(db_->Change("UPDATE batches SET trained = 1 WHERE step = ?", r.step));
@@ -160,6 +169,10 @@ absl::Status Ledger::MarkTrained(const StepRow& r) {
       r.stage, r.loss, r.reward, r.sampled_tokens, r.mean_total_tokens, r.events, r.staleness_max,
       r.mismatch_kl, r.mismatch_max_abs, r.loss_tokens, r.rejected, r.generate_seconds,
       r.train_seconds, r.turns));
+  for (const rl::Replayed& rollout : replayed) {
+    RETURN_IF_ERROR(db_->Change("INSERT INTO replayed VALUES(?, ?)", rollout.id,
+                                Blob{BytesOf(rollout.logprobs)}));
+  }
   return transaction.Commit();
 }
 

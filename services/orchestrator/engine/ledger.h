@@ -123,7 +123,8 @@ class Ledger {
   // Takes whole groups, which must be ready; advantages by rollout id.
   absl::Status CommitRlBatch(const BatchRow& batch, const std::vector<int64_t>& groups,
                              const std::map<std::string, double>& advantages);
-  absl::Status MarkTrained(const StepRow& row);
+  // With what the trainer replayed of the rollouts, as far as it is known.
+  absl::Status MarkTrained(const StepRow& row, const std::vector<rl::Replayed>& replayed = {});
   absl::StatusOr<int64_t> LastStep() const;  // 0 without batches
   absl::StatusOr<BatchRow> Batch(int64_t step) const;
   // Trained ones beyond `after`, ascending.
@@ -174,6 +175,8 @@ class Ledger {
   explicit Ledger(std::unique_ptr<Database> db) : db_(std::move(db)) {}
   absl::Status CountLocked(const std::string& what, int64_t n) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::Status InsertBatchLocked(const BatchRow& batch) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  absl::StatusOr<std::vector<float>> ReplayedLocked(const std::string& id) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   mutable absl::Mutex mu_;
   std::unique_ptr<Database> db_ ABSL_GUARDED_BY(mu_);

@@ -1,4 +1,6 @@
 // What the ledger answers; what changes it stands in ledger.cc.
+#include <algorithm>
+
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_format.h"
 #include "services/orchestrator/engine/ledger.h"
@@ -310,11 +312,29 @@ absl::StatusOr<RolloutPage> Ledger::List(const RolloutFilter& filter) const {
   return page;
 }
 
+absl::StatusOr<std::vector<float>> Ledger::ReplayedLocked(const std::string& id) const {
+  // One that is only looked at may be of before there was this table.
+  ASSIGN_OR_RETURN(Statement table,
+                   db_->Query("SELECT 1 FROM sqlite_master WHERE name = 'replayed'"));
+  ASSIGN_OR_RETURN(const bool there, table.Next());
+  if (!there) return std::vector<float>();
+  ASSIGN_OR_RETURN(Statement row,
+                   db_->Query("SELECT logprobs FROM replayed WHERE rollout = ?", id));
+  ASSIGN_OR_RETURN(const bool kept, row.Next());
+  if (!kept) return std::vector<float>();
+  const std::string bytes = row.Text(0);
+  std::vector<float> logprobs(bytes.size() / sizeof(float));
+  std::copy_n(bytes.data(), logprobs.size() * sizeof(float),
+              reinterpret_cast<char*>(logprobs.data()));
+  return logprobs;
+}
+
 absl::StatusOr<RolloutRow> Ledger::FindRollout(const std::string& id) const {
   absl::MutexLock lock(&mu_);
   ASSIGN_OR_RETURN(std::vector<RolloutRow> rows,
                    ReadWithBytes(db_->Query(SelectRollouts("WHERE r.id = ?"), id)));
   if (rows.empty()) return absl::NotFoundError("rollout_id=" + id + ": no such rollout");
+  ASSIGN_OR_RETURN(rows.front().replayed, ReplayedLocked(id));
   return std::move(rows.front());
 }
 

@@ -181,7 +181,7 @@ absl::Status Training::Record(const BatchRow& row, StepRow facts, const TrainRes
   for (const MismatchBucket& bucket : result.mismatch) {
     place_.metrics.mismatch_kl.With({std::to_string(bucket.events)}).Set(bucket.kl);
   }
-  RETURN_IF_ERROR(place_.ledger.MarkTrained(facts));
+  RETURN_IF_ERROR(place_.ledger.MarkTrained(facts, result.replayed));
   Tell(facts);
   return place_.ledger.Beat(place_.clock.Now());
 }

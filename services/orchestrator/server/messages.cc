@@ -2,6 +2,7 @@
 
 #include "absl/strings/str_format.h"
 #include "common/wire/context.h"
+#include "common/wire/replayed.h"
 #include "common/wire/rollout.h"
 
 namespace palimpsest::orchestrator {
@@ -57,7 +58,8 @@ v1::TrainBatchRequest BatchToProto(const TrainBatch& batch) {
   return request;
 }
 
-TrainResult ResultFromProto(const v1::TrainBatchResponse& proto) {
+absl::StatusOr<TrainResult> ResultFromProto(const v1::TrainBatchResponse& proto,
+                                            const TrainBatch& batch) {
   TrainResult result;
   result.already_trained = proto.already_trained();
   result.skipped = proto.skipped();
@@ -71,6 +73,14 @@ TrainResult ResultFromProto(const v1::TrainBatchResponse& proto) {
   for (const v1::RejectedRollout& rejected : proto.rejected()) {
     result.rejected.push_back({rejected.rollout_id(), rejected.message()});
   }
+  std::map<std::string, int64_t> sampled;
+  for (const RlItem& item : batch.rl) sampled[item.rollout.id] = rl::SampledTokens(item.rollout);
+  absl::StatusOr<std::vector<rl::Replayed>> replayed = wire::FromProto(proto.replayed(), sampled);
+  if (!replayed.ok()) {
+    return absl::InternalError(
+        absl::StrFormat("trainer: %s", std::string(replayed.status().message())));
+  }
+  result.replayed = *std::move(replayed);
   return result;
 }
 

@@ -13,7 +13,9 @@ v1::WeightsAnnouncement AnnouncementToProto(const Weights& weights);
 Weights AnnouncementFromProto(const v1::WeightsAnnouncement& proto);
 
 v1::TrainBatchRequest BatchToProto(const TrainBatch& batch);
-TrainResult ResultFromProto(const v1::TrainBatchResponse& proto);
+// The answer to `batch`; INTERNAL when it contradicts the batch, naming the field.
+absl::StatusOr<TrainResult> ResultFromProto(const v1::TrainBatchResponse& proto,
+                                            const TrainBatch& batch);
 
 v1::Progress ProgressToProto(const Progress& progress, const std::vector<PeerFacts>& peers);
 v1::RolloutSummary SummaryToProto(const RolloutRow& row);

@@ -6,6 +6,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
+#include "common/rl/replayed.h"
 #include "common/rpc/status.h"
 #include "common/wire/rollout.h"
 #include "services/orchestrator/server/messages.h"
@@ -118,6 +119,11 @@ grpc::Status OrchestratorServer::GetRollout(grpc::ServerContext*,
   *response->mutable_rollout() = wire::ToProto(*rollout);
   response->set_response_text(row->text);
   response->set_reason(row->reason);
+  if (!row->replayed.empty()) {
+    const absl::StatusOr<std::vector<float>> replayed = rl::ByPosition(*rollout, row->replayed);
+    if (!replayed.ok()) return ToGrpc(replayed.status());
+    response->mutable_trainer_logprobs()->Assign(replayed->begin(), replayed->end());
+  }
   const absl::StatusOr<std::vector<std::string>> pieces = run_.Pieces(rollout->tokens);
   if (!pieces.ok()) return ToGrpc(pieces.status());
   for (size_t i = 0; i < pieces->size(); ++i) {

@@ -40,7 +40,7 @@ absl::StatusOr<TrainResult> GrpcTrainerClient::Train(const TrainBatch& batch) {
   RETURN_IF_ERROR(peer_.Call(config_.train_call, [&](Stub& stub, grpc::ClientContext& context) {
     return stub.TrainBatch(&context, request, &response);
   }));
-  return ResultFromProto(response);
+  return ResultFromProto(response, batch);
 }
 
 absl::StatusOr<Weights> GrpcTrainerClient::Publish(int64_t step) {

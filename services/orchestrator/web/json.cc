@@ -128,6 +128,16 @@ std::string Origins(const rl::Rollout& rollout) {
   return letters;
 }
 
+// By position; null where nothing was sampled.
+json OfSampled(const rl::Rollout& rollout, std::span<const float> values) {
+  json all = json::array();
+  for (size_t i = 0; i < rollout.tokens.size(); ++i) {
+    const bool sampled = rollout.origins[i] == rl::Origin::kSampled;
+    all.push_back(sampled ? Maybe(values[i]) : json(nullptr));
+  }
+  return all;
+}
+
 std::string_view Name(rl::Outcome outcome) {
   constexpr std::string_view kNames[] = {"unknown",     "ok",           "truncated",
                                          "task_failed", "infra_failed", "cancelled"};
@@ -249,14 +259,10 @@ json RowJson(const RolloutRow& row) {
 }
 
 json RolloutJson(const RolloutRow& row, const rl::Rollout& rollout,
-                 const std::vector<std::string>& pieces, const std::optional<StepRow>& trained) {
+                 const std::vector<std::string>& pieces, std::span<const float> replayed,
+                 const std::optional<StepRow>& trained) {
   json page = RowJson(row);
-  json logprobs = json::array(), spans = json::array(), events = json::array(),
-       texts = json::array();
-  for (size_t i = 0; i < rollout.tokens.size(); ++i) {
-    const bool sampled = rollout.origins[i] == rl::Origin::kSampled;
-    logprobs.push_back(sampled ? Maybe(rollout.logprobs[i]) : json(nullptr));
-  }
+  json spans = json::array(), events = json::array(), texts = json::array();
   for (const rl::Span& span : rollout.spans) {
     spans.push_back({{"begin", span.begin},
                      {"end", span.end},
@@ -272,7 +278,8 @@ json RolloutJson(const RolloutRow& row, const rl::Rollout& rollout,
   page["ids"] = rollout.tokens;
   page["pieces"] = std::move(texts);
   page["origins"] = Origins(rollout);
-  page["logprobs"] = std::move(logprobs);
+  page["logprobs"] = OfSampled(rollout, rollout.logprobs);
+  page["replayed"] = replayed.empty() ? json(nullptr) : OfSampled(rollout, replayed);
   page["spans"] = std::move(spans);
   page["events_list"] = std::move(events);
   page["temperature"] = rollout.temperature;

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <nlohmann/json_fwd.hpp>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -27,10 +28,10 @@ nlohmann::json FleetJson(const std::vector<PeerFacts>& peers, const std::vector<
 nlohmann::json RowJson(const RolloutRow& row);
 
 // `pieces`: the text of each token. `kept_heads` of an event: for each position of its window, how
-// many of all KV heads kept it. `trained`: the step that it was trained in; what replay made of
-// each of its tokens is not kept, what it made of the whole batch is.
+// many of all KV heads kept it. `replayed`: rl::ByPosition of what was replayed of it, empty where
+// that is not kept. `trained`: the step that it was trained in, with the mismatch of its batch.
 nlohmann::json RolloutJson(const RolloutRow& row, const rl::Rollout& rollout,
-                           const std::vector<std::string>& pieces,
+                           const std::vector<std::string>& pieces, std::span<const float> replayed,
                            const std::optional<StepRow>& trained);
 
 // Of event `n`, for each layer and KV head: the positions of its window that the head still held

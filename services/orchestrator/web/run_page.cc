@@ -6,6 +6,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_format.h"
+#include "common/rl/replayed.h"
 #include "common/weights/manifest.h"
 #include "services/orchestrator/web/asset.h"
 #include "services/orchestrator/web/json.h"
@@ -178,7 +179,11 @@ RunPage::Body RunPage::One(const std::string& rest) const {
   ASSIGN_OR_RETURN(const rl::Rollout rollout, codec_.Decode(row.bytes));
   if (cut == std::string::npos) {
     ASSIGN_OR_RETURN(const std::optional<StepRow> trained, TrainedIn(row));
-    return Dump(RolloutJson(row, rollout, Pieces(rollout.tokens), trained));
+    std::vector<float> replayed;
+    if (!row.replayed.empty()) {
+      ASSIGN_OR_RETURN(replayed, rl::ByPosition(rollout, row.replayed));
+    }
+    return Dump(RolloutJson(row, rollout, Pieces(rollout.tokens), replayed, trained));
   }
   const std::string number = rest.substr(cut + kEvents.size());
   size_t event = 0;

@@ -7,6 +7,7 @@
 
 #include "common/base/status.h"
 #include "common/base/strong_int.h"
+#include "common/rl/replayed.h"
 #include "services/trainer/core/batch.h"
 
 namespace palimpsest::trainer {
@@ -34,6 +35,9 @@ enum class Phase { kIdle, kReplay, kOptimizer, kPublish, kCheckpoint };
 struct TrainOutcome {
   StepResult result;
   bool already_trained = false;  // the recorded result of an earlier call
+  // Of the rollouts that were learnt, in the order of the batch. Nothing per token is recorded: of
+  // an earlier call they are there while the process lives and no step has followed.
+  std::vector<rl::Replayed> replayed = {};
 };
 
 // What the server asks of an engine. One thread calls it, except where a function says otherwise.

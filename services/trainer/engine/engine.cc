@@ -20,6 +20,7 @@
 #include "services/trainer/engine/mismatch.h"
 #include "services/trainer/engine/peak_memory.h"
 #include "services/trainer/engine/reference.h"
+#include "services/trainer/engine/replayed_tokens.h"
 #include "services/trainer/engine/sequences.h"
 #include "services/trainer/engine/share.h"
 
@@ -80,6 +81,7 @@ struct TrainerEngine::Accumulated {
   rl::ObjectiveSums objective;
   double reference_seconds = 0;
   Mismatch mismatch;
+  ReplayedTokens replayed;
 };
 
 TrainerEngine::TrainerEngine(const EngineOptions& options, SourceModel model, Clock& clock,
@@ -168,7 +170,9 @@ absl::StatusOr<TrainerEngine::Admitted> TrainerEngine::Admit(
                       .take_truncated_sampling = options_.take_truncated_sampling,
                       .take_greedy = options_.take_greedy};
   Admitted admitted{.rejected = batch.unreadable};
+  int32_t items = 0;  // looked at
   const auto take = [&](const auto& item, const std::string& id, const auto& make) {
+    const int32_t place = items++;
     if (std::optional<Rejected> why = Refuse(item, limits)) {
       admitted.rejected.push_back(*std::move(why));
       return;
@@ -179,6 +183,7 @@ absl::StatusOr<TrainerEngine::Admitted> TrainerEngine::Admit(
           {id, RejectReason::kMalformed, std::string(sequence.status().message())});
     } else if (!sequence->tokens.empty()) {
       admitted.loss_tokens += static_cast<int64_t>(sequence->tokens.size());
+      sequence->item = place;
       admitted.sequences.push_back(*std::move(sequence));
     }
   };
@@ -211,6 +216,7 @@ absl::Status TrainerEngine::Accumulate(const Admitted& admitted, bool rl, Accumu
   const LossFunction loss = [&](const PassTokens& pass) {
     if (!rl) return Likelihood(pass);
     sums.mismatch.Add(pass);
+    sums.replayed.Add(pass);
     return PolicyLoss(options_.loss, pass, reference, sums.objective);
   };
   // What a demonstration sees is not recorded but asked for: it has no other view.
@@ -242,6 +248,7 @@ absl::Status TrainerEngine::AddUp(Accumulated& sums) const {
   ASSIGN_OR_RETURN(const auto gaps, OfAll<rl::ViewGap>(ranks_, sums.gaps));
   const std::vector<MismatchBucket> mismatch = sums.mismatch.Sums();
   ASSIGN_OR_RETURN(const auto mismatches, OfAll<MismatchBucket>(ranks_, mismatch));
+  ASSIGN_OR_RETURN(const auto replayed, OfAll<ReplayedToken>(ranks_, sums.replayed.tokens()));
   sums = {};
   for (size_t rank = 0; rank < passes.size(); ++rank) {
     sums.pass.Add(passes[rank]);
@@ -249,6 +256,7 @@ absl::Status TrainerEngine::AddUp(Accumulated& sums) const {
     sums.reference_seconds = std::max(sums.reference_seconds, references[rank]);
     sums.objective.Add(objectives[rank]);
     sums.mismatch.Add(mismatches[rank]);
+    sums.replayed.Add(replayed[rank]);
   }
   // The others wait for the slowest.
   for (double PassSums::*seconds :
@@ -324,6 +332,7 @@ absl::StatusOr<StepResult> TrainerEngine::Learn(const Batch& batch) {
   }
   ASSIGN_OR_RETURN(const std::vector<int64_t> peaks, OneOfAll(ranks_, PeakMemory()));
   result.peak_bytes = *std::max_element(peaks.begin(), peaks.end());
+  replayed_ = sums.replayed.Of(batch.rl);
   return result;
 }
 
@@ -341,7 +350,10 @@ absl::Status TrainerEngine::Sound() const {
 absl::StatusOr<TrainOutcome> TrainerEngine::Train(const Batch& batch) {
   RETURN_IF_ERROR(Validate(batch));
   ASSIGN_OR_RETURN(std::optional<StepResult> known, ledger_.Find(batch.step, batch.id));
-  if (known) return TrainOutcome{*std::move(known), true};
+  if (known) {
+    const bool latest = batch.step == step();
+    return TrainOutcome{*std::move(known), true, latest ? replayed_ : std::vector<rl::Replayed>()};
+  }
   RETURN_IF_ERROR(Sound());
   const PhaseScope scope(phase_, Phase::kReplay);
   absl::StatusOr<StepResult> result = Learn(batch);
@@ -350,7 +362,7 @@ absl::StatusOr<TrainOutcome> TrainerEngine::Train(const Batch& batch) {
     return result.status();
   }
   ledger_.Add(*result);
-  return TrainOutcome{*std::move(result), false};
+  return TrainOutcome{*std::move(result), false, replayed_};
 }
 
 absl::Status TrainerEngine::Save() {

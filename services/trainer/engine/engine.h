@@ -81,6 +81,7 @@ class TrainerEngine final : public Trainer {
   AdamW optimizer_;
   StepLedger ledger_;
   int64_t durable_step_ = 0;
+  std::vector<rl::Replayed> replayed_;           // in the latest step of this process
   std::unique_ptr<weights::StoreWriter> store_;  // of rank 0
 };
 

@@ -26,6 +26,7 @@ struct LossSequence {
   attention::ReplaySequence replay;
   double temperature = 1;
   std::vector<LossToken> tokens;  // not empty
+  int32_t item = 0;               // its place among the items of the batch
 };
 
 // Of one token that was learnt.

@@ -3,6 +3,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_format.h"
 #include "common/wire/context.h"
+#include "common/wire/replayed.h"
 #include "common/wire/rollout.h"
 
 namespace palimpsest::trainer {
@@ -100,6 +101,9 @@ v1::TrainBatchResponse ToProto(const TrainOutcome& outcome) {
     ratio.set_masked_share(r.ratio->masked_share);
   }
   if (r.reference_kl) proto.set_reference_kl(*r.reference_kl);
+  for (const rl::Replayed& replayed : outcome.replayed) {
+    *proto.add_replayed() = wire::ToProto(replayed);
+  }
   for (const Rejected& x : r.rejected) {
     v1::RejectedRollout& rejected = *proto.add_rejected();
     rejected.set_rollout_id(x.id);

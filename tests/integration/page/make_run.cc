@@ -12,6 +12,7 @@ namespace {
 
 constexpr int kLayers = 2, kHeads = 2, kSftSteps = 3, kRlSteps = 6, kGroupsOfBatch = 2,
               kSamples = 2;
+constexpr float kWorst = 0.25f;  // mismatch, nats
 constexpr char kPrompt[] = "^a7b6?go";
 constexpr char kResponse[] =
     "<script>window.bad=1</script> The page is\nscraped & written on again, \"twice\"; #a7b6$";
@@ -59,6 +60,17 @@ rl::Rollout RolloutOf(const std::string& id, int sample, int64_t version) {
   return r;
 }
 
+// What the trainer makes of a rollout: of each size of mismatch one, all exact in fp32.
+rl::Replayed ReplayedOf(const rl::Rollout& rollout) {
+  constexpr float kMismatch[] = {0, 0x1p-19f, -0x1p-15f, 0x1p-9f, -kWorst};
+  rl::Replayed replayed{.id = rollout.id};
+  for (size_t p = 0; p < rollout.tokens.size(); ++p) {
+    if (rollout.origins[p] != rl::Origin::kSampled) continue;
+    replayed.logprobs.push_back(rollout.logprobs[p] + kMismatch[p % 5]);
+  }
+  return replayed;
+}
+
 RolloutRow RowOf(int64_t group, int sample) {
   RolloutRow row;
   row.id = absl::StrFormat("g%06d.a0.%d.1", group, sample);
@@ -78,16 +90,22 @@ RolloutRow RowOf(int64_t group, int sample) {
   return row;
 }
 
+// What is replayed in the last step is not kept.
 absl::Status Train(Ledger& ledger, int64_t step, const std::string& stage, bool rl) {
   BatchRow batch{.step = step, .id = stage + std::to_string(step), .stage = stage};
   StepRow row{.step = step, .stage = stage, .loss = 1.0 / static_cast<double>(step)};
   std::vector<int64_t> groups;
   std::map<std::string, double> advantages;
+  std::vector<rl::Replayed> replayed;
+  const bool kept = step < kSftSteps + kRlSteps;
   for (int i = 0; rl && i < kGroupsOfBatch; ++i) {
     ASSIGN_OR_RETURN(const GroupRow group, ledger.OpenGroup("registers"));
     std::vector<RolloutRow> rows;
     for (int sample = 0; sample < kSamples; ++sample) rows.push_back(RowOf(group.id, sample));
-    for (const RolloutRow& r : rows) advantages[r.id] = r.sample == 0 ? -1 : 1;
+    for (const RolloutRow& r : rows) {
+      advantages[r.id] = r.sample == 0 ? -1 : 1;
+      if (kept) replayed.push_back(ReplayedOf(RolloutOf(r.id, r.sample, group.id + 1)));
+    }
     RETURN_IF_ERROR(ledger.Accept(group.id, rows, true, absl::FromUnixSeconds(1000 + step)));
     groups.push_back(group.id);
   }
@@ -102,11 +120,11 @@ absl::Status Train(Ledger& ledger, int64_t step, const std::string& stage, bool 
   row.events = 2;
   row.staleness_max = step % 2;
   row.mismatch_kl = 1e-13 * static_cast<double>(step);
-  row.mismatch_max_abs = 1e-6 * static_cast<double>(step);
+  row.mismatch_max_abs = kept ? kWorst : 1e-6 * static_cast<double>(step);
   row.generate_seconds = 2;
   row.train_seconds = 3;
   RETURN_IF_ERROR(ledger.CommitRlBatch(batch, groups, advantages));
-  return ledger.MarkTrained(row);
+  return ledger.MarkTrained(row, replayed);
 }
 
 absl::Status Measure(Ledger& ledger, const std::string& name, double reward) {

@@ -6,10 +6,12 @@ Usage: page_test.py PALIMPSEST_PAGE MAKE_RUN PALIMPSEST_ORCHESTRATOR, from the r
 import html
 import http.client
 import json
+import math
 import pathlib
 import re
 import shutil
 import sqlite3
+import struct
 import subprocess
 import sys
 import tempfile
@@ -25,6 +27,8 @@ BROWSER = shutil.which("chromium") or shutil.which("chromium-headless-shell")
 LAYERS, HEADS, PROMPT = 2, 2, "^a7b6?go"
 RESPONSE = '<script>window.bad=1</script> The page is\nscraped & written on again, "twice"; #a7b6$'
 EVENTS = [(24, range(8, 20)), (44, range(8, 40))]
+SIZE = len(PROMPT + RESPONSE)
+SAMPLED = [p for p in range(len(PROMPT), SIZE) if not SIZE - 6 <= p < SIZE - 1]
 
 
 def kept(event, layer, head, p):
@@ -32,6 +36,14 @@ def kept(event, layer, head, p):
     if event == 0:
         return (p + layer + head) % 3 == 0
     return kept(0, layer, head, p) and p % 4 == 0 if p < 20 else (p + 2 * layer + head) % 2 == 0
+
+
+def small(x):
+    """As dom.js writes a number."""
+    power = math.floor(math.log10(abs(x))) if x else 0
+    if -3 <= power < 5:
+        return f"{float(f'{x:.3g}'):g}"
+    return f"{float(f'{x / 10 ** power:.1f}'):g}e{power}"
 
 
 class Dom(HTMLParser):
@@ -172,7 +184,8 @@ class PageTest(unittest.TestCase):
         self.assertEqual(dom.fact("mass error"), "0.02")
         self.assertEqual(dom.fact("took"), "2.5 ms")
         self.assertEqual(dom.fact("sampled at"), f"{-0.125 * 21:.4f} nats (7.2 %)")
-        self.assertEqual(dom.fact("replayed"), "within 6e-6 nats (its batch)")
+        self.assertEqual(dom.fact("replayed"), "-2.6250 nats")
+        self.assertEqual(dom.fact("mismatch"), "+1.9e-6 nats")
         self.assertIn("v5", dom.fact("weights"))
         window = [int(e["data-p"]) for e in dom.find("span", "window")]
         self.assertEqual(window, list(EVENTS[1][1]))
@@ -183,6 +196,42 @@ class PageTest(unittest.TestCase):
         dots = ["on" in e["classes"] for e in dom.find("i")]
         self.assertEqual(dots, [kept(1, l, h, 21) for l in range(LAYERS) for h in range(HEADS)])
         self.assertEqual(len(dom.find("canvas")), 1)
+
+    def replayed(self, rollout):
+        """As the ledger keeps it, by position; None: it does not."""
+        row = self.ledger.execute("SELECT logprobs FROM replayed WHERE rollout = ?", (rollout,)).fetchone()
+        return row and dict(zip(SAMPLED, struct.unpack(f"<{len(SAMPLED)}f", row[0]), strict=True))
+
+    def test_the_mismatch_of_each_token_is_that_of_the_ledger(self):
+        rollout = "g000004.a0.1.1"
+        replayed, sampled = self.replayed(rollout), self.api(f"rollouts/{rollout}")["logprobs"]
+        gaps = {p: replayed[p] - sampled[p] for p in SAMPLED}
+        self.assertEqual(len(set(gaps.values())), 5)
+        for p in (3, 22, 23, 24, 25, SIZE - 2):
+            dom = self.dom(f"#/rollout/{rollout}?ink=mismatch&token={p}")
+            gap = gaps.get(p)
+            self.assertEqual(dom.fact("replayed"), "–" if gap is None else f"{replayed[p]:.4f} nats")
+            self.assertEqual(dom.fact("mismatch"), "–" if gap is None else f"{'+' if gap > 0 else ''}{small(gap)} nats")
+        self.assertEqual(dom.fact("worst mismatch"), small(max(map(abs, gaps.values()))))
+        for token in (t for t in dom.find("span", "t") if "data-p" in t):
+            gap = gaps.get(int(token["data-p"]), 0)
+            shade = sum(abs(gap) > bound for bound in (1e-6, 1e-5, 1e-3, 1e-1))
+            wanted = {"up" if gap > 0 else "down", f"m{shade}"} if shade else set()
+            self.assertEqual({c for c in token["classes"] if c in ("up", "down") or re.fullmatch("[mkxd][0-9]|scraped", c)}, wanted)
+        self.assertIn("replayed as likelier, nats> 1e-6> 1e-5> 0.001> 0.1as less likely", dom.find("p", "key")[0]["text"])
+        self.assertEqual([e["value"] for e in dom.find("input")], ["memory", "surprise", "mismatch"])
+
+    def test_a_rollout_of_which_nothing_replayed_is_kept_says_so(self):
+        """The control: its step was trained and its batch has a mismatch, but it has no numbers."""
+        rollout = "g000011.a0.1.1"
+        self.assertIsNone(self.replayed(rollout))
+        self.assertIsNone(self.api(f"rollouts/{rollout}")["replayed"])
+        dom = self.dom(f"#/rollout/{rollout}?ink=mismatch&token=22")
+        self.assertEqual(dom.fact("replayed"), "not kept; its batch is within 9e-6 nats")
+        self.assertEqual(dom.fact("mismatch"), "–")
+        self.assertEqual(dom.fact("worst mismatch"), "not kept")
+        self.assertEqual(dom.find("span", "up") + dom.find("span", "down"), [])
+        self.assertEqual(dom.find("p", "key")[0]["text"], "No mismatch to show: what the trainer replayed of this rollout is not kept.")
 
     def test_what_rollouts_say_is_text_and_nothing_else(self):
         for place in ("#/rollouts", "#/rollout/g000000.a0.0.1"):

@@ -168,6 +168,23 @@ class Targets(unittest.TestCase):
         self.assertNotIn(inference["labels"]["node"], ("[::1]", ""))
         self.assertEqual([path.name for path in self.out.parent.iterdir()], ["run.json"])
 
+    def test_a_daemon_that_tells_where_its_metrics_are_needs_no_port(self):
+        (self.addresses / "env-0").write_text("10.0.0.7:40001\nmetrics 10.0.0.7:9101\npid 12\n")
+        (self.addresses / "trainer-0").write_text("127.0.0.1:40002\nmetrics 127.0.0.1:9102\npid 13\n")
+        self.assertEqual(self.write().returncode, 0)
+        env, trainer = json.loads(self.out.read_text())
+        self.assertEqual((env["targets"], env["labels"]["node"]), (["10.0.0.7:9101"], "10.0.0.7"))
+        self.assertEqual(trainer["targets"], ["127.0.0.1:9102"])
+        self.assertEqual(self.write("env=1", "trainer=2").returncode, 0)
+        self.assertEqual([t["targets"] for t in json.loads(self.out.read_text())], [["10.0.0.7:1"], ["127.0.0.1:2"]])
+
+    def test_metrics_on_the_loopback_of_another_machine_are_no_target(self):
+        (self.addresses / "env-0").write_text("10.0.0.7:40001\nmetrics 127.0.0.1:9101\npid 12\n")
+        done = self.write()
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("env-0: 127.0.0.1:9101 is reached from 10.0.0.7 alone; set env.metrics", done.stderr)
+        self.assertEqual(json.loads(self.out.read_text()), [])
+
     def test_a_daemon_that_ended_is_none_any_more(self):
         address = self.addresses / "env-0"
         address.write_text("h:1\npid 12\n")
@@ -195,7 +212,7 @@ class Targets(unittest.TestCase):
         done = self.write("env=9101", "trainer=9102")
         self.assertEqual(done.returncode, 1)
         self.assertIn("trainer-0 holds no address", done.stderr)
-        self.assertIn("inference-0: no --metrics inference=PORT", done.stderr)
+        self.assertIn("inference-0 does not tell where its metrics are: --metrics inference=PORT", done.stderr)
         self.assertEqual(len(json.loads(self.out.read_text())), 1)
 
     def test_a_port_that_is_none_is_refused(self):

@@ -103,6 +103,23 @@ class Launched(unittest.TestCase):
         self.assertEqual(answers["progress"]["total_steps"], self.steps)
         self.assertEqual({peer["role"] for peer in answers["fleet"]["peers"]}, set(ROLES) - {"orchestrator"})
 
+    def assert_replays(self, step):
+        """Of each rollout of a trained step the page has what the trainer replayed, token by token; the worst of them is the
+        batch's mismatch."""
+        address = (self.run_folder / "addresses/page-0").read_text().split()[0]
+
+        def ask(path):
+            with urllib.request.urlopen(f"http://{address}/api/{path}", timeout=60) as answer:
+                return json.load(answer)
+        rollouts = [ask(f"rollouts/{row['id']}") for row in ask(f"rollouts?step={step}")["rows"]]
+        self.assertEqual(len(rollouts), 16)
+        worst = 0
+        for rollout in rollouts:
+            self.assertEqual([x is None for x in rollout["replayed"]], [letter != "s" for letter in rollout["origins"]])
+            pairs = zip(rollout["replayed"], rollout["logprobs"])
+            worst = max(worst, *(abs(replayed - sampled) for replayed, sampled in pairs if replayed is not None))
+        self.assertAlmostEqual(worst, rollouts[0]["batch_mismatch"]["max_abs"], delta=1e-9)
+
     def assert_records(self):
         """What is written beside the ledger: curves, and a trace whose ids stand in the peers' logs, too."""
         for line in ("train", "heldout"):
@@ -132,6 +149,7 @@ class Run(Launched):
     def test_a_run_goes_from_nothing_to_its_report(self):
         self.await_step(1)
         self.assert_page_of_a_live_run()
+        self.assert_replays(5)  # the first of RL
         self.assertEqual(self.finish()["restarts"], 0)
         self.assert_records()
         self.assertIn("sft 0/4 ", self.messages.read_text())

@@ -214,6 +214,26 @@ class Slurm(unittest.TestCase):
         self.assertIn(f"NOT_FOUND: {self.slurm.shared}", outcome["cause"])
         self.assertIn("srun: error", self.log(job, 1, "trainer-0"), "the control: the log ends with words of srun")
 
+    def test_6_doctor_looks_at_every_node_and_at_what_is_between_them(self):
+        command = ["salloc", "--quiet", "--nodes=2", pathlib.Path(BINARY).resolve(), "doctor", "--slurm", "--config", CONFIG,
+                   "--set", f"run.folder={self.slurm.shared}/looked-at", "--set", f"tls.folder={self.slurm.shared}/tls"]
+        for role in ("env", "trainer", "inference", "orchestrator"):
+            command += ["--set", f"{role}.listen=127.0.0.1:0"]
+        ended = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=120)
+        checks = json.loads(ended.stdout)["checks"]
+        self.assertEqual([check for check in checks if check["verdict"] == "fail"], [], ended.stderr)
+        self.assertEqual(ended.returncode, 0, ended.stderr)
+        seen = {(check.get("node"), check["name"]): check for check in checks}
+        for node, other in (("node0", "node1"), ("node1", "node0")):
+            for what in ("network", "clock", "visibility"):
+                self.assertIn((node, f"{what} to {other}"), seen)
+            # bindfs remembers a listing for 3 seconds.
+            delay = float(re.search(r"after ([\d.]+) ms", seen[node, f"visibility to {other}"]["saw"])[1])
+            self.assertLess(delay, 10_000)
+        self.assertIn((None, "config trainer"), seen, "what passes on both is told once")
+        self.assertFalse((self.slurm.shared / "looked-at").exists())
+        self.assertEqual(list(self.slurm.shared.glob(".tmp-*")), [])
+
 
 if __name__ == "__main__":
     cluster.enter()

@@ -1,13 +1,41 @@
 // One rollout, as a palimpsest: its tokens in the ink that is left of them, its events, one token.
 import {ask, count, el, facts, fixed, small, svg} from '/dom.js';
 import {headStrip} from '/heads.js';
-import {eventsOf, inkOf, memoryAfter, spanOf, surpriseOf} from '/memory.js';
+import {MISMATCHES, SURPRISES, gapOf, mismatchOf, surpriseOf, worstMismatch} from '/likelihood.js';
+import {eventsOf, inkOf, memoryAfter, spanOf} from '/memory.js';
 
 const AT_ONCE = 4000;  // tokens that are shown without being asked for
 const ORIGINS = {p: 'prompt', s: 'sampled', i: 'injected'};
 const shown = (piece) => piece.replaceAll('\n', '⏎\n');
 const onLine = (piece) => piece.replaceAll('\n', '⏎').replaceAll(' ', '␣');
 const hue = (event) => `e${event % 6}`;
+
+// Why a rollout has no replayed log-probabilities.
+const whyNone = (r) => r.batch_mismatch === null ? 'not trained yet' : 'not kept';
+const signed = (x) => `${x > 0 ? '+' : ''}${small(x)}`;
+
+// What the trainer's replay made of token p, in words.
+function replayOf(r, p) {
+  if (r.logprobs[p] === null) return '–';
+  if (r.replayed) return r.replayed[p] === null ? 'not finite' : `${fixed(r.replayed[p], 4)} nats`;
+  const worst = r.batch_mismatch?.max_abs ?? null;
+  return worst === null ? whyNone(r) : `${whyNone(r)}; its batch is within ${small(worst)} nats`;
+}
+
+// What the colours mean, by what is coloured by.
+const swatch = (kind, text) => el('span', {class: `t ${kind}`}, text);
+const shades = (bounds, kind) => bounds.map((bound, i) => swatch(`sampled ${kind}${i + 1}`, `> ${small(bound)}`));
+const writers = () => Object.values(ORIGINS).map((origin) => swatch(origin, origin));
+const KEYS = {
+  memory: () => [...writers(), swatch('sampled scraped k2 d1 e0', 'kept by some heads'),
+    swatch('sampled scraped k0 d1 e0', 'scraped away'), swatch('heard', 'listened to')],
+  surprise: () => [...writers(), 'nats of surprise', ...shades(SURPRISES, 'x')],
+  mismatch: (r) => r.replayed
+    ? [...writers(), 'replayed as likelier, nats', ...shades(MISMATCHES, 'up m'), 'as less likely', ...shades(MISMATCHES, 'down m')]
+    : [r.batch_mismatch === null ? 'No mismatch to show: this rollout is not trained yet.'
+                                 : 'No mismatch to show: what the trainer replayed of this rollout is not kept.'],
+};
+const INKS = Object.keys(KEYS);
 
 // All that the page of one rollout is made of; `event` is the chosen one (null: the end).
 class Leaf {
@@ -21,6 +49,10 @@ class Leaf {
     this.text.addEventListener('click', (e) => this.point(e.target.dataset.p, true));
     this.strata = el('div', {class: 'strata'});
     this.steps = el('div', {class: 'steps', role: 'toolbar', 'aria-label': 'Events'});
+    this.inks = el('div', {class: 'inks', role: 'radiogroup', 'aria-label': 'Colour by'}, 'colour by',
+      INKS.map((ink) => el('label', {}, el('input', {type: 'radio', name: 'ink', value: ink,
+        onchange: () => this.go({ink: ink === 'memory' ? null : ink})}), ink)));
+    this.legend = el('p', {class: 'key'});
     this.about = el('section', {class: 'about'});
     this.token = el('section', {class: 'token', 'aria-live': 'polite'});
     this.read(query);
@@ -35,7 +67,7 @@ class Leaf {
     this.event = event ? event - 1 : null;
     this.before = event === 0;
     this.at = whole('token', this.r.ids.length);
-    this.ink = query.get('ink') === 'surprise' ? 'surprise' : 'memory';
+    this.ink = INKS.includes(query.get('ink')) ? query.get('ink') : 'memory';
   }
 
   // Writes what is chosen into the address, which draws it.
@@ -78,8 +110,23 @@ class Leaf {
     e.preventDefault();
   }
 
+  // The classes that colour token p.
+  coloursOf(p, {share, first, depth}) {
+    if (this.ink === 'surprise') {
+      const shade = surpriseOf(this.r.logprobs[p]);
+      return shade ? [`x${shade}`] : [];
+    }
+    if (this.ink === 'mismatch') {
+      const mismatch = mismatchOf(this.r, p), shade = gapOf(mismatch);
+      return shade ? [mismatch > 0 ? 'up' : 'down', `m${shade}`] : [];
+    }
+    const names = p < this.written ? [`k${inkOf(share[p])}`] : [];
+    if (depth[p]) names.push('scraped', hue(first[p]), `d${Math.min(3, depth[p])}`);
+    return names;
+  }
+
   drawText() {
-    const {share, first, depth} = memoryAfter(this.r, this.done);
+    const memory = memoryAfter(this.r, this.done);
     const knives = new Map(this.r.events_list.map((event, e) => [event.at, e]));
     const chosen = this.event === null ? null : this.r.events_list[this.event];
     const within = ([begin, end], p) => begin <= p && p < end;
@@ -90,9 +137,7 @@ class Leaf {
       if (knives.has(p)) nodes.push(this.knife(knives.get(p)));
       const names = ['t', ORIGINS[this.r.origins[p]]];
       if (p >= this.written) names.push('unwritten');
-      else if (this.ink === 'memory') names.push(`k${inkOf(share[p])}`);
-      if (this.ink === 'memory' && depth[p]) names.push('scraped', hue(first[p]), `d${Math.min(3, depth[p])}`);
-      if (this.ink === 'surprise' && surpriseOf(this.r.logprobs[p])) names.push(`x${surpriseOf(this.r.logprobs[p])}`);
+      names.push(...this.coloursOf(p, memory));
       if (chosen && within(chosen.window, p)) names.push('window');
       if (chosen && within(chosen.reference, p)) names.push('heard');
       if (p === this.at) names.push('here');
@@ -119,11 +164,14 @@ class Leaf {
     this.steps.replaceChildren(
       button('before', 0, this.before),
       ...this.r.events_list.map((_, e) => button(e + 1, e + 1, e === this.event, hue(e))),
-      button('the end', null, !this.before && this.event === null),
-      el('label', {class: 'ink'}, el('input', {type: 'checkbox', checked: this.ink === 'surprise',
-        onchange: (c) => this.go({ink: c.target.checked ? 'surprise' : null})}), 'colour by surprise'));
+      button('the end', null, !this.before && this.event === null));
     this.steps.hidden = n === 0;
     if (focused) this.steps.querySelector('[aria-pressed=true]').focus();
+  }
+
+  drawInks() {
+    for (const choice of this.inks.querySelectorAll('input')) choice.checked = choice.value === this.ink;
+    this.legend.replaceChildren(...KEYS[this.ink](this.r));
   }
 
   // Position from left to right, one event below the other: its window, dense where heads kept
@@ -193,7 +241,7 @@ class Leaf {
   // One token, in words.
   async tell(p) {
     const r = this.r, span = spanOf(r, p), logprob = r.logprobs[p], events = eventsOf(r, p);
-    const mismatch = r.batch_mismatch;
+    const mismatch = mismatchOf(r, p);
     const fate = el('div', {class: 'fates'}, events.length ? null : el('p', {class: 'quiet'}, 'No event had it in its window.'));
     this.token.replaceChildren(
       el('h2', {}, el('code', {}, onLine(r.pieces[p])), el('small', {}, ` token ${p}`)),
@@ -201,8 +249,7 @@ class Leaf {
         ['origin', ORIGINS[r.origins[p]]], ['id', count(r.ids[p])],
         ['weights', span ? `v${span.version}${span.kv_epoch ? `, KV rebuilt ${span.kv_epoch}×` : ''}` : '–'],
         ['sampled at', logprob === null ? 'not sampled' : `${fixed(logprob, 4)} nats (${(100 * Math.exp(logprob)).toFixed(1)} %)`],
-        ['replayed', logprob === null ? '–' : mismatch?.max_abs != null ?
-          `within ${small(mismatch.max_abs)} nats (its batch)` : 'not trained yet']]),
+        ['replayed', replayOf(r, p)], ['mismatch', mismatch === null ? '–' : `${signed(mismatch)} nats`]]),
       fate);
     for (const e of events) {
       const kept = await this.keptOf(e);
@@ -219,6 +266,7 @@ class Leaf {
   async draw() {
     this.drawText();
     this.drawSteps();
+    this.drawInks();
     this.drawStrata();
     const telling = this.at !== null ? this.tell(this.at) : this.token.replaceChildren(
       el('h2', {}, 'A token'), el('p', {class: 'quiet'}, 'Point at one, tap it, or go by ', el('kbd', {}, '←'), ' ', el('kbd', {}, '→')));
@@ -236,24 +284,18 @@ function head(r) {
       ['reward', fixed(r.reward)], ['advantage', fixed(r.advantage, 2)], ['task', `${r.task} ${r.index}`],
       ['tokens', `${r.prompt_tokens} + ${r.total_tokens - r.prompt_tokens}`], ['events', count(r.events)],
       ['ended by', r.finish_reason],
+      ['worst mismatch', r.replayed ? small(worstMismatch(r)) : whyNone(r)],
       ['weights', r.min_version === r.max_version ? `v${r.min_version}` : `v${r.min_version}–v${r.max_version}`]], 'facts big'),
     r.reason ? el('p', {class: 'reason'}, r.reason) : null);
 }
-
-const key = () => el('p', {class: 'key'},
-  el('span', {class: 't prompt'}, 'prompt'), el('span', {class: 't sampled'}, 'sampled'),
-  el('span', {class: 't injected'}, 'injected'),
-  el('span', {class: 't sampled scraped k2 d1 e0'}, 'kept by some heads'),
-  el('span', {class: 't sampled scraped k0 d1 e0'}, 'scraped away'),
-  el('span', {class: 't heard'}, 'listened to'));
 
 export async function leaf({rest, query}) {
   const rollout = await ask(`/api/rollouts/${encodeURIComponent(rest)}`);
   const view = new Leaf(rollout, query);
   window.onresize = () => view.drawStrata();
   return {
-    nodes: [head(rollout), view.strata, view.steps,
-      el('div', {class: 'desk'}, el('div', {}, view.text, key()),
+    nodes: [head(rollout), view.strata, el('div', {class: 'bar'}, view.steps, view.inks),
+      el('div', {class: 'desk'}, el('div', {}, view.text, view.legend),
         el('aside', {}, view.about, view.token))],
     shown: () => view.draw(),
     change(at) {

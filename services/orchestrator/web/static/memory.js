@@ -27,9 +27,3 @@ export const eventsOf = (rollout, p) => rollout.events_list.flatMap((event, e) =
 export function spanOf(rollout, p) {
   return rollout.spans.find((span) => span.begin <= p && p < span.end) ?? null;
 }
-
-// 0 to 4 by how unlikely a sampled token was; null for others.
-export function surpriseOf(logprob) {
-  if (logprob === null) return null;
-  return [0.05, 0.5, 1.5, 3].filter((bound) => -logprob > bound).length;
-}

@@ -35,6 +35,18 @@ TEST_F(AddressTest, WhatIsWrittenIsRead) {
   EXPECT_EQ(ReadAddress(run_, "trainer", 0).value(), next);
 }
 
+TEST_F(AddressTest, WhereItsMetricsAreStandsBesideIt) {
+  const Address own = OwnAddress("10.0.0.7:4711", "127.0.0.1", 9101).value();
+  EXPECT_EQ(own, (Address{"10.0.0.7:4711", getpid(), "127.0.0.1:9101"}));
+  EXPECT_EQ(OwnAddress("10.0.0.7:4711", "0.0.0.0", 9101)->metrics, "10.0.0.7:9101");
+  EXPECT_EQ(OwnAddress("[fe80::1]:4711", "::", 9101)->metrics, "[fe80::1]:9101");
+  ASSERT_TRUE(WriteAddress(run_, "env", 0, own).ok());
+  EXPECT_EQ(ReadAddress(run_, "env", 0).value(), own);
+  std::ifstream file(run_ + "/addresses/env-0");
+  const std::string text((std::istreambuf_iterator<char>(file)), {});
+  EXPECT_EQ(text, "10.0.0.7:4711\nmetrics 127.0.0.1:9101\npid " + std::to_string(getpid()) + "\n");
+}
+
 TEST_F(AddressTest, NothingButTheFileIsLeftInTheFolder) {
   ASSERT_TRUE(WriteAddress(run_, "env", 3, {"h:1", 1}).ok());
   int files = 0;
@@ -73,7 +85,8 @@ TEST_F(AddressTest, WaitingEndsAtItsDeadline) {
 
 TEST_F(AddressTest, BrokenFilesAndNamesAreErrors) {
   std::filesystem::create_directories(run_ + "/addresses");
-  for (const char* text : {"", "h:1", "h:1\npid\n", "h:1\npid x\n", "h:1\npid 5", "\npid 5\n"}) {
+  for (const char* text : {"", "h:1", "h:1\npid\n", "h:1\npid x\n", "h:1\npid 5", "\npid 5\n",
+                           "h:1\nmetrics h:2\n", "h:1\npid 5\nmetrics h:2\n"}) {
     std::ofstream(run_ + "/addresses/env-0") << text;
     EXPECT_EQ(
         WaitForAddress(run_, "env", 0, absl::Now() + absl::Hours(1), SystemClock()).status().code(),

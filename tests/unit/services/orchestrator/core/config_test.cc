@@ -34,6 +34,7 @@ TEST(RunPlanTest, ARefusalNamesTheFieldAndItsValue) {
       {"tasks", [](RunPlan& p) { p.tasks.clear(); }},
       {"stop_strings", [](RunPlan& p) { p.stop_strings = {""}; }},
       {"peers.patience=0", [](RunPlan& p) { p.peers.patience = absl::ZeroDuration(); }},
+      {"peers.call_deadline=-1", [](RunPlan& p) { p.peers.call_deadline = absl::Seconds(-1); }},
       {"sft[a].answer_noise=2", [](RunPlan& p) { p.sft = {{.name = "a", .answer_noise = 2}}; }},
       {"sft[a].name",
        [](RunPlan& p) {

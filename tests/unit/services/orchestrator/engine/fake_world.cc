@@ -54,6 +54,17 @@ rl::Rollout MakeRollout(const GenerateCall& call, int32_t sample, const std::str
   return rollout;
 }
 
+// Sampled token i came out by 0.001 (i + 1) likelier.
+rl::Replayed ReplayedOf(const rl::Rollout& rollout) {
+  rl::Replayed replayed{.id = rollout.id};
+  for (size_t p = 0; p < rollout.tokens.size(); ++p) {
+    if (rollout.origins[p] != rl::Origin::kSampled) continue;
+    const auto i = static_cast<float>(replayed.logprobs.size());
+    replayed.logprobs.push_back(rollout.logprobs[p] + 0.001f * (i + 1));
+  }
+  return replayed;
+}
+
 }  // namespace
 
 FakeWorld::FakeWorld(std::string folder) : folder_(std::move(folder)) {
@@ -273,6 +284,11 @@ absl::StatusOr<TrainResult> FakeWorld::Train(const TrainBatch& batch) {
   steps_.push_back(std::move(step));
   if (batch.step % checkpoint_every == 0) durable_ = batch.step;
   if (!batch.rl.empty()) result.mismatch = {{0, 30, 1e-6, 1e-3}, {1, 10, 5e-6, 2e-3}};
+  for (const RlItem& item : batch.rl) result.replayed.push_back(ReplayedOf(item.rollout));
+  if (batch.step == unheard) {
+    unheard = 0;
+    return absl::UnavailableError("the answer was lost");
+  }
   return result;
 }
 

@@ -40,6 +40,7 @@ class FakeWorld : public EnvClient, public InferenceClient, public TrainerClient
   std::atomic<int> raised_resets = 0;  // prompts fail
   int64_t cursed_prompt = -1;          // the train prompt that always fails; set before the run
   std::atomic<int64_t> damaged = 0;    // the version that inference cannot read
+  std::atomic<int64_t> unheard = 0;    // the step whose first answer is lost
   bool long_observations = false;      // as the response says by its last digit; set before the run
   int64_t dull_below = 0;  // rewards of train prompts below are all equal; set before the run
   std::atomic<bool> keep_old_weights =

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <filesystem>
 
 namespace palimpsest::orchestrator {
@@ -184,6 +185,35 @@ TEST_F(LedgerTest, ABatchTakesItsGroupsAndCannotStandTwice) {
   ASSERT_TRUE(ledger_->MarkTrained({.step = 1, .stage = "rl", .reward = 0.5}).ok());
   EXPECT_TRUE(ledger_->Batch(1)->trained);
   EXPECT_EQ(ledger_->Steps()->front().reward, 0.5);
+}
+
+TEST_F(LedgerTest, WhatWasReplayedIsKeptWithItsStepOrNeitherIs) {
+  ASSERT_TRUE(ledger_->OpenGroup("registers").ok());
+  ASSERT_TRUE(ledger_->Accept(0, {Row(0, 0), Row(0, 1)}, true, absl::Now()).ok());
+  ASSERT_TRUE(ledger_->CommitRlBatch({.step = 1, .id = "b", .kind = BatchKind::kRl}, {0}, {}).ok());
+  const rl::Replayed one = {"g0.0", {-0.5f, -1e-7f, -HUGE_VALF}};
+  EXPECT_FALSE(ledger_->MarkTrained({.step = 1}, {one, one}).ok()) << "the second has no place";
+  EXPECT_FALSE(ledger_->Batch(1)->trained);
+  EXPECT_TRUE(ledger_->Steps()->empty());
+  EXPECT_TRUE(ledger_->FindRollout("g0.0")->replayed.empty());
+  ASSERT_TRUE(ledger_->MarkTrained({.step = 1}, {one}).ok());
+  Reopen();
+  EXPECT_TRUE(ledger_->Batch(1)->trained);
+  EXPECT_EQ(ledger_->FindRollout("g0.0")->replayed, one.logprobs);
+  EXPECT_TRUE(ledger_->FindRollout("g0.1")->replayed.empty());
+}
+
+TEST_F(LedgerTest, OneOfBeforeReplaysWereKeptIsReadAndGoesOn) {
+  ASSERT_TRUE(ledger_->OpenGroup("registers").ok());
+  ASSERT_TRUE(ledger_->Accept(0, {Row(0, 0)}, true, absl::Now()).ok());
+  ledger_ = nullptr;
+  ASSERT_TRUE(Database::Open(path_).value()->Execute("DROP TABLE replayed").ok());
+  const auto reader = Ledger::Read(path_);
+  ASSERT_TRUE(reader.ok()) << reader.status();
+  EXPECT_TRUE((*reader)->FindRollout("g0.0")->replayed.empty());
+  Reopen();
+  ASSERT_TRUE(ledger_->MarkTrained({.step = 1}, {{"g0.0", {-1}}}).ok());
+  EXPECT_EQ((*reader)->FindRollout("g0.0")->replayed, std::vector<float>{-1});
 }
 
 TEST_F(LedgerTest, DroppedRolloutsOpenTheirGroupButNeverThoseOfABatch) {

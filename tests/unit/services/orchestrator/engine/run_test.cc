@@ -33,6 +33,27 @@ TEST_F(RunTest, GoesThroughAllStagesAndReports) {
   EXPECT_TRUE((*run)->GetRollout(page->rows[0].id).ok());
 }
 
+TEST_F(RunTest, EachTrainedRolloutKeepsWhatTheTrainerReplayedUnlessTheAnswerWasLost) {
+  world_->unheard = 6;  // the second step of RL
+  const auto run = Open();
+  ASSERT_TRUE(run.ok()) << run.status();
+  ASSERT_TRUE((*run)->Execute().ok());
+  ExpectWhole();
+  EXPECT_EQ(world_->unheard.load(), 0);
+  const auto page = (*run)->ListRollouts({.limit = 100});
+  ASSERT_TRUE(page.ok());
+  EXPECT_EQ(page->rows.size(), 16u);
+  for (const RolloutRow& row : page->rows) {
+    const auto whole = (*run)->GetRollout(row.id);
+    ASSERT_TRUE(whole.ok()) << whole.status();
+    const auto responses = static_cast<size_t>(row.total_tokens - row.prompt_tokens);
+    ASSERT_EQ(whole->replayed.size(), row.step == 6 ? 0 : responses) << row.id;
+    for (size_t i = 0; i < whole->replayed.size(); ++i) {
+      EXPECT_FLOAT_EQ(whole->replayed[i], -0.5f + 0.001f * static_cast<float>(i + 1));
+    }
+  }
+}
+
 TEST_F(RunTest, AFinishedRunThatIsStartedAgainShowsItsSteps) {
   ASSERT_TRUE(Attempt().ok());
   const auto again = Open();

@@ -79,6 +79,23 @@ TEST(BatchMessageTest, CarriesRateContextAndMasks) {
   EXPECT_TRUE(request.items(0).sft().loss_mask(2));
 }
 
+TEST(BatchMessageTest, WhatWasReplayedComesBackAndContradictionsAreRefusedByName) {
+  const TrainBatch batch{.id = "b", .step = 3, .rl = {{.rollout = SomeRollout()}}};
+  v1::TrainBatchResponse response;
+  EXPECT_TRUE(ResultFromProto(response, batch)->replayed.empty());
+  v1::ReplayedRollout& replayed = *response.add_replayed();
+  replayed.set_rollout_id("r");
+  for (const float logprob : {-1.5f, -2.5f}) replayed.add_logprobs(logprob);
+  const auto result = ResultFromProto(response, batch);
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(result->replayed, (std::vector<rl::Replayed>{{"r", {-1.5f, -2.5f}}}));
+  replayed.add_logprobs(-3);
+  const absl::Status refused = ResultFromProto(response, batch).status();
+  EXPECT_TRUE(absl::IsInternal(refused));
+  EXPECT_THAT(std::string(refused.message()),
+              testing::HasSubstr("trainer: replayed[0].logprobs: 3 entries for 2 sampled tokens"));
+}
+
 class FakeEnvService final : public v1::EnvironmentService::Service {
  public:
   explicit FakeEnvService(std::string says) : says_(std::move(says)) {}

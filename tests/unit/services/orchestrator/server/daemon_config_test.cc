@@ -36,6 +36,7 @@ orchestrator:
     overlong: {limit: 100, stretch: 20}
     max_redraws: 8
   heldout: {prompts: 256, also: [markov, none]}
+  peers: {call_deadline: 5s}
 )";
 
 absl::StatusOr<OrchestratorDaemonConfig> Parse(const std::string& yaml) {
@@ -81,6 +82,8 @@ TEST(DaemonConfigTest, TheQuickstartsSectionIsRead) {
   EXPECT_EQ(plan->rl.advantage.kind, rl::AdvantageKind::kLeaveOneOut);
   EXPECT_EQ(plan->rl.overlong, (rl::OverlongOptions{.limit = 100, .stretch = 20}));
   EXPECT_EQ(plan->rl.max_redraws, 8);
+  EXPECT_EQ(plan->peers.call_deadline, absl::Seconds(5));
+  EXPECT_EQ(plan->peers.train_deadline, absl::Minutes(10)) << "the default";
   EXPECT_EQ(plan->sft.size(), 2u);
   EXPECT_EQ(plan->sft[1].gate->prompts, 64);
   const context::ContextPolicy am = *FindContext(*plan, "am");

@@ -106,7 +106,8 @@ TEST_F(ServiceTest, GetRolloutGivesTextAndPieces) {
   rollout.origins = {rl::Origin::kPrompt, rl::Origin::kSampled, rl::Origin::kSampled};
   rollout.logprobs = {0, -1, -2};
   rollout.spans = {{1, 3, PolicyVersion(4), 0}};
-  run_.page.rows = {RolloutRow{.id = "a", .text = "xy", .bytes = codec_.Encode(rollout)}};
+  RolloutRow row{.id = "a", .text = "xy", .bytes = codec_.Encode(rollout)};
+  run_.page.rows = {row};
   v1::GetRolloutRequest request;
   v1::GetRolloutResponse response;
   request.set_rollout_id("a");
@@ -114,6 +115,14 @@ TEST_F(ServiceTest, GetRolloutGivesTextAndPieces) {
   EXPECT_EQ(response.prompt_text(), "?");
   EXPECT_EQ(response.response_text(), "xy");
   EXPECT_EQ(response.pieces_size(), 3);
+  EXPECT_EQ(response.trainer_logprobs_size(), 0);
+  row.replayed = {-1.5f, -2.5f};
+  run_.page.rows = {row};
+  ASSERT_TRUE(server_.GetRollout(nullptr, &request, &response).ok());
+  EXPECT_THAT(response.trainer_logprobs(), testing::ElementsAre(0, -1.5f, -2.5f));
+  run_.page.rows[0].replayed.pop_back();
+  EXPECT_EQ(server_.GetRollout(nullptr, &request, &response).error_code(),
+            grpc::StatusCode::DATA_LOSS);
   request.set_rollout_id("b");
   EXPECT_EQ(server_.GetRollout(nullptr, &request, &response).error_code(),
             grpc::StatusCode::NOT_FOUND);

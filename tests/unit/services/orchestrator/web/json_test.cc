@@ -85,9 +85,13 @@ TEST(RolloutJsonTest, KeptHeadsAreCountedByPositionOfTheWindow) {
   event.kept.AddHead(std::vector<int32_t>{1, 2});
   event.kept.AddHead(std::vector<int32_t>{2});
   rollout.events = {event};
-  const json told = RolloutJson({}, rollout, {"a", "\xff", "c", "\x1b[2J"}, std::nullopt);
+  const json told = RolloutJson({}, rollout, {"a", "\xff", "c", "\x1b[2J"}, {}, std::nullopt);
   EXPECT_EQ(told["origins"], "psis");
   EXPECT_EQ(told["logprobs"], json::parse("[null, -1.0, null, null]"));
+  EXPECT_TRUE(told["replayed"].is_null());
+  const std::vector<float> replayed = {0, -0.5f, 0, NAN};
+  EXPECT_EQ(RolloutJson({}, rollout, {}, replayed, std::nullopt)["replayed"],
+            json::parse("[null, -0.5, null, null]"));
   EXPECT_EQ(told["events_list"][0]["kept_heads"], json::parse("[1, 2]"));
   EXPECT_EQ(told["events_list"][0]["kept_least"], 1);
   EXPECT_EQ(told["events_list"][0]["kept_most"], 2);

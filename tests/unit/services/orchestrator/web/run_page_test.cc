@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -85,6 +86,18 @@ TEST_F(RunPageTest, WithoutATokenizerTokensAreTheirNumbers) {
   Accept("one", "ab");
   Open();
   EXPECT_EQ(Get("/api/rollouts/one")["pieces"], json::parse(R"(["<97>", "<98>"])"));
+}
+
+TEST_F(RunPageTest, WhatTheTrainerReplayedStandsByPositionOrIsNull) {
+  for (const char* id : {"kept", "broken", "none"}) Accept(id, "abc");
+  ASSERT_TRUE(
+      ledger_->MarkTrained({.step = 1}, {{"kept", {-1.5f, -0.25f, NAN}}, {"broken", {-1, -2}}})
+          .ok());
+  Open();
+  EXPECT_EQ(Get("/api/rollouts/kept")["replayed"], json::parse("[-1.5, -0.25, null]"));
+  EXPECT_TRUE(Get("/api/rollouts/none")["replayed"].is_null());
+  const std::string error = Get("/api/rollouts/broken", 500)["error"];
+  EXPECT_NE(error.find("2 replayed log-probabilities for 3 sampled tokens"), std::string::npos);
 }
 
 TEST_F(RunPageTest, ARunIsLiveOrRunningOrStoppedOrDone) {

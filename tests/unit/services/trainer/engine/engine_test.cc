@@ -17,6 +17,7 @@ namespace palimpsest::trainer {
 namespace {
 
 namespace fs = std::filesystem;
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::SizeIs;
 
@@ -81,6 +82,72 @@ TEST_F(EngineTest, AnEventThatIsLeftOutShowsAsMismatch) {
   Batch batch = RlBatch(engine->decoder(), 1, Budget());
   for (RlItem& item : batch.rl) item.rollout.events.clear();
   EXPECT_GT(Trained(*engine, batch).mismatch.back().max_abs, 1e-2);
+}
+
+// Largest difference between what was replayed and what `items` recorded, token by token; the
+// rollouts must be these, in this order.
+double MaxAbs(const std::vector<rl::Replayed>& replayed, const std::vector<RlItem>& items) {
+  double most = 0;
+  EXPECT_EQ(replayed.size(), items.size());
+  for (size_t i = 0; i < std::min(replayed.size(), items.size()); ++i) {
+    const rl::Rollout& rollout = items[i].rollout;
+    EXPECT_EQ(replayed[i].id, rollout.id);
+    const auto all = rl::ByPosition(rollout, replayed[i].logprobs);
+    EXPECT_TRUE(all.ok()) << all.status();
+    for (size_t t = 0; all.ok() && t < all->size(); ++t) {
+      most = std::max<double>(most, std::abs((*all)[t] - rollout.logprobs[t]));
+    }
+  }
+  return most;
+}
+
+TEST_F(EngineTest, RolloutsComeBackReplayedTokenByTokenByTheWeightsBeforeTheStep) {
+  const auto engine = Open(Options());
+  ASSERT_TRUE(engine->Publish().ok());
+  const Batch first = RlBatch(engine->decoder(), 1, Budget());
+  const Batch older = RlBatch(engine->decoder(), 2, {});
+  EXPECT_LE(MaxAbs(engine->Train(first)->replayed, first.rl), 2e-5);
+  const Batch before = RlBatch(engine->decoder(), 2, {});
+  const std::vector<rl::Replayed> replayed = engine->Train(older)->replayed;
+  const Batch after = RlBatch(engine->decoder(), 2, {});
+  EXPECT_LE(MaxAbs(replayed, before.rl), 2e-5);
+  EXPECT_GT(MaxAbs(replayed, older.rl), 1e-3) << "the control: other weights are far away";
+  EXPECT_GT(MaxAbs(replayed, after.rl), 1e-3);
+}
+
+TEST_F(EngineTest, WhatWasReplayedIsInTheOrderOfTheBatchAndWithoutWhatWasRejected) {
+  EngineOptions options = Options();
+  options.max_tokens_per_micro_batch = 80;
+  const auto engine = Open(options);
+  ASSERT_TRUE(engine->Publish().ok());
+  Batch batch = RlBatch(engine->decoder(), 1, Budget());
+  const double temperatures[] = {1.5, 0.5, 1, 1, 0.5, 1};  // replayed together where they are equal
+  for (size_t i = 0; i < 6; ++i) batch.rl[i].rollout.temperature = temperatures[i];
+  batch.rl[2].rollout.tokens[7] ^= 1;
+  const std::vector<rl::Replayed> replayed = engine->Train(batch)->replayed;
+  std::vector<std::string> ids;
+  for (const rl::Replayed& r : replayed) ids.push_back(r.id);
+  ASSERT_THAT(ids, ElementsAre("r0", "r1", "r3", "r4", "r5"));
+  EXPECT_LE(MaxAbs({replayed[2], replayed[4]}, {batch.rl[3], batch.rl[5]}), 2e-5);
+  EXPECT_GT(MaxAbs({replayed[0]}, {batch.rl[0]}), 1e-2) << "recorded at another temperature";
+  EXPECT_THAT(engine->Train(SftBatch(2, Budget()))->replayed, SizeIs(0));
+}
+
+TEST_F(EngineTest, WhatWasReplayedIsToldAgainUntilTheNextStepOrProcess) {
+  auto engine = Open(Options());
+  ASSERT_TRUE(engine->Publish().ok());
+  const Batch batch = RlBatch(engine->decoder(), 1, Budget());
+  const auto first = engine->Train(batch), again = engine->Train(batch);
+  ASSERT_TRUE(first.ok() && again.ok());
+  EXPECT_TRUE(again->already_trained);
+  EXPECT_THAT(again->replayed, SizeIs(6));
+  EXPECT_EQ(again->replayed, first->replayed);
+  ASSERT_TRUE(engine->Save().ok());
+  const auto next = Open(Options())->Train(batch);
+  EXPECT_TRUE(next->already_trained);
+  EXPECT_THAT(next->replayed, SizeIs(0));
+  Trained(*engine, SftBatch(2, Budget()));
+  EXPECT_THAT(engine->Train(batch)->replayed, SizeIs(0));
 }
 
 TEST_F(EngineTest, AtRatioOneThePolicyGradientIsThatOfTheDemonstrations) {

@@ -126,6 +126,7 @@ TEST_F(RanksTest, OneTwoAndFourRanksGiveTheSameLossesGradientsAndWeights) {
   const std::string one = Train("one", 1, kSteps);
   EXPECT_THAT(one, HasSubstr("step 4 loss"));
   EXPECT_THAT(one, HasSubstr("saw 3: "));  // events
+  EXPECT_THAT(one, HasSubstr("replayed r6: 36 tokens "));
   for (const int size : {2, 4}) {
     const std::string run = std::to_string(size);
     ExpectSameNumbers(Train(run, size, kSteps), one);

@@ -60,6 +60,17 @@ Batch BatchOf(int64_t step, const model::Decoder& initial) {
   return batch;
 }
 
+void PrintReplayed(const std::vector<rl::Replayed>& replayed) {
+  for (const rl::Replayed& r : replayed) {
+    double sum = 0;  // each place counts otherwise
+    for (size_t i = 0; i < r.logprobs.size(); ++i)
+      sum += static_cast<double>(i + 1) * r.logprobs[i];
+    std::printf("replayed %s: %d tokens %.9g\n", r.id.c_str(), static_cast<int>(r.logprobs.size()),
+                sum);
+  }
+  std::fflush(stdout);
+}
+
 void Print(const StepResult& r) {
   std::printf("step %d loss %.9g norm %.9g entropy %.9g tokens %d", static_cast<int>(r.step),
               r.loss, r.grad_norm, r.entropy, static_cast<int>(r.loss_tokens));
@@ -116,6 +127,7 @@ absl::Status Train(const Arguments& args, Collective& ranks) {
     }
     RETURN_IF_ERROR(outcome.status());
     Print(outcome->result);
+    PrintReplayed(outcome->replayed);
     if (step == 2 && !struck && args.fault.ends_with("save")) {
       watch = std::thread([&] {
         while (engine->phase() != Phase::kCheckpoint) std::this_thread::yield();

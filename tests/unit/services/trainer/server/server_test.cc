@@ -12,6 +12,7 @@
 namespace palimpsest::trainer {
 namespace {
 
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
 // A trainer without numbers: it remembers steps and can be held in the middle of one.
@@ -49,7 +50,7 @@ class ScriptedTrainer final : public Trainer {
                                          .shadow_dense_p99 = 4,
                                          .bins = {{2048, 4096, 3, 0.75}}},
                  .rejected = batch.unreadable});
-    return TrainOutcome{ledger_.results().back(), false};
+    return TrainOutcome{ledger_.results().back(), false, replayed};
   }
   absl::StatusOr<PublishedVersion> Publish() override {
     if (published_.empty() || published_.back().source_step != step()) {
@@ -65,6 +66,7 @@ class ScriptedTrainer final : public Trainer {
   }
 
   std::atomic<bool> hold = false, disk_full = false, broken = false;
+  std::vector<rl::Replayed> replayed;
   absl::Notification go_on;
   struct Once {
     absl::Notification note;
@@ -160,6 +162,16 @@ TEST_F(ServerTest, AStepIsTakenOnceAndItsResultIsTheSameForARepeatedCall) {
   EXPECT_THAT(metrics_.Text(), HasSubstr("trainer_view_kl{direction=\"dense_shadow\"} 0.25"));
   EXPECT_THAT(metrics_.Text(), HasSubstr("trainer_view_kl_p99{direction=\"shadow_dense\"} 4"));
   EXPECT_THAT(metrics_.Text(), HasSubstr("trainer_view_acceptance_p5{from=\"2048\"} 0.75"));
+}
+
+TEST_F(ServerTest, WhatWasReplayedStandsInTheAnswerRolloutByRollout) {
+  trainer_.replayed = {{"b", {-0.5f, -1e-7f}}, {"a", {-3}}};
+  v1::TrainBatchResponse response;
+  ASSERT_TRUE(Train(Sft(1, "x"), &response).ok());
+  ASSERT_EQ(response.replayed_size(), 2);
+  EXPECT_EQ(response.replayed(0).rollout_id(), "b");
+  EXPECT_THAT(response.replayed(0).logprobs(), ElementsAre(-0.5f, -1e-7f));
+  EXPECT_THAT(response.replayed(1).logprobs(), ElementsAre(-3));
 }
 
 TEST_F(ServerTest, GapsAndOtherBatchesAreRefusedNamingTheNumbers) {
