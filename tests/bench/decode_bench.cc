@@ -1,5 +1,7 @@
 // Decoding under compaction against decoding without, in one run, interleaved: tokens per second of
-// the engine. Usage: decode_bench [samples] [tokens] [rounds]
+// the engine. Usage: decode_bench [samples] [tokens] [rounds] [spread]
+// spread: the samples are those of so many prompts, each a token longer than the one before, so
+// that their events fall due in different steps (1: all at once, the best case).
 #include <unistd.h>
 
 #include <algorithm>
@@ -7,6 +9,7 @@
 #include <cstdlib>
 #include <filesystem>
 
+#include "absl/strings/str_format.h"
 #include "absl/synchronization/notification.h"
 #include "common/base/clock.h"
 #include "common/model/decoder.h"
@@ -45,7 +48,13 @@ struct Variant {
 int Main(int argc, char** argv) {
   const int samples = argc > 1 ? std::atoi(argv[1]) : 128,
             tokens = argc > 2 ? std::atoi(argv[2]) : 154;
-  const int rounds = argc > 3 ? std::atoi(argv[3]) : 3;
+  const int rounds = argc > 3 ? std::atoi(argv[3]) : 3, spread = argc > 4 ? std::atoi(argv[4]) : 1;
+  if (samples < 1 || tokens < 1 || rounds < 1 || spread < 1 || samples % spread != 0) {
+    std::fprintf(stderr,
+                 "usage: decode_bench [samples] [tokens] [rounds] [spread], samples a "
+                 "multiple of spread, all > 0\n");
+    return 2;
+  }
   const std::string folder =
       std::filesystem::temp_directory_path() / ("decode_bench_" + std::to_string(getpid()));
   std::filesystem::create_directories(folder);
@@ -76,15 +85,21 @@ int Main(int argc, char** argv) {
       {"markovian", {.trigger = third, .method = context::Method::kMarkovian}}};
   for (int round = 0; round < rounds; ++round) {
     for (Variant& v : variants) {
-      GenerationRequest r{.request_id = v.name,
-                          .prompt = std::vector<int32_t>(16, 65),
-                          .n = samples,
-                          .context = v.policy};
-      r.sampling.max_tokens = tokens;
-      r.sampling.ignore_eos = true;
       auto waiter = std::make_shared<Waiter>(samples);
       const absl::Time begin = SystemClock().Now();
-      if (!(*engine)->Submit(r, waiter).ok()) return 1;
+      for (int longer = 0; longer < spread; ++longer) {
+        GenerationRequest r{.request_id = absl::StrFormat("%s-%d", v.name, longer),
+                            .prompt = std::vector<int32_t>(16 + longer, 65),
+                            .n = samples / spread,
+                            .context = v.policy};
+        r.sampling.max_tokens = tokens;
+        r.sampling.ignore_eos = true;
+        const absl::Status accepted = (*engine)->Submit(r, waiter);
+        if (!accepted.ok()) {
+          std::fprintf(stderr, "%s\n", accepted.ToString().c_str());
+          return 1;
+        }
+      }
       waiter->done.WaitForNotification();
       v.tokens_per_second.push_back(samples * tokens /
                                     absl::ToDoubleSeconds(SystemClock().Now() - begin));
@@ -98,9 +113,9 @@ int Main(int argc, char** argv) {
   const double base = median(variants[0].tokens_per_second);
   for (const Variant& v : variants) {
     std::printf(
-        "{\"method\": \"%s\", \"samples\": %d, \"tokens\": %d, \"events\": %.1f, \"tokens_per_s\": "
-        "%.0f, \"ratio\": %.3f}\n",
-        v.name, samples, tokens, v.events, median(v.tokens_per_second),
+        "{\"method\": \"%s\", \"samples\": %d, \"tokens\": %d, \"spread\": %d, \"events\": %.1f, "
+        "\"tokens_per_s\": %.0f, \"ratio\": %.3f}\n",
+        v.name, samples, tokens, spread, v.events, median(v.tokens_per_second),
         median(v.tokens_per_second) / base);
   }
   std::filesystem::remove_all(folder);

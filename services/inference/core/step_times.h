@@ -9,8 +9,10 @@ namespace palimpsest::inference {
 
 // How long what a step is made of takes, and what follows for those who wait beside it: a step of
 // sequences that decode takes a median time; events and prompts beside them get half of that each,
-// so that such a step takes at most about twice as long. What has not been measured yet is not
-// bounded. Times in seconds. Owner: engine thread.
+// so that such a step takes at most about twice as long. Where more sequences wait for their events
+// than decode, events get as many times more: else the few would decode in ever shorter steps, and
+// events go on in ever smaller slices. What has not been measured yet is not bounded. Times in
+// seconds. Owner: engine thread.
 class StepTimes {
  public:
   static constexpr double kShare = 0.5;      // of a median step, for events and for prompts each
@@ -25,8 +27,16 @@ class StepTimes {
   // A slice of an event: so many seconds for each head of each of its events.
   void AddEvent(double seconds_per_head) { head_.Add(seconds_per_head); }
 
-  // The time that events may take beside others.
-  double ForEvents() const { return kShare * decode_.Median(); }
+  // The time that the events of `waiting` sequences may take per step beside `decoding` (> 0)
+  // others.
+  double ForEvents(double waiting, double decoding) const {
+    return kShare * Slice(waiting, decoding);
+  }
+  // And how long one slice of them should be: it is paid for by the next steps, as more heads side
+  // by side cost less each.
+  double Slice(double waiting, double decoding) const {
+    return decode_.Median() * std::max(1.0, waiting / decoding);
+  }
   // How many heads are done in `seconds`; at least 1. Before the first measurement: 1.
   double HeadsIn(double seconds) const {
     const double head = head_.Median();

@@ -52,7 +52,7 @@ bool RunningBatch::OpenEarlyEvent() {
   if (best.sequence == nullptr) return false;
   FreePages(best.sequence->cache->PagesToOwn(best.draft.window));
   const double scale = 1 / std::sqrt(static_cast<double>(model_.head_dim));
-  jobs_.emplace_back(std::vector{best}, pool_, scale, clock_);
+  jobs_.emplace_back(best, pool_, scale, clock_);
   return true;
 }
 

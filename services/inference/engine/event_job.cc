@@ -35,30 +35,37 @@ absl::Status Log(Sequence& s, context::Event event, double seconds) {
 
 }  // namespace
 
-EventJob::EventJob(std::vector<DueEvent> due, KvPool& pool, double scale, Clock& clock)
+EventJob::EventJob(const DueEvent& first, KvPool& pool, double scale, Clock& clock)
     : pool_(pool),
       scale_(scale),
       clock_(clock),
-      shape_(due.front().sequence->cache->state().shape()) {
-  for (DueEvent& d : due) {
-    d.sequence->in_event = true;
-    d.sequence->cache->OwnFrom(d.window());
-    Open open{.due = d};
-    if (d.forced) {
-      open.request.event = *d.forced;
-    } else {
-      open.request.keep_ratio = d.draft.keep_ratio;
-      open.request.event = {.at = d.draft.at,
-                            .window = d.draft.window,
-                            .method = d.draft.method,
-                            .parameters = d.draft.parameters,
-                            .reference = d.draft.reference};
-      open.event = open.request.event;
-      open.event.kept = context::KeptPositions(shape_);
-      if (d.kept) open.request.event.kept = *d.kept;
-    }
-    open_.push_back(std::move(open));
+      forced_(first.forced != nullptr),
+      shape_(first.sequence->cache->state().shape()) {
+  Add(first);
+}
+
+bool EventJob::Takes(const DueEvent& due) const {
+  return layer_ == 0 && head_ == 0 && (due.forced != nullptr) == forced_;
+}
+
+void EventJob::Add(const DueEvent& due) {
+  due.sequence->in_event = true;
+  due.sequence->cache->OwnFrom(due.window());
+  Open open{.due = due};
+  if (due.forced) {
+    open.request.event = *due.forced;
+  } else {
+    open.request.keep_ratio = due.draft.keep_ratio;
+    open.request.event = {.at = due.draft.at,
+                          .window = due.draft.window,
+                          .method = due.draft.method,
+                          .parameters = due.draft.parameters,
+                          .reference = due.draft.reference};
+    open.event = open.request.event;
+    open.event.kept = context::KeptPositions(shape_);
+    if (due.kept) open.request.event.kept = *due.kept;
   }
+  open_.push_back(std::move(open));
 }
 
 void EventJob::DropLost() {

@@ -35,8 +35,11 @@ struct DueEvent {
 class EventJob {
  public:
   // scale = 1/sqrt(d). The pages that the events rewrite are made their sequences' own.
-  EventJob(std::vector<DueEvent> due, KvPool& pool, double scale, Clock& clock);
+  EventJob(const DueEvent& first, KvPool& pool, double scale, Clock& clock);
 
+  // May `due` be solved beside the others? Only before the first slice, and if it is of their kind.
+  bool Takes(const DueEvent& due) const;
+  void Add(const DueEvent& due);
   bool done() const { return open_.empty() || layer_ == shape_.layers; }
   // The next slice: KV heads of the layer at hand, at most so many (>= 1).
   void Solve(int heads);
@@ -72,6 +75,7 @@ class EventJob {
   KvPool& pool_;
   double scale_;
   Clock& clock_;
+  bool forced_;  // all events are, or none
   context::Shape shape_;
   int layer_ = 0, head_ = 0;  // where the next slice begins
   double solved_ = 0;         // heads of events

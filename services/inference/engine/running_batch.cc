@@ -59,7 +59,7 @@ void RunningBatch::Step(const model::Decoder& decoder, PolicyVersion version) {
   Resume();
   OpenJobs(decoder.kernels());
   const std::vector<StepItem> items = PlanStep();
-  WorkOnJobs(!items.empty(), decoder.kernels());
+  WorkOnJobs(items.size(), decoder.kernels());
   if (!items.empty()) RunPass(decoder, items, version);
   StartSamples();
   DropStopped();
@@ -116,19 +116,29 @@ std::vector<DueEvent> RunningBatch::FindDueEvents() {
   return due;
 }
 
-// How many events go side by side: as many as do a layer in their share of a step when others
-// decode in between, all when nobody does. One by one when roundings must not hang on the company,
+double RunningBatch::WaitingForEvents() const {
+  double waiting = 0;
+  for (const EventJob& job : jobs_) waiting += job.events();
+  return waiting;
+}
+
+// How many events go side by side: as many as do a layer in a slice when others decode in between,
+// all when nobody does. One by one when roundings must not hang on the company,
 // as padding to the largest moves them.
 size_t RunningBatch::JobSize(const std::vector<DueEvent>& due, model::Kernels kernels) const {
   if (kernels == model::Kernels::kFixed) return 1;
   size_t decoding = 0;  // those in `due` among them
   for (const auto& s : running_) decoding += s->has_rows();
   for (const Group& g : groups_) decoding += g.prompt->has_rows();
-  if (decoding == due.size()) return std::max<size_t>(1, due.size());
-  return static_cast<size_t>(std::max(1.0, times_.HeadsIn(times_.ForEvents()) / model_.kv_heads));
+  const auto falls_due = static_cast<double>(due.size());
+  const double others = static_cast<double>(decoding) - falls_due;
+  if (others <= 0) return running_.size() + groups_.size();
+  const double seconds = times_.Slice(WaitingForEvents() + falls_due, others);
+  return static_cast<size_t>(std::max(1.0, times_.HeadsIn(seconds) / model_.kv_heads));
 }
 
-// Of the log and new ones apart: only the latter are measured.
+// Of the log and new ones apart: only the latter are measured. What falls due joins the last job
+// that nobody works at yet, so that those who wait are served side by side.
 void RunningBatch::OpenJobs(model::Kernels kernels) {
   std::vector<DueEvent> due = FindDueEvents();
   MakeRoom([&] {
@@ -139,35 +149,37 @@ void RunningBatch::OpenJobs(model::Kernels kernels) {
   });
   const double scale = 1 / std::sqrt(static_cast<double>(model_.head_dim));
   const size_t most = JobSize(due, kernels);
-  for (const bool forced : {true, false}) {
-    std::vector<DueEvent> alike;
-    for (const DueEvent& d : due) {
-      if ((d.forced != nullptr) != forced) continue;
-      alike.push_back(d);
-      if (alike.size() == most) jobs_.emplace_back(std::exchange(alike, {}), pool_, scale, clock_);
-    }
-    if (!alike.empty()) jobs_.emplace_back(std::move(alike), pool_, scale, clock_);
+  std::stable_partition(due.begin(), due.end(), [](const DueEvent& d) { return d.forced; });
+  for (const DueEvent& d : due) {
+    const bool joins = !jobs_.empty() && jobs_.back().Takes(d) &&
+                       jobs_.back().events() < static_cast<double>(most);
+    joins ? jobs_.back().Add(d) : void(jobs_.emplace_back(d, pool_, scale, clock_));
   }
 }
 
-// Slice by slice, in the order of opening: for their share of a median step when others decode in
-// between, to the end when nobody does. At least one slice, of one head of one layer: what is open
-// gets done. Where roundings must not hang on the company every slice is of one head.
-void RunningBatch::WorkOnJobs(bool others_decode, model::Kernels kernels) {
-  const absl::Time begin = clock_.Now();
-  double left = times_.ForEvents();
-  while (!jobs_.empty()) {
+// Slice by slice, in the order of opening: for their share of a step when others decode in between
+// (`decoding` of them), to the end when nobody does. A slice that takes longer than the share is
+// paid for by later steps. Where roundings must not hang on the company every slice is of one head.
+void RunningBatch::WorkOnJobs(size_t decoding, model::Kernels kernels) {
+  const bool others_decode = decoding > 0;
+  const auto others = static_cast<double>(std::max<size_t>(1, decoding));
+  const double waiting = WaitingForEvents();
+  event_credit_ = std::min(event_credit_, 0.0) + times_.ForEvents(waiting, others);
+  if (!others_decode || waiting == 0) event_credit_ = 0;
+  while (!jobs_.empty() && (!others_decode || event_credit_ >= 0)) {
     EventJob& job = jobs_.front();
+    const absl::Time begin = clock_.Now();
     double heads = model_.kv_heads;
     if (kernels == model::Kernels::kFixed) heads = 1;
-    if (others_decode && !job.done()) heads = std::min(heads, times_.HeadsIn(left) / job.events());
+    if (others_decode && !job.done()) {
+      heads = std::min(heads, times_.HeadsIn(times_.Slice(waiting, others)) / job.events());
+    }
     if (!job.done()) job.Solve(std::max(1, static_cast<int>(heads)));
     if (job.done()) {
       CloseJob(job);
       jobs_.pop_front();
     }
-    left = times_.ForEvents() - absl::ToDoubleSeconds(clock_.Now() - begin);
-    if (others_decode && left <= 0) break;
+    event_credit_ -= absl::ToDoubleSeconds(clock_.Now() - begin);
   }
   DropStopped();
 }

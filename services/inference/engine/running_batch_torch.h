@@ -63,7 +63,8 @@ class RunningBatch {
   void ConsiderAsked(Sequence& s, std::vector<DueEvent>& due);
   size_t JobSize(const std::vector<DueEvent>& due, model::Kernels kernels) const;
   void OpenJobs(model::Kernels kernels);
-  void WorkOnJobs(bool others_decode, model::Kernels kernels);
+  double WaitingForEvents() const;
+  void WorkOnJobs(size_t decoding, model::Kernels kernels);
   void RunPass(const model::Decoder& decoder, const std::vector<StepItem>& items,
                PolicyVersion version);
   void CloseJob(EventJob& job);
@@ -119,6 +120,8 @@ class RunningBatch {
   std::vector<std::unique_ptr<Sequence>> preempted_;  // none has
   std::deque<EventJob> jobs_;                         // open, in their order
   StepTimes times_;
+  double event_credit_ =
+      0;                  // seconds that events may take now; < 0: they took more than their share
   int64_t admitted_ = 0;  // requests so far
 };
 

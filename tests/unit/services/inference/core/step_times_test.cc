@@ -8,7 +8,7 @@ namespace {
 TEST(StepTimesTest, NothingIsBoundedBeforeItIsMeasured) {
   StepTimes times;
   EXPECT_EQ(times.PromptRows(512), 512);
-  EXPECT_EQ(times.ForEvents(), 0);
+  EXPECT_EQ(times.ForEvents(1, 8), 0);
   EXPECT_EQ(times.HeadsIn(1), 1);
   times.AddPass(0.5, 0, 100);
   EXPECT_EQ(times.PromptRows(512), 512) << "nobody has decoded yet";
@@ -17,12 +17,20 @@ TEST(StepTimesTest, NothingIsBoundedBeforeItIsMeasured) {
 TEST(StepTimesTest, EventsAndPromptsGetHalfOfAMedianStepEach) {
   StepTimes times;
   for (const double seconds : {0.09, 0.10, 0.30}) times.AddPass(seconds, 8, 0);
-  EXPECT_DOUBLE_EQ(times.ForEvents(), 0.05);
+  EXPECT_DOUBLE_EQ(times.ForEvents(1, 8), 0.05);
   times.AddPass(0.2, 0, 200);  // 1 ms a row
   EXPECT_EQ(times.PromptRows(512), 50);
   EXPECT_EQ(times.PromptRows(20), 20);
   times.AddEvent(0.02);
-  EXPECT_DOUBLE_EQ(times.HeadsIn(times.ForEvents()), 2.5);
+  EXPECT_DOUBLE_EQ(times.HeadsIn(times.ForEvents(1, 8)), 2.5);
+}
+
+TEST(StepTimesTest, ThoseWhoWaitForEventsCountAsMuchAsThoseWhoDecode) {
+  StepTimes times;
+  times.AddPass(0.1, 8, 0);
+  EXPECT_DOUBLE_EQ(times.ForEvents(8, 8), 0.05);
+  EXPECT_DOUBLE_EQ(times.ForEvents(24, 8), 0.15);
+  EXPECT_DOUBLE_EQ(times.Slice(24, 8), 0.3) << "a slice may take what two steps' shares pay for";
 }
 
 TEST(StepTimesTest, WhatARowCostsIsWhatAMixedStepTakesLonger) {
@@ -41,7 +49,7 @@ TEST(StepTimesTest, APromptAlwaysGoesOn) {
   EXPECT_EQ(times.PromptRows(512), StepTimes::kLeastRows);
   EXPECT_EQ(times.PromptRows(3), 3);
   times.AddEvent(10);
-  EXPECT_EQ(times.HeadsIn(times.ForEvents()), 1);
+  EXPECT_EQ(times.HeadsIn(times.ForEvents(1, 8)), 1);
 }
 
 TEST(StepTimesTest, RowsThatCostNothingAreAllLetIn) {
