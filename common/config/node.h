@@ -1,5 +1,6 @@
 #pragma once
 
+#include <map>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -44,6 +45,10 @@ absl::StatusOr<Node> ParseYaml(const std::string& text, std::string_view name);
 
 // Applies "a.b=VALUE", VALUE in YAML, over what the file says; lists are replaced as a whole.
 absl::Status ApplyOverride(Node& root, std::string_view assignment);
+
+// Every scalar below `node` by its path ("a.b[0].c", beginning with `path`), as written; under the
+// path of a list, how many items it has.
+std::map<std::string, std::string> Leaves(const Node& node, const std::string& path);
 
 // Block style with the doc comments; ParseYaml reads it back to the same values.
 std::string WriteYaml(const Node& map);

@@ -1,18 +1,12 @@
 #include "common/rpc/daemon.h"
 
 #include <string>
+#include <utility>
 
-#include "absl/strings/cord.h"
+#include "common/base/fails_again.h"
 #include "common/telemetry/log.h"
 
 namespace palimpsest {
-namespace {
-
-// Travels with a status from OfStart to FinishRun; its content means nothing.
-constexpr char kFailsAgain[] = "palimpsest/fails-again";
-
-}  // namespace
-
 std::string_view Version() { return PALIMPSEST_VERSION; }
 
 int UsageError(std::string_view name, const absl::Status& status) {
@@ -25,7 +19,7 @@ int FinishRun(std::string_view name, const absl::Status& status) {
   if (status.ok()) return kExitOk;
   Log(Severity::kError, kFailedLine,
       {{"daemon", name}, {"status", status.ToString(absl::StatusToStringMode::kWithNoExtraData)}});
-  return status.GetPayload(kFailsAgain).has_value() ? kExitFailsAgain : kExitFailed;
+  return FailsAgain(status) ? kExitFailsAgain : kExitFailed;
 }
 
 absl::Status OfStart(absl::Status status) {
@@ -34,8 +28,7 @@ absl::Status OfStart(absl::Status status) {
     case absl::StatusCode::kFailedPrecondition:
     case absl::StatusCode::kNotFound:
     case absl::StatusCode::kUnimplemented:
-      status.SetPayload(kFailsAgain, absl::Cord());
-      return status;
+      return MarkFailsAgain(std::move(status));
     default:
       return status;
   }

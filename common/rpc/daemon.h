@@ -32,7 +32,8 @@ int FinishRun(std::string_view name, const absl::Status& status);
 // Puts around the result of a step of a daemon's start. An error that lies in the configuration or
 // on the disk (INVALID_ARGUMENT, FAILED_PRECONDITION, NOT_FOUND, UNIMPLEMENTED: a model folder that
 // is not there, a ledger of another seed) then ends the daemon with kExitFailsAgain. Others, a
-// taken port for one, may pass. Not for answers of peers: what they refuse may change.
+// taken port for one, may pass. Not for answers of peers: what they refuse may change. See also
+// common/base/fails_again.h.
 absl::Status OfStart(absl::Status status);
 template <class T>
 absl::StatusOr<T> OfStart(absl::StatusOr<T> result) {

@@ -6,7 +6,11 @@ Units are Grafana's: short, s, bytes, percentunit (1 = 100 %).
 """
 
 LEARNING = [
-    ("Reward", "short", "Mean reward of the last trained batch.", [("{{run}}", "palimpsest_reward{RUN}")]),
+    ("Reward", "short", "Mean reward of the last trained batch, and of the last held-out evaluation.",
+     [("{{run}}", "palimpsest_reward{RUN}"), ("{{run}} held-out, {{sampling}}", "palimpsest_heldout_reward{RUN}")]),
+    ("Held-out reward by task", "short", "At T = 1; prompts that nobody could judge count nowhere.",
+     [("{{run}} {{task}}", 'palimpsest_heldout_task_reward{RUN,sampling="sampled"}'),
+      ("{{run}} prompts unjudged", "palimpsest_heldout_unjudged{RUN}")]),
     ("Loss", "short", "Of the last step. Under GRPO its level tells little; jumps do.",
      [("{{run}}", "palimpsest_trainer_loss{RUN}")]),
     ("Entropy", "short", "Nats, mean over the tokens learnt from. Towards 0: nothing is explored any more.",

@@ -33,7 +33,7 @@ absl::Status Run(const EnvDaemonConfig& config, StopSignal& stop) {
     return WorkerPool::Start(worker, greeting, counters, SystemClock());
   };
   ASSIGN_OR_RETURN(const auto workers,
-                   WorkerTasks::Start(config.env.workers, built_in, start, metrics));
+                   OfStart(WorkerTasks::Start(config.env.workers, built_in, start, metrics)));
   EnvironmentServer service(std::move(environments), *workers, {config.run.name, config.env.rank},
                             metrics, SystemClock());
   ASSIGN_OR_RETURN(const Tls tls, OfStart(Tls::Open(config.tls, Role::kEnv, SystemClock())));
@@ -48,8 +48,7 @@ absl::Status Run(const EnvDaemonConfig& config, StopSignal& stop) {
                                                      : absl::OkStatus();
                                         },
                                         tls.https()));
-  ASSIGN_OR_RETURN(const Address own,
-                   OwnAddress(server->address(), at.metrics.host, http->port()));
+  ASSIGN_OR_RETURN(const Address own, OwnAddress(server->address(), at.metrics.host, http->port()));
   RETURN_IF_ERROR(WriteAddress(config.run.folder, "env", config.env.rank, own));
   ready.Set(1);
   Log(Severity::kInfo, "env serves",

@@ -124,6 +124,8 @@ void Bind(Binder& b, PeersConfig& c) {
   b.Field("poll", c.poll, "first wait for a peer");
   b.Field("max_poll", c.max_poll, "longest wait between two tries");
   b.Field("call_deadline", c.call_deadline, "of calls that should not take long");
+  b.Field("env_deadline", c.env_deadline,
+          "of calls to environments: above start_timeout + call_timeout of their workers");
   b.Field("train_deadline", c.train_deadline, "of one batch");
   b.Field("generate_deadline", c.generate_deadline, "of one group");
 }
@@ -135,7 +137,8 @@ void Bind(Binder& b, OrchestratorSection& c) {
   b.Field("trace_every", c.trace_every,
           "each so many steps one gets a file in <run>/trace; 0 = no calls are traced");
   b.Field("tasks", c.plan.tasks, "names of the environment's tasks; prompts take turns");
-  b.Field("stop_strings", c.plan.stop_strings, "end a response; none: the model's stop id does");
+  b.Field("stop_strings", c.plan.stop_strings,
+          "end a response, besides those that its task names; none: the model's stop id does");
   b.Field("contexts", c.contexts, "policies by name; 'none' is always there");
   b.Field("sft", c.plan.sft, "supervised stages, in order");
   b.Section("rl", c.plan.rl);

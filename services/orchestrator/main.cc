@@ -34,6 +34,7 @@ constexpr absl::Duration kLastLook = absl::Seconds(2);  // for those who watch t
 PeerConfig HowToReachPeers(const OrchestratorDaemonConfig& config, const Tls& tls) {
   PeerConfig peers{.run_folder = config.run.folder, .run = config.run.name, .tls = tls};
   peers.call = config.orchestrator.plan.peers.call_deadline;
+  peers.env_call = config.orchestrator.plan.peers.env_deadline;
   peers.train_call = config.orchestrator.plan.peers.train_deadline;
   peers.generate_call = config.orchestrator.plan.peers.generate_deadline;
   return peers;

@@ -4,7 +4,6 @@
 #include <iterator>
 #include <string_view>
 
-#include "absl/strings/str_format.h"
 #include "common/config/flags.h"
 #include "common/config/node.h"
 
@@ -16,18 +15,10 @@ constexpr std::string_view kFree[] = {"orchestrator.rl.steps", "orchestrator.rl.
                                       "orchestrator.rl.max_in_flight", "orchestrator.rl.eval_every",
                                       "orchestrator.heldout.also"};
 
-void Flatten(const Node& node, const std::string& path, std::map<std::string, std::string>& flat) {
-  if (std::find(std::begin(kFree), std::end(kFree), path) != std::end(kFree)) return;
-  const bool map = node.kind == Node::Kind::kMap;
-  if (node.kind == Node::Kind::kSequence) {
-    flat[path] = absl::StrFormat("%d items", node.items.size());
-  } else if (!map) {
-    flat[path] = node.text;
-  }
-  for (size_t i = 0; i < node.items.size(); ++i) {
-    Flatten(node.items[i],
-            map ? JoinPath(path, node.keys[i].text) : absl::StrFormat("%s[%d]", path, i), flat);
-  }
+bool IsFree(const std::string& path) {
+  return std::any_of(std::begin(kFree), std::end(kFree), [&](std::string_view free) {
+    return path == free || path.starts_with(std::string(free) + "[");
+  });
 }
 
 }  // namespace
@@ -40,7 +31,10 @@ absl::StatusOr<std::map<std::string, std::string>> Settings(
   std::map<std::string, std::string> settings;
   for (const std::string_view part : kBound) {
     const Node* node = section->Find(part);
-    if (node != nullptr) Flatten(*node, "orchestrator." + std::string(part), settings);
+    if (node == nullptr) continue;
+    for (const auto& [path, value] : Leaves(*node, "orchestrator." + std::string(part))) {
+      if (!IsFree(path)) settings[path] = value;
+    }
   }
   return settings;
 }

@@ -34,6 +34,14 @@ absl::Status SimEnv::Work() {
   return up_ && life == life_ ? absl::OkStatus() : absl::UnavailableError("env is away");
 }
 
+absl::StatusOr<std::vector<std::string>> SimEnv::Tasks() {
+  using Names = std::vector<std::string>;
+  return network_.Call<Names>("env.tasks", kCall, [this]() -> absl::StatusOr<Names> {
+    RETURN_IF_ERROR(Work());
+    return scenario_.plan.tasks;
+  });
+}
+
 absl::StatusOr<Prompt> SimEnv::Reset(const Episode& episode) {
   return network_.Call<Prompt>(Call("reset", episode), kCall,
                                [this, episode]() -> absl::StatusOr<Prompt> {

@@ -21,6 +21,7 @@ class SimEnv final : public orchestrator::EnvClient {
   void FailToJudge() { ++unjudged_; }
   void Raise() { ++raised_; }
 
+  absl::StatusOr<std::vector<std::string>> Tasks() override;
   absl::StatusOr<orchestrator::Prompt> Reset(const orchestrator::Episode& episode) override;
   absl::StatusOr<orchestrator::EnvTurn> Step(const orchestrator::Episode& episode,
                                              const std::string& response) override;

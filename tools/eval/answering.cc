@@ -44,6 +44,7 @@ class PeerAsker final : public Asker {
     ASSIGN_OR_RETURN(Verdict verdict, peers_.Score(episode, response, answer.finish != "stop"));
     answer.reward = verdict.reward;
     answer.reason = std::move(verdict.reason);
+    answer.parts = std::move(verdict.parts);
     return answer;
   }
 

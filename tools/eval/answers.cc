@@ -87,6 +87,7 @@ std::string ToLine(const Answer& a) {
                      {"sample", a.key.sample},
                      {"reward", a.reward},
                      {"reason", a.reason},
+                     {"parts", a.parts},
                      {"text", a.text},
                      {"tags", a.tags},
                      {"finish", a.finish},
@@ -113,6 +114,7 @@ absl::StatusOr<Answer> FromLine(const std::string& text) {
     line.at("sample").get_to(a.key.sample);
     line.at("reward").get_to(a.reward);
     line.at("reason").get_to(a.reason);
+    if (line.contains("parts")) line.at("parts").get_to(a.parts);  // lines of before have none
     line.at("text").get_to(a.text);
     line.at("tags").get_to(a.tags);
     line.at("finish").get_to(a.finish);

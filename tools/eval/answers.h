@@ -15,8 +15,9 @@ namespace palimpsest::tools::eval {
 // What became of one question, judged.
 struct Answer {
   AnswerKey key;
-  double reward = 0;   // finite
-  std::string reason;  // of the environment
+  double reward = 0;                         // finite
+  std::string reason;                        // of the environment
+  std::map<std::string, double> parts = {};  // of the reward, by name
   std::string text;  // of the model, cut at a stop string; of several turns: all behind the prompt
   std::vector<std::string> tags;  // of the prompt
   std::string finish;             // stop or length

@@ -8,6 +8,7 @@
 #include "absl/strings/str_format.h"
 #include "common/base/clock.h"
 #include "common/weights/durable_file.h"
+#include "tools/eval/env_settings.h"
 #include "tools/eval/own_daemons.h"
 #include "tools/eval/progress.h"
 #include "tools/eval/report.h"
@@ -67,8 +68,13 @@ absl::StatusOr<Plan> MakePlan(const EvalOptions& o) {
   return plan;
 }
 
-Settings AllSettings(const Plan& plan, const ModelFacts& m) {
+// An environment daemon that was there before us keeps its options to itself.
+absl::StatusOr<Settings> AllSettings(const EvalOptions& o, const Plan& plan, const ModelFacts& m) {
   Settings settings = SettingsOf(plan);
+  if (!o.config.empty()) {
+    ASSIGN_OR_RETURN(const Settings env, EnvSettings(o.config, o.sets));
+    settings.insert(env.begin(), env.end());
+  }
   settings["model"] =
       absl::StrFormat("%s, %d layers, hidden %d, %d KV heads of %d, %s", m.architecture, m.layers,
                       m.hidden, m.kv_heads, m.head_dim, m.dtype);
@@ -112,7 +118,8 @@ absl::Status RunEval(const EvalOptions& o, std::ostream& out) {
             {.folder = o.out + "/daemons", .model = o.model, .config = o.config, .sets = o.sets}));
   }
   ASSIGN_OR_RETURN(const auto services, MeetServices(o, plan, own.get()));
-  ASSIGN_OR_RETURN(const auto book, AnswerBook::Open(o.out, AllSettings(plan, services->model())));
+  ASSIGN_OR_RETURN(const Settings settings, AllSettings(o, plan, services->model()));
+  ASSIGN_OR_RETURN(const auto book, AnswerBook::Open(o.out, settings));
   const auto asker = services->MakeAsker(plan);
   const auto stopping = [&own] { return own != nullptr && own->stopping(); };
   ProgressLine line(SystemClock());

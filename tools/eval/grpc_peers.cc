@@ -154,7 +154,11 @@ absl::StatusOr<Verdict> GrpcPeers::Score(const std::string& episode, const std::
   if (!verdict.has_reward() || !std::isfinite(verdict.reward())) {
     return absl::AbortedError("the environment's reward is absent or not finite");
   }
-  return Verdict{.reward = verdict.reward(), .reason = verdict.reason()};
+  Verdict read{.reward = verdict.reward(), .reason = verdict.reason()};
+  for (const v1::RewardPart& part : verdict.parts()) {
+    if (std::isfinite(part.value())) read.parts[part.name()] = part.value();
+  }
+  return read;
 }
 
 absl::StatusOr<std::vector<int32_t>> GrpcPeers::Tokenize(const Saying& saying) {

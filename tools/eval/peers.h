@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -42,6 +43,7 @@ struct Turn {
 struct Verdict {
   double reward = 0;  // finite
   std::string reason;
+  std::map<std::string, double> parts = {};  // of the reward, by name; finite
 };
 
 // What every call that makes tokens says. Parts of an id have no '/': tasks may.

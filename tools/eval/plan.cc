@@ -40,6 +40,17 @@ absl::StatusOr<std::vector<Weighted>> ParseWeights(const std::string& text) {
   return tasks;
 }
 
+// Every key of an environment in `one` is in `other`, too.
+absl::Status CheckEnv(const Settings& one, const Settings& other,
+                      const absl::FormatSpec<std::string, std::string>& message) {
+  for (const auto& [name, value] : one) {
+    if (!name.starts_with(kOfEnv) || other.contains(name)) continue;
+    return absl::FailedPreconditionError(absl::StrFormat(message, name, value) +
+                                         ": answers of both would be mixed");
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 std::string Text(const AnswerKey& key) {
@@ -101,6 +112,14 @@ Settings SettingsOf(const Plan& plan) {
 
 absl::StatusOr<Settings> MergeSettings(const Settings& stored, const Settings& now) {
   Settings merged = now;
+  const auto has_env = [](const Settings& settings) {
+    const auto first = settings.lower_bound(std::string(kOfEnv));
+    return first != settings.end() && first->first.starts_with(kOfEnv);
+  };
+  if (has_env(stored)) {
+    RETURN_IF_ERROR(CheckEnv(stored, now, "\"%s\" was given as %s and is not given now"));
+    RETURN_IF_ERROR(CheckEnv(now, stored, "\"%s\" is given as %s and was not given before"));
+  }
   for (const auto& [name, value] : stored) {
     const auto [place, fresh] = merged.emplace(name, value);
     if (fresh || place->second == value) continue;

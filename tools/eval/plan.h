@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <map>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "common/base/status.h"
@@ -53,7 +54,11 @@ std::vector<AnswerKey> KeysOf(const Plan& plan);
 using Settings = std::map<std::string, std::string>;
 Settings SettingsOf(const Plan& plan);
 
-// `stored` with what is new in `now`; FAILED_PRECONDITION naming what both have and differs.
+// Of an environment (keys that begin with "env."), which may not grow either.
+inline constexpr std::string_view kOfEnv = "env.";
+
+// `stored` with what is new in `now`; FAILED_PRECONDITION naming what both have and differs, or
+// what one of two environments lacks.
 absl::StatusOr<Settings> MergeSettings(const Settings& stored, const Settings& now);
 
 }  // namespace palimpsest::tools::eval

@@ -20,6 +20,9 @@ json Json(const Scores& scores) {
   for (const auto& [k, estimate] : scores.pass_k) {
     value["pass@" + std::to_string(k)] = Json(std::optional(estimate));
   }
+  for (const auto& [name, estimate] : scores.parts) {
+    value["parts"][name] = Json(std::optional(estimate));
+  }
   return value;
 }
 

@@ -85,6 +85,27 @@ std::string GroupsTable(const Summary& summary, const std::string& what,
   return TableText(head, rows);
 }
 
+// Empty when no reward has parts.
+std::string PartsTable(const Summary& summary) {
+  Row head = {"part of the reward"};
+  std::set<std::string> names;
+  for (const PolicySummary& policy : summary.policies) {
+    head.push_back(policy.name);
+    for (const auto& [name, estimate] : policy.all.parts) names.insert(name);
+  }
+  std::vector<Row> rows;
+  for (const std::string& name : names) {
+    Row row = {name};
+    for (const PolicySummary& policy : summary.policies) {
+      const auto part = policy.all.parts.find(name);
+      row.push_back(
+          Number(part == policy.all.parts.end() ? std::nullopt : std::optional(part->second)));
+    }
+    rows.push_back(std::move(row));
+  }
+  return rows.empty() ? "" : TableText(head, rows) + "\n";
+}
+
 std::string CostTable(const Summary& summary) {
   std::vector<Row> rows;
   for (const PolicySummary& policy : summary.policies) {
@@ -137,7 +158,7 @@ std::string Introduction(const Summary& summary, const std::string& command) {
 
 std::string ReportPage(const Summary& summary, const std::string& command) {
   std::string page = Introduction(summary, command) + "![scores](eval.svg)\n\n## Scores\n\n" +
-                     ScoresTable(summary) + "\n";
+                     ScoresTable(summary) + "\n" + PartsTable(summary);
   if (summary.policies.size() > 1)
     page += "## Differences, paired\n\n" + PairedTable(summary) + "\n";
   page += "## By task\n\npass@1, reward (answers).\n\n" +

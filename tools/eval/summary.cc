@@ -55,6 +55,7 @@ std::vector<int32_t> ManyK(int32_t samples) {
 struct Count {
   int64_t answers = 0, right = 0;
   double reward = 0;
+  std::map<std::string, Part> parts;
 };
 
 std::vector<Count> CountChosen(const Rows& rows, double right, const Chosen& chosen) {
@@ -65,6 +66,11 @@ std::vector<Count> CountChosen(const Rows& rows, double right, const Chosen& cho
       ++counts[i].answers;
       counts[i].right += answer->reward >= right ? 1 : 0;
       counts[i].reward += answer->reward;
+      for (const auto& [name, value] : answer->parts) {
+        Part& part = counts[i].parts[name];
+        part.sum += value;
+        part.count += 1;
+      }
     }
   }
   return counts;
@@ -93,6 +99,13 @@ Scores ByPrompt(const Plan& plan, const Bootstrap& bootstrap, const std::vector<
     }
     if (const auto estimate = bootstrap.Mean(parts)) scores.pass_k.push_back({k, *estimate});
   }
+  std::map<std::string, std::vector<Part>> by_name;
+  for (size_t i = 0; i < n; ++i) {
+    for (const auto& [name, part] : counts[i].parts) {
+      by_name.try_emplace(name, n).first->second[i] = {part.sum / part.count, 1};
+    }
+  }
+  for (const auto& [name, parts] : by_name) scores.parts[name] = *bootstrap.Mean(parts);
   return scores;
 }
 

@@ -20,10 +20,12 @@ struct Scores {
   std::optional<Estimate> avg;     // avg@k: reward of a prompt's k answers, mean over prompts
   // pass@k for k = 2, 4, .. and the number of samples, over the prompts with at least k answers.
   std::vector<std::pair<int32_t, Estimate>> pass_k;
+  // By name: a part of the reward of a prompt's answers, mean over the prompts that have it.
+  std::map<std::string, Estimate> parts;
 };
 
 // Scores of the prompts of a task or tag; or of the answers with so many events, whose means are
-// over answers, and which have no pass@k.
+// over answers, and which have neither pass@k nor parts.
 struct Group {
   std::string name;
   Scores scores;

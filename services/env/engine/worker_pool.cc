@@ -82,6 +82,7 @@ absl::StatusOr<std::unique_ptr<Worker>> WorkerPool::Start(const WorkerConfig& co
     pool->mu_.Await(absl::Condition(&known));
     failure = pool->start_failure_;
   }
+  if (absl::IsAborted(failure)) return absl::FailedPreconditionError(failure.message());
   if (!failure.ok()) return failure;
   return pool;
 }
@@ -216,7 +217,9 @@ absl::Status WorkerPool::Serve(WorkerProcess& process, bool& useful) {
     const std::shared_ptr<Job> job = Take();
     if (job == nullptr) continue;
     const absl::Status status = Ask(process, job->call, config_.call_timeout);
-    job->status = absl::IsCancelled(status) ? Stopping() : status;
+    job->status = absl::IsCancelled(status)          ? Stopping()
+                  : absl::IsDeadlineExceeded(status) ? absl::AbortedError(status.message())
+                                                     : status;
     job->done.Notify();
     if (!status.ok()) return status;
     useful = true;
@@ -238,14 +241,15 @@ absl::Status WorkerPool::Ask(WorkerProcess& process, const WorkerCall& call,
               absl::DataLossError("its answer is broken: " + std::string(accepted.message())));
 }
 
-// Ends the process. kAborted with the reason; kCancelled stays what it is.
+// Ends the process. kAborted with the reason; kCancelled and kDeadlineExceeded stay what they are.
 absl::Status WorkerPool::Lost(WorkerProcess& process, const absl::Status& how) {
   if (absl::IsCancelled(how)) return how;
   const std::string ending =
       process.End(absl::IsUnavailable(how) ? kEndingGrace : absl::ZeroDuration());
   metrics_.losses.With({config_.command.name, std::string(CauseOf(how))}).Add();
-  return absl::AbortedError(absl::StrFormat("worker %s (pid %d): %s; %s", config_.command.name,
-                                            process.pid(), std::string(how.message()), ending));
+  return absl::Status(absl::IsDeadlineExceeded(how) ? how.code() : absl::StatusCode::kAborted,
+                      absl::StrFormat("worker %s (pid %d): %s; %s", config_.command.name,
+                                      process.pid(), std::string(how.message()), ending));
 }
 
 }  // namespace palimpsest::env

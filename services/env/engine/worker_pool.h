@@ -30,7 +30,8 @@ struct WorkerMetrics {
 // costs the one call that it was working on. Each process is owned by a thread of the pool.
 class WorkerPool final : public Worker {
  public:
-  // As a WorkerStarter does. `metrics` and `clock` outlive it.
+  // As a WorkerStarter does; FAILED_PRECONDITION: a process ended, or answered rubbish, before it
+  // had served at all, and would again. `metrics` and `clock` outlive it.
   static absl::StatusOr<std::unique_ptr<Worker>> Start(const WorkerConfig& config,
                                                        const WorkerCall& greeting,
                                                        const WorkerMetrics& metrics, Clock& clock);

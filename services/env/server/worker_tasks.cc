@@ -148,7 +148,7 @@ absl::Status WorkerTasks::Add(const WorkerSection& section, const std::set<std::
   }
   for (const v1::Task& task : list.tasks()) {
     if (task.name().empty() || taken.contains(task.name()) || served_.contains(task.name())) {
-      return absl::AlreadyExistsError(
+      return absl::InvalidArgumentError(
           absl::StrFormat("env.workers: the task \"%s\" of %s has a name that is taken",
                           task.name(), section.name));
     }

@@ -102,6 +102,7 @@ absl::Status CheckPeers(const PeersConfig& peers) {
       {"peers.poll", peers.poll},
       {"peers.max_poll", peers.max_poll},
       {"peers.call_deadline", peers.call_deadline},
+      {"peers.env_deadline", peers.env_deadline},
       {"peers.train_deadline", peers.train_deadline},
       {"peers.generate_deadline", peers.generate_deadline}};
   for (const auto& [name, value] : times) {

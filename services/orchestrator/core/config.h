@@ -86,6 +86,7 @@ struct PeersConfig {
   absl::Duration poll = absl::Milliseconds(200);  // first wait of a retry
   absl::Duration max_poll = absl::Seconds(5);
   absl::Duration call_deadline = absl::Seconds(30);      // of calls that should not take long
+  absl::Duration env_deadline = absl::Minutes(3);        // of calls that environments answer
   absl::Duration train_deadline = absl::Minutes(10);     // of one batch
   absl::Duration generate_deadline = absl::Minutes(10);  // of one group
   bool operator==(const PeersConfig&) const = default;
@@ -93,7 +94,7 @@ struct PeersConfig {
 
 struct RunPlan {
   std::vector<std::string> tasks = {"registers"};  // prompt i is of task i mod size
-  std::vector<std::string> stop_strings;  // end a response; empty: the model's stop id does
+  std::vector<std::string> stop_strings;           // end a response, besides what its task names
   std::map<std::string, context::ContextPolicy> contexts;  // "none" is always there
   std::vector<SftConfig> sft;
   RlConfig rl;

@@ -11,12 +11,13 @@ std::vector<double> TaskShares(const TaskWeights& weights, std::span<const TaskR
   std::vector<size_t> pool;
   double sum = 0;
   for (size_t i = 0; i < records.size(); ++i) {
-    const double rate =
-        static_cast<double>(records[i].solved + 1) / static_cast<double>(records[i].rollouts + 2);
-    if (rate <= weights.hard || rate >= weights.easy) {
+    const auto rollouts = static_cast<double>(records[i].rollouts);
+    const auto solved = static_cast<double>(records[i].solved);
+    const bool known = records[i].rollouts >= kKnownRollouts;
+    if (known && (solved <= weights.hard * rollouts || solved >= weights.easy * rollouts)) {
       pool.push_back(i);
     } else {
-      sum += shares[i] = 1 / rate;
+      sum += shares[i] = (rollouts + 2) / (solved + 1);
     }
   }
   // All of them, or none, in the pool: the others have nothing to share or get everything.

@@ -16,11 +16,14 @@ namespace palimpsest::orchestrator {
 struct TaskWeights {
   bool by_pass_rate = false;  // false: tasks take turns
   int32_t window = 64;        // latest groups that the pass rates are measured over, > 0
-  double hard = 0.02;         // pass rate at or below which a task is hard; [0, easy)
-  double easy = 0.98;         // and at or above which it is easy; (hard, 1]
-  double pool_share = 0.1;    // of the prompts, for all hard and easy tasks together; [0, 1)
+  // Solved of all rollouts, as soon as there are kKnownRollouts of the task:
+  double hard = 0.02;       // at or below, it is hard; [0, easy)
+  double easy = 0.98;       // at or above, easy; (hard, 1]
+  double pool_share = 0.1;  // of the prompts, for all hard and easy tasks together; [0, 1)
   bool operator==(const TaskWeights&) const = default;
 };
+
+inline constexpr int64_t kKnownRollouts = 8;
 
 // Groups whose rollouts are all solved, or none, have no advantage to learn from.
 struct GroupFilter {
@@ -37,8 +40,8 @@ struct TaskRecord {
   bool operator==(const TaskRecord&) const = default;
 };
 
-// Shares of the next prompts, one per record; they sum to 1. A pass rate is (solved + 1) /
-// (rollouts + 2), so a task that nobody has tried counts as half solved.
+// Shares of the next prompts, one per record; they sum to 1. The pass rate that a task is weighted
+// by is (solved + 1) / (rollouts + 2), so one that nobody has tried counts as half solved.
 std::vector<double> TaskShares(const TaskWeights& weights, std::span<const TaskRecord> records);
 
 // The task that a uniform draw in [0, 1) falls on. `shares` is not empty.

@@ -105,6 +105,17 @@ absl::StatusOr<Resubmission> PlanResubmission(int64_t trainer_step, int64_t ledg
   return Resubmission{.after = trainer_step, .through = ledger_step};
 }
 
+std::vector<std::string> StopsOf(const std::vector<std::string>& of_run,
+                                 const std::vector<std::string>& of_prompt) {
+  std::vector<std::string> stops;
+  for (const auto* named : {&of_prompt, &of_run}) {
+    for (const std::string& stop : *named) {
+      if (std::find(stops.begin(), stops.end(), stop) == stops.end()) stops.push_back(stop);
+    }
+  }
+  return stops;
+}
+
 std::vector<SampleRun> MissingSamples(const std::vector<int32_t>& have, int32_t samples) {
   std::vector<SampleRun> runs;
   size_t next = 0;

@@ -76,6 +76,10 @@ struct Resubmission {
 };
 absl::StatusOr<Resubmission> PlanResubmission(int64_t trainer_step, int64_t ledger_step);
 
+// What ends a response: all that its prompt names, then all that the run does, each once.
+std::vector<std::string> StopsOf(const std::vector<std::string>& of_run,
+                                 const std::vector<std::string>& of_prompt);
+
 // Runs of consecutive sample numbers of [0, samples) that are not in `have` (ascending): each is
 // one request, so that a refilled sample draws what the lost one would have drawn.
 struct SampleRun {

@@ -47,8 +47,9 @@ struct Prompt {
   std::string text;               // this, or
   std::vector<Message> messages;  // a conversation, which the model's chat template frames
   std::vector<std::string> tags;
-  int32_t max_response = 0;  // tokens of one response; 0 = our choice
-  int32_t max_turns = 0;     // responses that the episode takes at most; 0 = it is not stepped
+  std::vector<std::string> stops;  // strings that end a response
+  int32_t max_response = 0;        // tokens of one response; 0 = our choice
+  int32_t max_turns = 0;  // responses that the episode takes at most; 0 = it is not stepped
 };
 inline constexpr char kNeedsMemory[] = "needs_memory";  // the tag that reports split by
 
@@ -69,6 +70,7 @@ struct EnvTurn {
 class EnvClient {
  public:
   virtual ~EnvClient() = default;
+  virtual absl::StatusOr<std::vector<std::string>> Tasks() = 0;  // that it has
   virtual absl::StatusOr<Prompt> Reset(const Episode& episode) = 0;
   virtual absl::StatusOr<EnvTurn> Step(const Episode& episode, const std::string& response) = 0;
   // Of several turns: the episode as it stands, with an empty response.

@@ -92,10 +92,11 @@ struct RolloutRow {
   std::optional<double> reward;
   std::optional<double> advantage;
   std::string reason;
-  std::string text;             // of the response, cut at a stop string
-  std::string bytes;            // the rollout, see RolloutCodec; left out in lists
-  std::vector<float> replayed;  // see rl::Replayed; empty: not kept. Of FindRollout alone
-  std::optional<int64_t> step;  // that trains it
+  std::map<std::string, double> parts;  // of the reward, by name. Of FindRollout alone
+  std::string text;                     // of the response, cut at a stop string
+  std::string bytes;                    // the rollout, see RolloutCodec; left out in lists
+  std::vector<float> replayed;          // see rl::Replayed; empty: not kept. Of FindRollout alone
+  std::optional<int64_t> step;          // that trains it
   std::string batch_id;
   int32_t prompt_tokens = 0;
   int32_t total_tokens = 0;

@@ -90,7 +90,8 @@ absl::Status CurveRecord::Update() {
   return AddHeldout(stages);
 }
 
-// Evaluations under the context that is trained, once all prompts are measured both ways.
+// Evaluations under the context that is trained, once every prompt was measured, or could not be,
+// both ways.
 absl::Status CurveRecord::AddHeldout(const std::vector<StageRow>& stages) {
   std::map<std::string, StageRow> by_name;
   for (const StageRow& stage : stages) by_name[stage.name] = stage;
@@ -103,7 +104,8 @@ absl::Status CurveRecord::AddHeldout(const std::vector<StageRow>& stages) {
   std::map<int64_t, std::vector<Scalar>> at;
   for (const EvaluationMean& mean : means) {
     const std::optional<int64_t> step = StepOf(mean.name, by_name);
-    if (!step.has_value() || mean.prompts < first->prompts) continue;
+    const bool whole = mean.prompts + mean.unjudged >= first->prompts + first->unjudged;
+    if (!step.has_value() || !whole) continue;
     at[*step].push_back({mean.greedy ? "reward/greedy" : "reward", mean.reward});
   }
   for (const auto& [step, scalars] : at) {

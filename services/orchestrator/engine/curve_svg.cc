@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_replace.h"
+#include "services/orchestrator/engine/evaluation.h"
 #include "services/orchestrator/engine/report.h"
 
 namespace palimpsest::orchestrator {

@@ -74,7 +74,7 @@ class Demonstration {
   // The environment's turn; true when there is none any more.
   absl::StatusOr<bool> Observe(const std::string& response, std::vector<int32_t>& said) {
     if (prompt_.max_turns == 0) return true;
-    const std::string text = CutAtStop(response, place_.plan.stop_strings);
+    const std::string text = CutAtStop(response, framing_.stops());
     ASSIGN_OR_RETURN(EnvTurn turn, AskTask(place_, "env.step",
                                            [&] { return place_.peers.env.Step(episode_, text); }));
     episode_ = std::move(turn.episode);

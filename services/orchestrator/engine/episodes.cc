@@ -5,6 +5,7 @@
 #include "absl/strings/str_format.h"
 #include "common/rl/episode.h"
 #include "services/orchestrator/core/decisions.h"
+#include "services/orchestrator/engine/task_calls.h"
 
 namespace palimpsest::orchestrator {
 namespace {
@@ -95,9 +96,10 @@ class Player {
 
   // The environment's turn. False: the task has failed.
   absl::StatusOr<bool> Observe(SessionStep& step) {
-    absl::StatusOr<EnvTurn> turn = place_.patience.Persist(
-        "env.step", [&] { return place_.peers.env.Step(played_.episode, played_.sample.text); });
-    if (absl::IsInternal(turn.status())) return Lose(turn.status(), rl::Outcome::kTaskFailed);
+    absl::StatusOr<EnvTurn> turn = AskTaskOnce(place_, "env.step", [&] {
+      return place_.peers.env.Step(played_.episode, played_.sample.text);
+    });
+    if (TaskFailed(turn.status())) return Lose(turn.status(), OutcomeOf(turn.status()));
     RETURN_IF_ERROR(turn.status());
     played_.episode = std::move(turn->episode);
     view_.done = turn->done;

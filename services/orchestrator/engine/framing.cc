@@ -1,6 +1,7 @@
 #include "services/orchestrator/engine/framing.h"
 
 #include "absl/strings/str_format.h"
+#include "services/orchestrator/core/decisions.h"
 
 namespace palimpsest::orchestrator {
 namespace {
@@ -37,7 +38,8 @@ absl::StatusOr<Framing> Framing::Of(const Workplace& place, const Prompt& prompt
       TurnFraming turns,
       TurnFraming::Of(*encoder, {.text = prompt.text, .messages = ToChat(prompt.messages)},
                       place.model.stop_ids));
-  return Framing(place, std::move(encoder), std::move(turns));
+  return Framing(place, StopsOf(place.plan.stop_strings, prompt.stops), std::move(encoder),
+                 std::move(turns));
 }
 
 absl::StatusOr<std::vector<int32_t>> Framing::ObservationIds(const std::vector<Message>& messages,
@@ -49,7 +51,7 @@ absl::StatusOr<std::vector<int32_t>> Framing::ResponseIds(const std::string& res
   ASSIGN_OR_RETURN(std::vector<int32_t> ids, place_.tokenizer->Encode(response));
   if (turns_.conversation()) {
     ids.push_back(turns_.closing());
-  } else if (place_.plan.stop_strings.empty() && !place_.model.stop_ids.empty()) {
+  } else if (stops_.empty() && !place_.model.stop_ids.empty()) {
     ids.push_back(place_.model.stop_ids.front());
   }
   return ids;

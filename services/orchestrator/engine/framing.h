@@ -22,14 +22,21 @@ class Framing {
   absl::StatusOr<std::vector<int32_t>> PromptIds() const { return turns_.PromptIds(); }
   absl::StatusOr<std::vector<int32_t>> ObservationIds(const std::vector<Message>& messages,
                                                       int32_t last) const;
+  // What ends a response, besides the model's stop ids.
+  const std::vector<std::string>& stops() const { return stops_; }
   // Of a response that is not sampled: its end included.
   absl::StatusOr<std::vector<int32_t>> ResponseIds(const std::string& response) const;
 
  private:
-  Framing(const Workplace& place, std::unique_ptr<TurnEncoder> encoder, TurnFraming turns)
-      : place_(place), encoder_(std::move(encoder)), turns_(std::move(turns)) {}
+  Framing(const Workplace& place, std::vector<std::string> stops,
+          std::unique_ptr<TurnEncoder> encoder, TurnFraming turns)
+      : place_(place),
+        stops_(std::move(stops)),
+        encoder_(std::move(encoder)),
+        turns_(std::move(turns)) {}
 
   const Workplace& place_;
+  std::vector<std::string> stops_;
   std::unique_ptr<TurnEncoder> encoder_;  // that turns_ refers to
   TurnFraming turns_;
 };

@@ -8,7 +8,6 @@
 namespace palimpsest::orchestrator {
 namespace {
 
-// Of what must be there. `replayed` came later: a ledger of before gets it when its run goes on.
 constexpr char kFormat[] = "2";
 constexpr char kSchema[] = R"(
 CREATE TABLE IF NOT EXISTS meta(key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -41,8 +40,49 @@ CREATE TABLE IF NOT EXISTS evaluations(
   needs_memory INTEGER NOT NULL, total_tokens INTEGER, events INTEGER, reason TEXT, text TEXT,
   bytes BLOB, turns INTEGER, PRIMARY KEY(name, greedy, idx));
 CREATE TABLE IF NOT EXISTS counts(what TEXT PRIMARY KEY, n INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS replayed(rollout TEXT PRIMARY KEY, logprobs BLOB NOT NULL);
 )";
+
+// Tables that came after the format: a ledger of before gets them when its run goes on, and is read
+// as if they were empty.
+struct LaterTable {
+  std::string name, columns;
+};
+const std::vector<LaterTable>& LaterTables() {
+  static const auto* const tables = new std::vector<LaterTable>{
+      {"replayed", "rollout TEXT PRIMARY KEY, logprobs BLOB NOT NULL"},
+      {"rollout_parts", "rollout TEXT PRIMARY KEY, parts TEXT NOT NULL"},
+      {"evaluation_parts",
+       "name TEXT, greedy INTEGER, idx INTEGER, parts TEXT NOT NULL, PRIMARY KEY(name, greedy, "
+       "idx)"},
+      {"unjudged",
+       "name TEXT, greedy INTEGER, idx INTEGER, reason TEXT, PRIMARY KEY(name, greedy, idx)"}};
+  return *tables;
+}
+
+absl::Status AddLaterTables(Database& db) {
+  for (const LaterTable& table : LaterTables()) {
+    RETURN_IF_ERROR(
+        db.Change(absl::StrFormat("CREATE TABLE IF NOT EXISTS %s(%s)", table.name, table.columns)));
+  }
+  return absl::OkStatus();
+}
+
+// In memory: nothing is written to a ledger that is only read.
+absl::Status StandInForMissing(Database& db) {
+  for (const LaterTable& table : LaterTables()) {
+    ASSIGN_OR_RETURN(Statement row,
+                     db.Query("SELECT 1 FROM sqlite_master WHERE name = ?", table.name));
+    ASSIGN_OR_RETURN(const bool there, row.Next());
+    if (there) continue;
+    RETURN_IF_ERROR(
+        db.Change(absl::StrFormat("CREATE TEMP TABLE %s(%s)", table.name, table.columns)));
+  }
+  return absl::OkStatus();
+}
+
+std::string Dump(const std::map<std::string, double>& parts) {
+  return nlohmann::json(parts).dump();
+}
 
 // The value under `key`, written when there is none; another one there is refused.
 absl::Status CheckMeta(Database& db, const std::string& key, const std::string& value) {
@@ -68,6 +108,7 @@ absl::StatusOr<std::unique_ptr<Ledger>> Ledger::Open(const std::string& path,
                                                      const std::string& run, uint64_t seed) {
   ASSIGN_OR_RETURN(std::unique_ptr<Database> db, Database::Open(path));
   RETURN_IF_ERROR(db->Execute(kSchema));
+  RETURN_IF_ERROR(AddLaterTables(*db));
   RETURN_IF_ERROR(CheckMeta(*db, "format", kFormat));
   RETURN_IF_ERROR(CheckMeta(*db, "run", run));
   RETURN_IF_ERROR(CheckMeta(*db, "seed", std::to_string(seed)));
@@ -102,6 +143,7 @@ absl::StatusOr<std::unique_ptr<const Ledger>> Ledger::Read(const std::string& pa
     return absl::FailedPreconditionError(
         absl::StrFormat("ledger.format=%s of %s; this version reads %s", has, path, kFormat));
   }
+  RETURN_IF_ERROR(StandInForMissing(*db));
   return std::unique_ptr<const Ledger>(new Ledger(std::move(db)));
 }
 
@@ -206,6 +248,9 @@ absl::Status Ledger::Accept(int64_t group, const std::vector<RolloutRow>& rollou
         static_cast<int64_t>(r.episode.seed), r.episode.index, Blob{r.episode.state},
         static_cast<int64_t>(r.outcome), r.reward, r.reason, r.text, Blob{r.bytes}, r.prompt_tokens,
         r.total_tokens, r.events, r.min_version, r.max_version, absl::ToUnixMillis(now), r.turns));
+    if (r.parts.empty()) continue;
+    RETURN_IF_ERROR(
+        db_->Change("INSERT OR REPLACE INTO rollout_parts VALUES(?, ?)", r.id, Dump(r.parts)));
   }
   if (whole) {
     RETURN_IF_ERROR(db_->Change("UPDATE prompt_groups SET state = ? WHERE id = ?",
@@ -234,6 +279,10 @@ absl::Status Ledger::DropRollouts(const std::vector<std::string>& ids, const std
         db_->Change("DELETE FROM rollouts WHERE id = ? AND grp IN "
                     "(SELECT id FROM prompt_groups WHERE state = ?)",
                     id, ToInt(GroupState::kOpen)));
+    RETURN_IF_ERROR(
+        db_->Change("DELETE FROM rollout_parts WHERE rollout = ?1 AND NOT EXISTS "
+                    "(SELECT 1 FROM rollouts WHERE id = ?1)",
+                    id));
   }
   RETURN_IF_ERROR(CountLocked(why, static_cast<int64_t>(ids.size())));
   return transaction.Commit();
@@ -254,9 +303,22 @@ absl::Status Ledger::AbandonVersions(int64_t after_step) {
 
 absl::Status Ledger::SaveEvaluation(const EvaluationRow& r) {
   absl::MutexLock lock(&mu_);
-  return db_->Change("INSERT OR REPLACE INTO evaluations VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                     r.name, r.greedy, r.index, r.reward, r.needs_memory, r.total_tokens, r.events,
-                     r.reason, r.text, Blob{r.bytes}, r.turns);
+  ASSIGN_OR_RETURN(Transaction transaction, Transaction::Begin(*db_));
+  RETURN_IF_ERROR(
+      db_->Change("INSERT OR REPLACE INTO evaluations VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                  r.name, r.greedy, r.index, r.reward, r.needs_memory, r.total_tokens, r.events,
+                  r.reason, r.text, Blob{r.bytes}, r.turns));
+  if (!r.parts.empty()) {
+    RETURN_IF_ERROR(db_->Change("INSERT OR REPLACE INTO evaluation_parts VALUES(?, ?, ?, ?)",
+                                r.name, r.greedy, r.index, Dump(r.parts)));
+  }
+  return transaction.Commit();
+}
+
+absl::Status Ledger::SaveUnjudged(const UnjudgedRow& r) {
+  absl::MutexLock lock(&mu_);
+  return db_->Change("INSERT OR REPLACE INTO unjudged VALUES(?, ?, ?, ?)", r.name, r.greedy,
+                     r.index, r.reason);
 }
 
 absl::Status Ledger::CountLocked(const std::string& what, int64_t n) {

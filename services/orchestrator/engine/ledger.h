@@ -73,8 +73,17 @@ struct EvaluationRow {
   int32_t turns = 1;
   int32_t events = 0;
   std::string reason;
+  std::map<std::string, double> parts;  // of the reward, by name
   std::string text;
   std::string bytes;  // of the rollout
+};
+
+// One held-out prompt that no try could measure.
+struct UnjudgedRow {
+  std::string name;
+  bool greedy = false;
+  int64_t index = 0;
+  std::string reason;
 };
 
 // All held-out prompts of one evaluation.
@@ -82,7 +91,8 @@ struct EvaluationMean {
   std::string name;
   bool greedy = false;
   double reward = 0;
-  int64_t prompts = 0;  // that are measured
+  int64_t prompts = 0;   // that are measured
+  int64_t unjudged = 0;  // that could not be
 };
 
 // What a ledger says of its run as a whole.
@@ -158,6 +168,8 @@ class Ledger {
   absl::StatusOr<int64_t> VersionCount() const;           // abandoned ones too
 
   absl::Status SaveEvaluation(const EvaluationRow& row);
+  absl::Status SaveUnjudged(const UnjudgedRow& row);
+  absl::StatusOr<std::vector<UnjudgedRow>> Unjudged(const std::string& name, bool greedy) const;
   // Ascending by index; bytes are left out unless asked for.
   absl::StatusOr<std::vector<EvaluationRow>> Evaluations(const std::string& name, bool greedy,
                                                          bool bytes = false) const;

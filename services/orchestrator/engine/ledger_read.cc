@@ -1,5 +1,6 @@
 // What the ledger answers; what changes it stands in ledger.cc.
 #include <algorithm>
+#include <nlohmann/json.hpp>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_format.h"
@@ -51,6 +52,17 @@ absl::StatusOr<std::vector<RolloutRow>> ReadWithBytes(absl::StatusOr<Statement> 
     result.push_back(ReadRollout(rows));
     result.back().bytes = rows.Text(kBytesColumn);
   }
+}
+
+absl::StatusOr<std::map<std::string, double>> PartsOf(const std::string& text) {
+  const nlohmann::json object = nlohmann::json::parse(text, nullptr, false);
+  if (!object.is_object()) return absl::DataLossError("ledger: parts are no JSON object");
+  std::map<std::string, double> parts;
+  for (const auto& [name, value] : object.items()) {
+    if (!value.is_number()) return absl::DataLossError("ledger: parts." + name + " is no number");
+    parts[name] = value.get<double>();
+  }
+  return parts;
 }
 
 std::string SelectRollouts(const std::string& rest) {
@@ -249,8 +261,9 @@ absl::StatusOr<std::vector<EvaluationRow>> Ledger::Evaluations(const std::string
   ASSIGN_OR_RETURN(
       Statement s,
       db_->Query(
-          "SELECT idx, reward, needs_memory, total_tokens, events, reason, text, turns, bytes "
-          "FROM evaluations WHERE name = ? AND greedy = ? ORDER BY idx",
+          "SELECT e.idx, reward, needs_memory, total_tokens, events, reason, text, turns, parts, "
+          "bytes FROM evaluations e LEFT JOIN evaluation_parts p ON p.name = e.name AND "
+          "p.greedy = e.greedy AND p.idx = e.idx WHERE e.name = ? AND e.greedy = ? ORDER BY e.idx",
           name, greedy));
   std::vector<EvaluationRow> result;
   for (;;) {
@@ -262,21 +275,40 @@ absl::StatusOr<std::vector<EvaluationRow>> Ledger::Evaluations(const std::string
     r.reason = s.Text(5);
     r.text = s.Text(6);
     r.turns = static_cast<int32_t>(s.Int(7));
-    if (bytes) r.bytes = s.Text(8);
+    if (!s.IsNull(8)) {
+      ASSIGN_OR_RETURN(r.parts, PartsOf(s.Text(8)));
+    }
+    if (bytes) r.bytes = s.Text(9);
     result.push_back(std::move(r));
+  }
+}
+
+absl::StatusOr<std::vector<UnjudgedRow>> Ledger::Unjudged(const std::string& name,
+                                                          bool greedy) const {
+  absl::MutexLock lock(&mu_);
+  ASSIGN_OR_RETURN(
+      Statement s,
+      db_->Query("SELECT idx, reason FROM unjudged WHERE name = ? AND greedy = ? ORDER BY idx",
+                 name, greedy));
+  std::vector<UnjudgedRow> rows;
+  for (;;) {
+    ASSIGN_OR_RETURN(const bool more, s.Next());
+    if (!more) return rows;
+    rows.push_back({name, greedy, s.Int(0), s.Text(1)});
   }
 }
 
 absl::StatusOr<std::vector<EvaluationMean>> Ledger::EvaluationMeans() const {
   absl::MutexLock lock(&mu_);
   ASSIGN_OR_RETURN(Statement s,
-                   db_->Query("SELECT name, greedy, AVG(reward), COUNT(*) FROM evaluations "
-                              "GROUP BY name, greedy ORDER BY name, greedy"));
+                   db_->Query("SELECT name, greedy, AVG(reward), COUNT(*), (SELECT COUNT(*) FROM "
+                              "unjudged u WHERE u.name = e.name AND u.greedy = e.greedy) "
+                              "FROM evaluations e GROUP BY name, greedy ORDER BY name, greedy"));
   std::vector<EvaluationMean> means;
   for (;;) {
     ASSIGN_OR_RETURN(const bool more, s.Next());
     if (!more) return means;
-    means.push_back({s.Text(0), s.Int(1) != 0, s.Real(2), s.Int(3)});
+    means.push_back({s.Text(0), s.Int(1) != 0, s.Real(2), s.Int(3), s.Int(4)});
   }
 }
 
@@ -313,11 +345,6 @@ absl::StatusOr<RolloutPage> Ledger::List(const RolloutFilter& filter) const {
 }
 
 absl::StatusOr<std::vector<float>> Ledger::ReplayedLocked(const std::string& id) const {
-  // One that is only looked at may be of before there was this table.
-  ASSIGN_OR_RETURN(Statement table,
-                   db_->Query("SELECT 1 FROM sqlite_master WHERE name = 'replayed'"));
-  ASSIGN_OR_RETURN(const bool there, table.Next());
-  if (!there) return std::vector<float>();
   ASSIGN_OR_RETURN(Statement row,
                    db_->Query("SELECT logprobs FROM replayed WHERE rollout = ?", id));
   ASSIGN_OR_RETURN(const bool kept, row.Next());
@@ -335,6 +362,12 @@ absl::StatusOr<RolloutRow> Ledger::FindRollout(const std::string& id) const {
                    ReadWithBytes(db_->Query(SelectRollouts("WHERE r.id = ?"), id)));
   if (rows.empty()) return absl::NotFoundError("rollout_id=" + id + ": no such rollout");
   ASSIGN_OR_RETURN(rows.front().replayed, ReplayedLocked(id));
+  ASSIGN_OR_RETURN(Statement parts,
+                   db_->Query("SELECT parts FROM rollout_parts WHERE rollout = ?", id));
+  ASSIGN_OR_RETURN(const bool kept, parts.Next());
+  if (kept) {
+    ASSIGN_OR_RETURN(rows.front().parts, PartsOf(parts.Text(0)));
+  }
   return std::move(rows.front());
 }
 

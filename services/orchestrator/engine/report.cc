@@ -9,6 +9,7 @@
 #include "common/weights/durable_file.h"
 #include "nlohmann/json.hpp"
 #include "services/orchestrator/engine/curve_svg.h"
+#include "services/orchestrator/engine/evaluation.h"
 #include "services/orchestrator/engine/report_page.h"
 #include "services/orchestrator/engine/rl_stage.h"
 
@@ -37,7 +38,30 @@ absl::StatusOr<HeldoutNumbers> ReadHeldout(const Ledger& ledger, const std::stri
   HeldoutNumbers numbers{.name = name};
   ASSIGN_OR_RETURN(numbers.sampled, ledger.Evaluations(name, false, true));
   ASSIGN_OR_RETURN(numbers.greedy, ledger.Evaluations(name, true));
+  for (const bool greedy : {false, true}) {
+    ASSIGN_OR_RETURN(const std::vector<UnjudgedRow> unjudged, ledger.Unjudged(name, greedy));
+    numbers.unjudged += std::ssize(unjudged);
+  }
   return numbers;
+}
+
+std::map<std::string, HeldoutNumbers> ByTask(const Workplace& place,
+                                             const HeldoutNumbers& numbers) {
+  std::map<std::string, HeldoutNumbers> by_task;
+  for (auto& [task, rows] : ByTask(place, numbers.sampled)) by_task[task].sampled = rows;
+  for (auto& [task, rows] : ByTask(place, numbers.greedy)) by_task[task].greedy = rows;
+  return by_task;
+}
+
+// Means of the parts of rewards, over the prompts whose reward has such a part.
+Json PartsJson(const std::vector<EvaluationRow>& rows) {
+  std::map<std::string, std::vector<double>> values;
+  for (const EvaluationRow& row : rows) {
+    for (const auto& [name, value] : row.parts) values[name].push_back(value);
+  }
+  Json parts = Json::object();
+  for (const auto& [name, of_name] : values) parts[name] = Mean(of_name);
+  return parts;
 }
 
 // What the trained RL steps were like, all together.
@@ -79,7 +103,10 @@ Json HeldoutJson(const HeldoutNumbers& numbers) {
           {"reward_no_memory", Mean(Rewards(numbers.sampled, false))},
           {"greedy_no_memory", Mean(Rewards(numbers.greedy, false))},
           {"prompts", numbers.sampled.size()},
-          {"prompts_needs_memory", Rewards(numbers.sampled, true).size()}};
+          {"prompts_needs_memory", Rewards(numbers.sampled, true).size()},
+          {"unjudged", numbers.unjudged},
+          {"parts", PartsJson(numbers.sampled)},
+          {"greedy_parts", PartsJson(numbers.greedy)}};
 }
 
 void AddLines(const HeldoutNumbers& numbers, const std::string& when, std::string& lines) {
@@ -96,8 +123,6 @@ void AddLines(const HeldoutNumbers& numbers, const std::string& when, std::strin
 }
 
 }  // namespace
-
-double MeanReward(const std::vector<EvaluationRow>& rows) { return Mean(Rewards(rows)); }
 
 double HalfInterval(const std::vector<double>& values) {
   if (values.size() < 2) return 0;
@@ -117,6 +142,8 @@ absl::StatusOr<ReportFacts> ReadFacts(const Workplace& place) {
   }
   ASSIGN_OR_RETURN(facts.first, ReadHeldout(ledger, "first"));
   ASSIGN_OR_RETURN(facts.last, ReadHeldout(ledger, "last"));
+  facts.first_by_task = ByTask(place, facts.first);
+  facts.last_by_task = ByTask(place, facts.last);
   for (const std::string& context : place.plan.heldout.also) {
     ASSIGN_OR_RETURN(facts.also[context], ReadHeldout(ledger, "also." + context));
   }
@@ -167,7 +194,16 @@ std::string ReportJson(const ReportFacts& facts) {
   for (const auto& [context, numbers] : facts.also) {
     report["heldout_by_context"][context] = HeldoutJson(numbers);
   }
+  report["heldout_by_task"] = Json::object();
+  for (const auto& [task, numbers] : facts.last_by_task) {
+    const auto before = facts.first_by_task.find(task);
+    Json& of_task = report["heldout_by_task"][task];
+    if (before != facts.first_by_task.end()) of_task["first"] = HeldoutJson(before->second);
+    of_task["last"] = HeldoutJson(numbers);
+  }
   report["rollouts"] = Json(facts.counts);
+  report["command"] = facts.run.command;
+  report["settings"] = Json(facts.run.settings);
   return report.dump(2) + "\n";
 }
 

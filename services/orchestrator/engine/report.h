@@ -13,6 +13,7 @@ namespace palimpsest::orchestrator {
 struct HeldoutNumbers {
   std::string name;
   std::vector<EvaluationRow> sampled, greedy;  // ascending by index
+  int64_t unjudged = 0;                        // prompts that could not be measured, of both
 };
 
 // Everything that the report says, read from the ledger.
@@ -24,6 +25,7 @@ struct ReportFacts {
   std::map<std::string, HeldoutNumbers> also;  // by context
   std::vector<HeldoutNumbers> between;         // step-<n>, ascending
   std::vector<StepRow> steps;                  // sft and rl
+  std::map<std::string, HeldoutNumbers> first_by_task, last_by_task;
   int64_t rl_steps = 0;
   double wall_s = 0;
   int32_t attempts = 0;
@@ -31,7 +33,6 @@ struct ReportFacts {
   std::map<std::string, int64_t> counts;
 };
 
-double MeanReward(const std::vector<EvaluationRow>& rows);
 // Half of the 95 % interval of a mean over prompts: 1.96 s / sqrt(n); 0 below two.
 double HalfInterval(const std::vector<double>& values);
 

@@ -2,6 +2,7 @@
 
 #include "absl/strings/str_format.h"
 #include "nlohmann/json.hpp"
+#include "services/orchestrator/engine/evaluation.h"
 #include "services/orchestrator/engine/transcript.h"
 
 namespace palimpsest::orchestrator {
@@ -23,30 +24,37 @@ std::string Row(const std::string& name, const HeldoutNumbers& numbers) {
                          numbers.sampled.size());
 }
 
+// A prompt that is kept whole; null when there is none.
+const EvaluationRow* Kept(const HeldoutNumbers& numbers, int64_t index) {
+  for (const EvaluationRow& row : numbers.sampled) {
+    if (row.index == index && !row.bytes.empty()) return &row;
+  }
+  return nullptr;
+}
+
 // The prompt to show: one that needs memory and gained most, among those kept whole.
-size_t BestExample(const ReportFacts& facts) {
-  size_t best = 0;
+int64_t BestExample(const ReportFacts& facts) {
+  int64_t best = 0;
   double gain = -2;
-  for (size_t i = 0; i < facts.first.sampled.size() && i < facts.last.sampled.size(); ++i) {
-    const EvaluationRow& before = facts.first.sampled[i];
-    const EvaluationRow& after = facts.last.sampled[i];
-    if (before.bytes.empty() || after.bytes.empty()) continue;
-    const double value = after.reward - before.reward - (before.needs_memory ? 0 : 1);
+  for (const EvaluationRow& before : facts.first.sampled) {
+    const EvaluationRow* const after = Kept(facts.last, before.index);
+    if (before.bytes.empty() || after == nullptr) continue;
+    const double value = after->reward - before.reward - (before.needs_memory ? 0 : 1);
     if (value > gain) {
       gain = value;
-      best = i;
+      best = before.index;
     }
   }
   return best;
 }
 
 absl::StatusOr<std::string> Example(const Workplace& place, const std::string& title,
-                                    const HeldoutNumbers& numbers, size_t index) {
-  if (index >= numbers.sampled.size() || numbers.sampled[index].bytes.empty()) return std::string();
-  const EvaluationRow& row = numbers.sampled[index];
-  ASSIGN_OR_RETURN(const rl::Rollout rollout, place.peers.codec.Decode(row.bytes));
-  return absl::StrFormat("### %s: reward %.2f\n\n%s\n\n%s\n", title, row.reward,
-                         Printable(row.reason), Transcript(rollout, *place.tokenizer, 0, 0));
+                                    const HeldoutNumbers& numbers, int64_t index) {
+  const EvaluationRow* const row = Kept(numbers, index);
+  if (row == nullptr) return std::string();
+  ASSIGN_OR_RETURN(const rl::Rollout rollout, place.peers.codec.Decode(row->bytes));
+  return absl::StrFormat("### %s: reward %.2f\n\n%s\n\n%s\n", title, row->reward,
+                         Printable(row->reason), Transcript(rollout, *place.tokenizer, 0, 0));
 }
 
 }  // namespace
@@ -62,12 +70,24 @@ absl::StatusOr<std::string> ReportPage(const Workplace& place, const ReportFacts
   for (const auto& [context, numbers] : facts.also) {
     page += Row("after RL, under " + context, numbers);
   }
+  if (facts.last_by_task.size() > 1) {
+    for (const auto& [task, numbers] : facts.first_by_task) {
+      page += Row(task + ", before RL", numbers);
+    }
+    for (const auto& [task, numbers] : facts.last_by_task)
+      page += Row(task + ", after RL", numbers);
+  }
+  const int64_t unjudged = facts.first.unjudged + facts.last.unjudged;
+  if (unjudged > 0) {
+    page += absl::StrFormat("\n%d measurements of held-out prompts failed and count nowhere.\n",
+                            unjudged);
+  }
   page += "\n![learning curve](learning_curve.svg)\n\n| number | value |\n|---|---|\n";
   const auto report = nlohmann::ordered_json::parse(ReportJson(facts));
   for (const auto& [key, value] : report.items()) {
     if (value.is_number()) page += absl::StrFormat("| %s | %s |\n", key, value.dump());
   }
-  const size_t index = BestExample(facts);
+  const int64_t index = BestExample(facts);
   page += absl::StrFormat("\n## One held-out prompt before and after (index %d, T = 1)\n\n", index);
   ASSIGN_OR_RETURN(const std::string before, Example(place, "Before RL", facts.first, index));
   ASSIGN_OR_RETURN(const std::string after, Example(place, "After RL", facts.last, index));

@@ -4,6 +4,8 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "common/base/fails_again.h"
 #include "common/telemetry/log.h"
 #include "common/weights/manifest.h"
 #include "services/orchestrator/engine/evaluation.h"
@@ -12,6 +14,21 @@
 #include "services/orchestrator/engine/sft_stage.h"
 
 namespace palimpsest::orchestrator {
+namespace {
+
+// An environment that is started again has the same tasks.
+absl::Status CheckTasks(const std::vector<std::string>& asked,
+                        const std::vector<std::string>& known) {
+  for (size_t i = 0; i < asked.size(); ++i) {
+    if (std::find(known.begin(), known.end(), asked[i]) != known.end()) continue;
+    return MarkFailsAgain(absl::NotFoundError(
+        absl::StrFormat("orchestrator.tasks[%d]=%s: the environment has no such task, but %s", i,
+                        asked[i], absl::StrJoin(known, ", "))));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
 
 Run::Run(RunPlan plan, RunIdentity identity, Peers peers, Metrics& metrics, Clock& clock,
          Threads& threads, std::unique_ptr<Ledger> ledger)
@@ -111,7 +128,10 @@ absl::Status Run::LoadTokenizer() {
 absl::Status Run::Meet() {
   // What an earlier attempt had asked for would come back to nobody.
   const absl::Status aborted = peers_.inference.AbortAll("the orchestrator starts");
-  Log(Severity::kInfo, "waiting for trainer and inference", {{"abort", aborted.ToString()}});
+  Log(Severity::kInfo, "waiting for the peers", {{"abort", aborted.ToString()}});
+  ASSIGN_OR_RETURN(const std::vector<std::string> tasks,
+                   patience_.Persist("env.list_tasks", [&] { return peers_.env.Tasks(); }));
+  RETURN_IF_ERROR(CheckTasks(plan_.tasks, tasks));
   RETURN_IF_ERROR(patience_.Persist("trainer.status", [&] { return LoadTokenizer(); }));
   {
     absl::MutexLock lock(&tokenizer_mu_);
@@ -154,7 +174,7 @@ absl::Status Run::Heldout(Training& training, const std::string& name, const std
       p.phase = Phase::kEvaluation;
       p.stage = stage;
       p.step = 0;
-      p.total_steps = 0;
+      p.total_steps = 2 * plan_.heldout.prompts;  // sampled and greedy
     });
   }
   for (const bool greedy : {false, true}) {

@@ -31,6 +31,16 @@ struct RunMetrics {
                               "Nats per sampled token when it was drawn, mean of the last batch; "
                               "it rises when text becomes gibberish."})
                       .With({})),
+        heldout_reward(m.AddGauge({"heldout_reward",
+                                   "Mean reward of the last held-out evaluation, of prompts that "
+                                   "could be judged; sampled (T = 1) or greedy.",
+                                   {"sampling"}})),
+        heldout_task_reward(
+            m.AddGauge({"heldout_task_reward", "The same, of each task.", {"sampling", "task"}})),
+        heldout_unjudged(m.AddGauge({"heldout_unjudged",
+                                     "Prompts of the last held-out evaluation that no try could "
+                                     "measure.",
+                                     {"sampling"}})),
         reward(m.AddGauge({"reward", "Mean reward of the last trained batch."}).With({})),
         staleness(m.AddGauge({"staleness", "Most versions behind in the last batch."}).With({})),
         step(m.AddGauge({"step", "Steps that the trainer has made."}).With({})),
@@ -46,6 +56,7 @@ struct RunMetrics {
   MetricFamily<Counter> left_out;
   MetricFamily<Gauge> task_share;
   mutable Gauge repetition, surprisal;
+  MetricFamily<Gauge> heldout_reward, heldout_task_reward, heldout_unjudged;
   mutable Gauge reward, staleness, step, policy_version, ready;
 };
 

@@ -36,12 +36,12 @@ absl::Status CountLoss(const Workplace& place, rl::Outcome outcome, const std::s
 }
 
 // `request_id` and the run of samples are all that changes from try to try.
-GenerateCall CallFor(const SampleOrder& order, const Prompt& prompt, std::vector<int32_t> ids,
-                     const std::vector<std::string>& stops) {
+GenerateCall CallFor(const SampleOrder& order, const Prompt& prompt, const Framing& framing,
+                     std::vector<int32_t> ids) {
   GenerateCall call;
   call.prompt = std::move(ids);
   call.sampling.temperature = order.temperature;
-  call.sampling.stop_strings = stops;
+  call.sampling.stop_strings = framing.stops();
   call.sampling.max_tokens = prompt.max_response > 0 ? prompt.max_response : order.max_tokens;
   call.sampling.seed = order.seed;
   call.context = order.context;
@@ -50,15 +50,15 @@ GenerateCall CallFor(const SampleOrder& order, const Prompt& prompt, std::vector
   return call;
 }
 
-// A verdict; kTaskFailed when the environment could not judge in max_tries.
+// A verdict; its outcome says why when the environment could not judge in max_tries.
 absl::StatusOr<Verdict> Judge(const Workplace& place, const SampleOrder& order,
                               const Episode& episode, const std::string& text) {
   Verdict verdict;
   for (int32_t i = 0; i < order.max_tries; ++i) {
     absl::StatusOr<Verdict> answer =
-        place.patience.Persist("env.score", [&] { return place.peers.env.Score(episode, text); });
-    if (absl::IsInternal(answer.status())) {
-      verdict = {rl::Outcome::kTaskFailed, 0, answer.status().ToString(), {}};
+        AskTaskOnce(place, "env.score", [&] { return place.peers.env.Score(episode, text); });
+    if (TaskFailed(answer.status())) {
+      verdict = {OutcomeOf(answer.status()), 0, answer.status().ToString(), {}};
       continue;
     }
     if (!answer.ok()) return answer.status();
@@ -81,6 +81,7 @@ RolloutRow RowOf(const Workplace& place, const SampleOrder& order, Played played
   row.outcome = rl::Outcome::kOk;
   row.reward = verdict.reward;
   row.reason = verdict.reason;
+  row.parts = verdict.parts;
   row.text = std::move(sample.text);
   row.prompt_tokens = rollout.prompt_tokens;
   row.total_tokens = static_cast<int32_t>(rollout.tokens.size());
@@ -150,16 +151,16 @@ absl::StatusOr<Made> MakeSamples(const Workplace& place, const SampleOrder& orde
   Made made;
   const absl::StatusOr<Prompt> answer =
       AskTask(place, "env.reset", [&] { return place.peers.env.Reset(order.episode); });
-  if (absl::IsInternal(answer.status())) {
+  if (TaskFailed(answer.status())) {
     made.failure = answer.status().ToString();
-    RETURN_IF_ERROR(CountLoss(place, rl::Outcome::kTaskFailed, made.failure));
+    RETURN_IF_ERROR(CountLoss(place, OutcomeOf(answer.status()), made.failure));
     return made;
   }
   RETURN_IF_ERROR(answer.status());
   const Prompt& prompt = *answer;
   ASSIGN_OR_RETURN(const Framing framing, Framing::Of(place, prompt));
   ASSIGN_OR_RETURN(std::vector<int32_t> ids, framing.PromptIds());
-  GenerateCall call = CallFor(order, prompt, std::move(ids), place.plan.stop_strings);
+  GenerateCall call = CallFor(order, prompt, framing, std::move(ids));
   made.needs_memory =
       std::find(prompt.tags.begin(), prompt.tags.end(), kNeedsMemory) != prompt.tags.end();
   std::vector<int32_t> have = order.have;

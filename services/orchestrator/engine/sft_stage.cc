@@ -22,11 +22,11 @@ absl::StatusOr<SftSnapshot> Look(const Workplace& place, const SftConfig& stage,
   if (!stage.gate.has_value()) return now;
   ASSIGN_OR_RETURN(const std::vector<EvaluationRow> rows,
                    place.ledger.Evaluations(GateName(stage, now.steps), true));
-  if (static_cast<int32_t>(rows.size()) < stage.gate->prompts) return now;
+  ASSIGN_OR_RETURN(const std::vector<UnjudgedRow> unjudged,
+                   place.ledger.Unjudged(GateName(stage, now.steps), true));
+  if (std::ssize(rows) + std::ssize(unjudged) < stage.gate->prompts) return now;
   now.gate_measured_at = now.steps;
-  for (const EvaluationRow& row : rows) {
-    now.gate_reward += row.reward / static_cast<double>(rows.size());
-  }
+  now.gate_reward = MeanReward(rows);
   return now;
 }
 

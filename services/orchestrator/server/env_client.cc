@@ -48,6 +48,16 @@ GrpcEnvClient::GrpcEnvClient(int replicas, const PeerConfig& config) : config_(c
 
 Peer<GrpcEnvClient::Stub>& GrpcEnvClient::Next() { return *peers_[turn_++ % peers_.size()]; }
 
+absl::StatusOr<std::vector<std::string>> GrpcEnvClient::Tasks() {
+  v1::ListTasksResponse response;
+  RETURN_IF_ERROR(Next().Call(config_.env_call, [&](Stub& stub, grpc::ClientContext& context) {
+    return stub.ListTasks(&context, v1::ListTasksRequest(), &response);
+  }));
+  std::vector<std::string> names;
+  for (const v1::Task& task : response.tasks()) names.push_back(task.name());
+  return names;
+}
+
 absl::StatusOr<Prompt> GrpcEnvClient::Reset(const Episode& episode) {
   v1::ResetRequest request;
   request.set_task(episode.task);
@@ -55,7 +65,7 @@ absl::StatusOr<Prompt> GrpcEnvClient::Reset(const Episode& episode) {
   request.set_seed(episode.seed);
   request.set_index(episode.index);
   v1::ResetResponse response;
-  RETURN_IF_ERROR(Next().Call(config_.call, [&](Stub& stub, grpc::ClientContext& context) {
+  RETURN_IF_ERROR(Next().Call(config_.env_call, [&](Stub& stub, grpc::ClientContext& context) {
     return stub.Reset(&context, request, &response);
   }));
   Prompt prompt;
@@ -63,6 +73,7 @@ absl::StatusOr<Prompt> GrpcEnvClient::Reset(const Episode& episode) {
   prompt.text = response.text();
   prompt.messages = FromProto(response.chat().messages());
   prompt.tags.assign(response.tags().begin(), response.tags().end());
+  prompt.stops.assign(response.stops().begin(), response.stops().end());
   prompt.max_response = response.max_response();
   prompt.max_turns = response.max_turns();
   return prompt;
@@ -73,7 +84,7 @@ absl::StatusOr<EnvTurn> GrpcEnvClient::Step(const Episode& episode, const std::s
   *request.mutable_episode() = ToProto(episode);
   request.set_response_text(response);
   v1::StepResponse answer;
-  RETURN_IF_ERROR(Next().Call(config_.call, [&](Stub& stub, grpc::ClientContext& context) {
+  RETURN_IF_ERROR(Next().Call(config_.env_call, [&](Stub& stub, grpc::ClientContext& context) {
     return stub.Step(&context, request, &answer);
   }));
   return EnvTurn{FromProto(answer.episode()), FromProto(answer.messages()), answer.done()};
@@ -85,7 +96,7 @@ absl::StatusOr<Verdict> GrpcEnvClient::Score(const Episode& episode, const std::
   request.set_response_text(response);
   request.set_outcome(v1::OUTCOME_OK);
   v1::EnvironmentServiceScoreResponse answer;
-  RETURN_IF_ERROR(Next().Call(config_.call, [&](Stub& stub, grpc::ClientContext& context) {
+  RETURN_IF_ERROR(Next().Call(config_.env_call, [&](Stub& stub, grpc::ClientContext& context) {
     return stub.Score(&context, request, &answer);
   }));
   Verdict verdict;
@@ -106,7 +117,7 @@ absl::StatusOr<std::string> GrpcEnvClient::Demonstrate(const Episode& episode,
   *request.mutable_episode() = ToProto(episode);
   request.set_answer_noise(answer_noise);
   v1::DemonstrateResponse response;
-  RETURN_IF_ERROR(Next().Call(config_.call, [&](Stub& stub, grpc::ClientContext& context) {
+  RETURN_IF_ERROR(Next().Call(config_.env_call, [&](Stub& stub, grpc::ClientContext& context) {
     return stub.Demonstrate(&context, request, &response);
   }));
   return response.response_text();

@@ -15,6 +15,7 @@ class GrpcEnvClient final : public EnvClient {
  public:
   GrpcEnvClient(int replicas, const PeerConfig& config);
 
+  absl::StatusOr<std::vector<std::string>> Tasks() override;
   absl::StatusOr<Prompt> Reset(const Episode& episode) override;
   absl::StatusOr<EnvTurn> Step(const Episode& episode, const std::string& response) override;
   absl::StatusOr<Verdict> Score(const Episode& episode, const std::string& response) override;

@@ -24,6 +24,7 @@ struct PeerConfig {
   Tls tls;          // ours; a peer must show the role that it is called by
   ChannelConfig channel;
   absl::Duration call = absl::Seconds(30);           // deadline of quick calls
+  absl::Duration env_call = absl::Minutes(3);        // of those that environments answer
   absl::Duration switch_call = absl::Minutes(5);     // of publishing and flipping weights
   absl::Duration train_call = absl::Minutes(10);     // of one batch
   absl::Duration generate_call = absl::Minutes(10);  // of one group

@@ -119,6 +119,11 @@ grpc::Status OrchestratorServer::GetRollout(grpc::ServerContext*,
   *response->mutable_rollout() = wire::ToProto(*rollout);
   response->set_response_text(row->text);
   response->set_reason(row->reason);
+  for (const auto& [name, value] : row->parts) {
+    v1::RewardPart& part = *response->add_parts();
+    part.set_name(name);
+    part.set_value(value);
+  }
   if (!row->replayed.empty()) {
     const absl::StatusOr<std::vector<float>> replayed = rl::ByPosition(*rollout, row->replayed);
     if (!replayed.ok()) return ToGrpc(replayed.status());

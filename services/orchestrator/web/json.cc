@@ -206,6 +206,7 @@ json CurvesJson(const std::vector<StepRow>& steps, const std::vector<EvaluationM
                      {"greedy", mean.greedy},
                      {"reward", Maybe(mean.reward)},
                      {"prompts", mean.prompts},
+                     {"unjudged", mean.unjudged},
                      {"rl_step", StepOf(mean.name, rl_steps)}});
   }
   return {{"steps", std::move(curve)}, {"stride", stride}, {"heldout", std::move(means)}};
@@ -279,6 +280,7 @@ json RolloutJson(const RolloutRow& row, const rl::Rollout& rollout,
   page["pieces"] = std::move(texts);
   page["origins"] = Origins(rollout);
   page["logprobs"] = OfSampled(rollout, rollout.logprobs);
+  page["parts"] = row.parts;
   page["replayed"] = replayed.empty() ? json(nullptr) : OfSampled(rollout, replayed);
   page["spans"] = std::move(spans);
   page["events_list"] = std::move(events);

@@ -131,6 +131,41 @@ class BabyAI(unittest.TestCase):
                 outcomes = [env.step(action) for action in actions]
                 self.assertTrue(outcomes[-1][2] and outcomes[-1][1] > 0)
 
+    def play(self, environment, seed, action):
+        """The episode in which nothing else is done, and how often that was."""
+        state, done = None, False
+        while not done:
+            turn = environment.step(Episode(environment.name, "heldout", 0, seed, state), f"<action>{action}</action>")
+            state, done = turn.state, turn.done
+        self.assertEqual(turn.messages, [])
+        return Episode(environment.name, "heldout", 0, seed, state), len(state)
+
+    def test_an_episode_ends_unsolved_at_our_bound_or_at_minigrids(self):
+        for level in ("GoToObj", "Unlock"):
+            bound = gymnasium.make(f"BabyAI-{level}-v0").unwrapped
+            bound.reset(seed=0)
+            for most, turns, reason in ((5, 5, "not done after 5 turns"),
+                                        (2000, bound.max_steps, f"failed after {bound.max_steps} turns")):
+                environment = babyai.environments(levels=level, max_turns=str(most))[0]
+                episode, took = self.play(environment, 0, "turn left")
+                self.assertEqual(took, turns)
+                score = environment.score(episode, "")
+                self.assertEqual((score.reward, score.reason), (0, reason))
+                self.assertEqual(score.parts, {"success": 0, "minigrid": 0, "turns": turns / most})
+                with self.assertRaises(BadEpisode):
+                    environment.step(episode, "<action>turn left</action>")
+
+    def test_a_win_on_the_last_turn_that_is_allowed_is_a_win(self):
+        free = babyai.environments(levels="GoToObj")[0]
+        state, done = None, False
+        while not done:
+            episode = Episode(free.name, "heldout", 0, 1, state)
+            turn = free.step(episode, free.demonstrate(episode, 0))
+            state, done = turn.state, turn.done
+        for most, won in ((len(state), 1), (len(state) - 1, 0)):
+            bounded = babyai.environments(levels="GoToObj", max_turns=str(most))[0]
+            self.assertEqual(bounded.score(Episode(bounded.name, "heldout", 0, 1, state[:most]), "").reward, won)
+
     def test_an_episode_goes_on_in_a_process_that_never_saw_it(self):
         one, other = (babyai.environments(levels="PutNextLocal")[0] for _ in range(2))
         state = None

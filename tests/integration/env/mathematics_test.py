@@ -70,6 +70,15 @@ class Mathematics(unittest.TestCase):
             with self.assertRaises(NoSuchEpisode):
                 environment.reset(Episode("math", split, 0, index))
 
+    def test_a_question_is_a_conversation_or_for_models_without_a_template_a_text(self):
+        episode = Episode("math", "heldout", 0, 0)
+        (role, said), = self.environment(["1"]).reset(episode).messages
+        self.assertEqual((role, said), ("user", f"q0\n\n{mathematics.INSTRUCTION}"))
+        plain = self.environment(["1"], prompt="text").reset(episode)
+        self.assertEqual((plain.text, plain.messages), (f"{said}\n\n", []))
+        with self.assertRaisesRegex(ValueError, "prompt='chit'"):
+            self.environment(["1"], prompt="chit")
+
     def test_an_answer_that_nobody_can_read_is_no_reward_of_0(self):
         with self.assertRaises(ValueError):
             self.environment([""]).score(Episode("math", "heldout", 0, 0), "4")

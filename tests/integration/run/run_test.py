@@ -3,11 +3,13 @@
 
 Usage: run_test.py PATH_OF_PALIMPSEST, from the root of the repository. Needs the standard library only.
 """
+import contextlib
 import json
 import os
 import pathlib
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -223,8 +225,9 @@ class BabyAI(Launched):
     """deploy/babyai.sh, cut short: minigrid's bot shows, the model imitates, then acts for itself. Needs deploy/setup.sh
     --python-envs."""
     config, steps = "../../../deploy/configs/babyai.yaml", 2
-    sets = (*SMALL, "orchestrator.sft=[{name: bot, max_steps: 4, batch: 4, contexts: [none, turns]}]",
-            "orchestrator.heldout={prompts: 4, also: [markovian]}")
+    sft_steps = 30
+    sets = (*SMALL, f"orchestrator.sft=[{{name: bot, max_steps: {sft_steps}, batch: 4, contexts: [none, turns], "
+            "learning_rate: {begin: 3e-3, end: 1e-3}}]", "orchestrator.heldout={prompts: 4, also: [markovian]}")
 
     def test_the_run_of_babyai_goes_from_the_bot_to_its_report(self):
         outcome = self.finish()
@@ -232,17 +235,24 @@ class BabyAI(Launched):
         report = json.loads(pathlib.Path(outcome["report"]).read_text())
         self.assertGreater(report["turns_per_rollout"], 4)
         self.assertGreater(report["events_per_rollout"], 2)
-        self.assertEqual(self.assert_sound()["batches_are_in_order"], 4 + self.steps)
+        self.assertEqual(self.assert_sound()["batches_are_in_order"], self.sft_steps + self.steps)
+        with contextlib.closing(sqlite3.connect(self.run_folder / "ledger.sqlite")) as ledger:
+            losses = [loss for loss, in ledger.execute("SELECT loss FROM steps WHERE stage = 'bot' ORDER BY step")]
+        self.assertLess(sum(losses[-5:]) / 5, 0.6 * sum(losses[:3]) / 3, "it imitates the bot")
         self.assertIn("go to the ", (self.run_folder / "report/report.md").read_text())
 
 
 class Reverse(Launched):
-    """The run that docs/environments.md ends with, cut short."""
-    config, steps = "../../../deploy/configs/reverse.yaml", 2
-    sets = (*SMALL, "orchestrator.sft=[{name: warm, max_steps: 10, batch: 8, answer_noise: 0.5, contexts: [none, am]}]")
+    """The run that docs/environments.md ends with, whole."""
+    config, steps = "../../../deploy/configs/reverse.yaml", 20
 
-    def test_the_run_of_the_example_goes_to_its_report(self):
-        self.assertEqual(self.finish()["restarts"], 0)
+    def test_the_run_of_the_example_learns_as_its_page_says(self):
+        outcome = self.finish()
+        self.assertEqual(outcome["restarts"], 0)
+        report = json.loads(pathlib.Path(outcome["report"]).read_text())
+        self.assertGreater(report["events_per_rollout"], 0.9)
+        self.assertGreater(report["reward_last"], report["reward_first"] + 0.1)
+        self.assertGreater(report["heldout_last"]["parts"]["exact"], report["heldout_first"]["parts"]["exact"])
 
 
 if __name__ == "__main__":

@@ -41,6 +41,10 @@ class StepSink final : public inference::GenerationSink {
 
 }  // namespace
 
+absl::StatusOr<std::vector<std::string>> TaskClient::Tasks() {
+  return std::vector<std::string>{std::string(task_->name())};
+}
+
 absl::StatusOr<Prompt> TaskClient::Reset(const Episode& named) {
   ASSIGN_OR_RETURN(const env::Episode episode, Find(*task_, named));
   return Prompt{.episode = named,

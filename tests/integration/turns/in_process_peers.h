@@ -14,6 +14,7 @@ namespace palimpsest::orchestrator {
 class TaskClient final : public EnvClient {
  public:
   explicit TaskClient(std::unique_ptr<const env::Environment> task) : task_(std::move(task)) {}
+  absl::StatusOr<std::vector<std::string>> Tasks() override;
   absl::StatusOr<Prompt> Reset(const Episode& episode) override;
   absl::StatusOr<EnvTurn> Step(const Episode& episode, const std::string& response) override;
   absl::StatusOr<Verdict> Score(const Episode& episode, const std::string& response) override;

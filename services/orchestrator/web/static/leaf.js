@@ -281,7 +281,8 @@ function head(r) {
       r.step === null ? 'rollouts' : `step ${r.step}`), ` / group ${r.group} / sample ${r.sample}`),
     el('h1', {}, r.id),
     facts([
-      ['reward', fixed(r.reward)], ['advantage', fixed(r.advantage, 2)], ['task', `${r.task} ${r.index}`],
+      ['reward', fixed(r.reward)], ...Object.entries(r.parts).map(([name, value]) => [name, fixed(value)]),
+      ['advantage', fixed(r.advantage, 2)], ['task', `${r.task} ${r.index}`],
       ['tokens', `${r.prompt_tokens} + ${r.total_tokens - r.prompt_tokens}`], ['events', count(r.events)],
       ['ended by', r.finish_reason],
       ['worst mismatch', r.replayed ? small(worstMismatch(r)) : whyNone(r)],

@@ -70,6 +70,8 @@ function peers(fleet, live) {
     peer.last_error && !peer.ready ? el('small', {class: 'why'}, peer.last_error) : null)));
 }
 
+const prompts = (h) => h.unjudged ? `${count(h.prompts)} (${count(h.unjudged)} failed)` : count(h.prompts);
+
 function others(curves) {
   const names = [...new Set(curves.heldout.filter((h) => h.rl_step === null).map((h) => h.name))];
   if (!names.length) return null;
@@ -78,7 +80,7 @@ function others(curves) {
     el('thead', {}, el('tr', {}, ['', 'T = 1', 'greedy', 'prompts'].map((t) => el('th', {}, t)))),
     el('tbody', {}, names.map((name) => el('tr', {}, el('th', {scope: 'row'}, name.replace(/^also\./, 'under ')),
       el('td', {}, fixed(of(name, false)?.reward)), el('td', {}, fixed(of(name, true)?.reward)),
-      el('td', {}, count((of(name, true) ?? of(name, false)).prompts)))))));
+      el('td', {}, prompts(of(name, true) ?? of(name, false))))))));
 }
 
 export async function overview() {

@@ -33,6 +33,7 @@ TEST_F(AnsweringTest, OneResponseIsWrittenAndJudged) {
   EXPECT_EQ(answer.text, "yes");
   EXPECT_EQ(answer.finish, "stop");
   EXPECT_EQ(answer.reward, 0.5);
+  EXPECT_EQ(answer.parts, (std::map<std::string, double>{{"strict", 0.25}}));
   EXPECT_EQ(answer.reason, "half");
   EXPECT_THAT(answer.tags, ElementsAre("far"));
   EXPECT_EQ(answer.responses, 1);

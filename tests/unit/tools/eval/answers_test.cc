@@ -15,6 +15,7 @@ Answer AnAnswer(int64_t index) {
   return {.key = {"a", "heldout", 1, index, "full", 0},
           .reward = 0.1 + 0.2,
           .reason = "one \"of\" two",
+          .parts = {{"half", 1}, {"strict", 0.25}},
           .text = "x\n\xe2\x80\xa8y",
           .tags = {"far", "needs_memory"},
           .finish = "stop",

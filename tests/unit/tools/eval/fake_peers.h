@@ -31,7 +31,7 @@ class FakePeers final : public Peers {
   absl::StatusOr<Verdict> Score(const std::string& episode, const std::string& response,
                                 bool cut) override {
     scored.push_back({episode, response, cut});
-    return Verdict{.reward = 0.5, .reason = "half"};
+    return Verdict{.reward = 0.5, .reason = "half", .parts = {{"strict", 0.25}}};
   }
   absl::StatusOr<std::vector<int32_t>> Tokenize(const Saying& saying) override {
     if (!saying.conversation()) return Ids(saying.text);

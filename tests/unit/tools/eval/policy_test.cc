@@ -177,6 +177,20 @@ TEST(PlanTest, SettingsMayGrowButNotChange) {
   EXPECT_THAT(MergeSettings(stored, SettingsOf(other)).status().message(), HasSubstr("policy.x"));
 }
 
+TEST(PlanTest, AnEnvironmentNeitherChangesNorGrows) {
+  Settings stored = SettingsOf(APlan());
+  Settings now = stored;
+  now["env.registers.lines"] = "9";
+  EXPECT_TRUE(MergeSettings(stored, now).ok()) << "of before environments were kept";
+  stored["env.registers.lines"] = "8";
+  EXPECT_THAT(MergeSettings(stored, now).status().message(), HasSubstr("was \"8\" and is \"9\""));
+  now["env.registers.lines"] = "8";
+  EXPECT_TRUE(MergeSettings(stored, now).ok());
+  now["env.tally.registers"] = "4";
+  EXPECT_THAT(MergeSettings(stored, now).status().message(), HasSubstr("was not given before"));
+  EXPECT_THAT(MergeSettings(now, stored).status().message(), HasSubstr("is not given now"));
+}
+
 TEST(PlanTest, TasksThatAreNotThereOrTooSmallAreRefused) {
   const std::vector<TaskFacts> tasks = {{.name = "a", .train_size = 1, .heldout_size = 2},
                                         {.name = "talk", .multi_turn = true}};

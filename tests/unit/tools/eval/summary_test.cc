@@ -110,6 +110,25 @@ TEST_F(SummaryTest, MeansAreOverPromptsAndTheMissingAreNoZeros) {
   EXPECT_DOUBLE_EQ(y.all.pass_k[0].second.value, 1);
 }
 
+TEST_F(SummaryTest, PartsOfARewardAreMeansOverThePromptsThatHaveThem) {
+  EXPECT_TRUE(Make().policies[0].all.parts.empty());
+  const auto part = [&](const std::string& task, int64_t index, int32_t sample, double value) {
+    answers_.at({task, "heldout", 0, index, "x", sample}).parts["strict"] = value;
+  };
+  part("a", 0, 0, 1);
+  part("a", 0, 1, 0.5);
+  part("b", 0, 1, 0.25);
+  const Summary summary = Make();
+  const PolicySummary& x = summary.policies[0];
+  EXPECT_DOUBLE_EQ(x.all.parts.at("strict").value, (0.75 + 0.25) / 2);
+  EXPECT_EQ(x.all.parts.at("strict").prompts, 2);
+  EXPECT_DOUBLE_EQ(x.tasks[0].scores.parts.at("strict").value, 0.75);
+  EXPECT_THAT(ReportPage(summary, "c"), HasSubstr("| strict | 0.500 ["));
+  const auto report = nlohmann::json::parse(ReportJson(summary, "c"));
+  EXPECT_EQ(report["policies"][0]["all"]["parts"]["strict"]["value"], 0.5);
+  EXPECT_FALSE(report["policies"][1]["all"].contains("parts"));
+}
+
 TEST_F(SummaryTest, GroupsHoldTheirPromptsOrTheirAnswers) {
   const Summary summary = Make();
   const PolicySummary& y = summary.policies[1];

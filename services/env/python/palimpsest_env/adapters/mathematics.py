@@ -43,8 +43,8 @@ def integer(response: str) -> int | None:
 
 
 class Mathematics(Environment):
-    def __init__(self, name: str, judge: str, files: dict[str, str]):
-        self.name, self.judge = name, judge
+    def __init__(self, name: str, judge: str, prompt: str, files: dict[str, str]):
+        self.name, self.judge, self.prompt = name, judge, prompt
         self.rows = {split: read(path) for split, path in files.items()}
         self.sizes = {split: len(rows) for split, rows in self.rows.items()}
         self.description = f"Questions of {', '.join(files.values())}, judged {judge}."
@@ -61,7 +61,8 @@ class Mathematics(Environment):
         return rows[order[episode.index % len(rows)]]
 
     def reset(self, episode: Episode) -> Prompt:
-        return Prompt(messages=[("user", f"{self.row(episode)[0]}\n\n{INSTRUCTION}")])
+        asked = f"{self.row(episode)[0]}\n\n{INSTRUCTION}"
+        return Prompt(messages=[("user", asked)]) if self.prompt == "chat" else Prompt(text=f"{asked}\n\n")
 
     def score(self, episode: Episode, response: str) -> Score:
         wanted = self.row(episode)[1]
@@ -81,10 +82,13 @@ class Mathematics(Environment):
         return f"<answer>{self.row(episode)[1]}</answer>"
 
 
-def environments(name: str = "math", judge: str = "equivalent", **files: str) -> list[Environment]:
-    """`judge`: equivalent (math-verify) or aime (integers 0 to 999). `train`, `sft`, `heldout`: files, at least one."""
+def environments(name: str = "math", judge: str = "equivalent", prompt: str = "chat", **files: str) -> list[Environment]:
+    """`judge`: equivalent (math-verify) or aime (integers 0 to 999). `prompt`: chat, or text for models without a
+    template. `train`, `sft`, `heldout`: files, at least one."""
     if judge not in ("equivalent", "aime"):
         raise ValueError(f"judge={judge!r} is neither equivalent nor aime")
+    if prompt not in ("chat", "text"):
+        raise ValueError(f"prompt={prompt!r} is neither chat nor text")
     if not files or set(files) - {"train", "sft", "heldout"}:
         raise ValueError(f"name files for train, sft or heldout, not {sorted(files)}")
-    return [Mathematics(name, judge, files)]
+    return [Mathematics(name, judge, prompt, files)]

@@ -200,9 +200,9 @@ TEST_F(WorkerTasksTest, PromptsAndTurnsThatMakeNoSenseAreRefused) {
 
 TEST_F(WorkerTasksTest, ANameBelongsToOneTask) {
   EXPECT_THAT(std::string(Start({"quiz"}).message()), HasSubstr("\"quiz\" of w"));
-  EXPECT_TRUE(absl::IsAlreadyExists(Start({}, 2)));
+  EXPECT_TRUE(absl::IsInvalidArgument(Start({}, 2)));
   script_.tasks = R"("list_tasks": {"tasks": [{"name": ""}]})";
-  EXPECT_TRUE(absl::IsAlreadyExists(Start()));
+  EXPECT_TRUE(absl::IsInvalidArgument(Start()));
 }
 
 }  // namespace

@@ -31,6 +31,14 @@ TEST(TaskSharesTest, HardAndEasyTasksShareASmallPart) {
               ElementsAre(0.5, 0.5));
 }
 
+// Six groups of a small window: without its share being bounded, the hard one would take most.
+TEST(TaskSharesTest, AHardTaskIsKnownAfterFewRolloutsAndAnUnknownOneIsNot) {
+  const std::vector<double> known = TaskShares({}, std::vector<TaskRecord>{{8, 0}, {40, 20}});
+  EXPECT_NEAR(known[0], 0.1, 1e-12);
+  const std::vector<double> unknown = TaskShares({}, std::vector<TaskRecord>{{7, 0}, {40, 20}});
+  EXPECT_NEAR(unknown[0], 9 / 11.0, 1e-12);  // rates 1/9 and 1/2
+}
+
 TEST(PickTaskTest, ADrawFallsOnATaskAsOftenAsItsShare) {
   const std::vector<double> shares = {0.25, 0, 0.75};
   EXPECT_EQ(PickTask(shares, 0), 0u);

@@ -214,5 +214,11 @@ TEST(ServedByFleetTest, OneThatServesIsEnoughAndAnyOtherFailureIsTold) {
   EXPECT_EQ(ServedByFleet({good, broken, away}), broken);
 }
 
+TEST(StopsOfTest, APromptAndItsRunNameThemTogether) {
+  EXPECT_EQ(StopsOf({"$", "end"}, {"!", "$"}), (std::vector<std::string>{"!", "$", "end"}));
+  EXPECT_EQ(StopsOf({"$"}, {}), std::vector<std::string>{"$"});
+  EXPECT_TRUE(StopsOf({}, {}).empty());
+}
+
 }  // namespace
 }  // namespace palimpsest::orchestrator

@@ -114,10 +114,19 @@ absl::Status FakeWorld::Enter() {
   return absl::OkStatus();
 }
 
+absl::StatusOr<std::vector<std::string>> FakeWorld::Tasks() {
+  RETURN_IF_ERROR(Enter());
+  return std::vector<std::string>{"one", "registers", "talk", "three", "two"};
+}
+
 absl::StatusOr<Prompt> FakeWorld::Reset(const Episode& episode) {
   RETURN_IF_ERROR(Enter());
-  const bool cursed = episode.split == Split::kTrain && episode.index == cursed_prompt;
+  const bool heldout = episode.split == Split::kHeldout;
+  if (heldout) ++heldout_resets_;
+  const bool cursed = (episode.split == Split::kTrain && episode.index == cursed_prompt) ||
+                      (heldout && episode.index == cursed_heldout);
   if (cursed || TakeOne(raised_resets)) return absl::InternalError("the prompt raised");
+  if (TakeOne(hung_resets)) return absl::AbortedError("the worker was lost");
   Prompt prompt{.episode = episode, .text = absl::StrFormat("?%d:", episode.index)};
   if (episode.index % 2 == 0) prompt.tags = {kNeedsMemory};
   if (episode.task == "talk") prompt.max_turns = kTurns;

@@ -38,7 +38,9 @@ class FakeWorld : public EnvClient, public InferenceClient, public TrainerClient
   std::atomic<int> unjudged = 0;       // scores end as task_failed
   std::atomic<int> raised = 0;         // turns of the environment fail
   std::atomic<int> raised_resets = 0;  // prompts fail
+  std::atomic<int> hung_resets = 0;    // what makes prompts is lost
   int64_t cursed_prompt = -1;          // the train prompt that always fails; set before the run
+  int64_t cursed_heldout = -1;         // likewise, of the held-out ones
   std::atomic<int64_t> damaged = 0;    // the version that inference cannot read
   std::atomic<int64_t> unheard = 0;    // the step whose first answer is lost
   bool long_observations = false;      // as the response says by its last digit; set before the run
@@ -48,6 +50,7 @@ class FakeWorld : public EnvClient, public InferenceClient, public TrainerClient
   int checkpoint_every = 1;
   std::function<void()> before_generate;  // set before the run begins; by any thread
 
+  absl::StatusOr<std::vector<std::string>> Tasks() override;
   absl::StatusOr<Prompt> Reset(const Episode& episode) override;
   absl::StatusOr<EnvTurn> Step(const Episode& episode, const std::string& response) override;
   absl::StatusOr<Verdict> Score(const Episode& episode, const std::string& response) override;
@@ -76,6 +79,7 @@ class FakeWorld : public EnvClient, public InferenceClient, public TrainerClient
   std::vector<double> rates() const;
   size_t open_sessions() const;
   int made_sessions() const { return made_sessions_; }
+  int heldout_resets() const { return heldout_resets_; }
 
  private:
   void WriteVersion(int64_t version);
@@ -101,6 +105,7 @@ class FakeWorld : public EnvClient, public InferenceClient, public TrainerClient
   std::map<int64_t, std::string> contents_ ABSL_GUARDED_BY(mu_);
   std::map<std::string, rl::Rollout> sessions_ ABSL_GUARDED_BY(mu_);
   std::atomic<int> made_sessions_ = 0;
+  std::atomic<int> heldout_resets_ = 0;
   std::atomic<int> changed_batches_ = 0;
 };
 

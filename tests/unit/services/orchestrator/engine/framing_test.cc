@@ -54,7 +54,9 @@ TEST_F(FramingTest, WhatAnExpertSaysEndsAsAResponseDoes) {
             (std::vector<int32_t>{'c', ';', 'd'}));
   EXPECT_EQ(*framing->ResponseIds("y"), (std::vector<int32_t>{'y', 256}));
   small_->plan.stop_strings = {"$"};
-  EXPECT_EQ(*framing->ResponseIds("y$"), (std::vector<int32_t>{'y', '$'}));
+  const auto stopped = Framing::Of(place, prompt);
+  EXPECT_EQ(*stopped->ResponseIds("y$"), (std::vector<int32_t>{'y', '$'}));
+  EXPECT_EQ(stopped->stops(), std::vector<std::string>{"$"});
 }
 
 TEST_F(FramingTest, InAConversationItsEndIsTheTemplates) {

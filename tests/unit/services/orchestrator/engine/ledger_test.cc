@@ -213,7 +213,45 @@ TEST_F(LedgerTest, OneOfBeforeReplaysWereKeptIsReadAndGoesOn) {
   EXPECT_TRUE((*reader)->FindRollout("g0.0")->replayed.empty());
   Reopen();
   ASSERT_TRUE(ledger_->MarkTrained({.step = 1}, {{"g0.0", {-1}}}).ok());
-  EXPECT_EQ((*reader)->FindRollout("g0.0")->replayed, std::vector<float>{-1});
+  EXPECT_EQ(Ledger::Read(path_).value()->FindRollout("g0.0")->replayed, std::vector<float>{-1});
+}
+
+TEST_F(LedgerTest, PartsOfARewardGoWithTheirRolloutOrEvaluation) {
+  RolloutRow row = Row(0, 0);
+  row.parts = {{"half", 1}, {"strict", 0.25}};
+  ASSERT_TRUE(ledger_->OpenGroup("registers").ok());
+  ASSERT_TRUE(ledger_->Accept(0, {row, Row(0, 1)}, true, absl::Now()).ok());
+  EvaluationRow measured{"last", true, 4, 0.5};
+  measured.parts = {{"half", 0.75}};
+  ASSERT_TRUE(ledger_->SaveEvaluation(measured).ok());
+  ASSERT_TRUE(ledger_->SaveEvaluation({"last", true, 5, 0.5}).ok());
+  Reopen();
+  EXPECT_EQ(ledger_->FindRollout("g0.0")->parts, row.parts);
+  EXPECT_TRUE(ledger_->FindRollout("g0.1")->parts.empty());
+  const auto rows = ledger_->Evaluations("last", true);
+  ASSERT_EQ(rows->size(), 2u);
+  EXPECT_EQ((*rows)[0].parts, measured.parts);
+  EXPECT_TRUE((*rows)[1].parts.empty());
+  ASSERT_TRUE(ledger_->DropRollouts({"g0.0"}, "stale").ok());
+  ASSERT_TRUE(ledger_->Accept(0, {Row(0, 0)}, true, absl::Now()).ok());
+  EXPECT_TRUE(ledger_->FindRollout("g0.0")->parts.empty()) << "they went with the rollout";
+}
+
+TEST_F(LedgerTest, APromptThatCouldNotBeMeasuredIsNoEvaluation) {
+  ASSERT_TRUE(ledger_->SaveEvaluation({"last", false, 0, 1}).ok());
+  ASSERT_TRUE(ledger_->SaveUnjudged({"last", false, 1, "it raised"}).ok());
+  ASSERT_TRUE(ledger_->SaveUnjudged({"last", true, 1, "it raised"}).ok());
+  Reopen();
+  EXPECT_EQ(ledger_->Evaluations("last", false)->size(), 1u);
+  const auto unjudged = ledger_->Unjudged("last", false);
+  ASSERT_EQ(unjudged->size(), 1u);
+  EXPECT_EQ(unjudged->front().index, 1);
+  EXPECT_EQ(unjudged->front().reason, "it raised");
+  const auto means = ledger_->EvaluationMeans();
+  ASSERT_EQ(means->size(), 1u) << "greedily none was measured";
+  EXPECT_EQ(means->front().reward, 1);
+  EXPECT_EQ(means->front().prompts, 1);
+  EXPECT_EQ(means->front().unjudged, 1);
 }
 
 TEST_F(LedgerTest, DroppedRolloutsOpenTheirGroupButNeverThoseOfABatch) {

@@ -6,6 +6,7 @@
 #include <map>
 
 #include "absl/strings/str_format.h"
+#include "common/base/fails_again.h"
 #include "tests/unit/services/orchestrator/engine/run_fixture.h"
 
 namespace palimpsest::orchestrator {
@@ -212,10 +213,71 @@ TEST_F(RunTest, AResponseThatCannotBeJudgedIsNoZero) {
   ExpectWhole();
 }
 
+// Sampled and greedily, before RL, after it and under the other context: prompt 1 counts nowhere.
+TEST_F(RunTest, AHeldoutPromptThatNobodyCanMeasureIsMissingAndNoFailureOfTheRun) {
+  world_->cursed_heldout = 1;
+  const absl::Status status = Attempt();
+  ASSERT_TRUE(status.ok()) << status;
+  EXPECT_EQ(world_->TrainedBatches(), kAllBatches);
+  const auto report = nlohmann::json::parse(ReadFile("report.json"), nullptr, false);
+  ASSERT_FALSE(report.is_discarded());
+  EXPECT_EQ(report["heldout_n"], 2);
+  EXPECT_EQ(report["heldout_last"]["unjudged"], 2);
+  EXPECT_THAT(metrics_->Text(), testing::HasSubstr("heldout_unjudged"));
+  const int resets = world_->heldout_resets();
+  ASSERT_TRUE(Attempt().ok());
+  EXPECT_EQ(world_->heldout_resets(), resets) << "it is not measured again by later weights";
+}
+
+TEST_F(RunTest, AnEvaluationThatMeasuresNothingFailsTheRunWithItsReason) {
+  plan_.heldout.prompts = 1;
+  world_->cursed_heldout = 0;
+  const absl::Status status = Attempt();
+  EXPECT_THAT(std::string(status.message()), testing::HasSubstr("none of 1 prompts"));
+  EXPECT_THAT(std::string(status.message()), testing::HasSubstr("the prompt raised"));
+}
+
+TEST_F(RunTest, TheReportTellsEachTaskAndThePartsOfItsRewards) {
+  plan_.tasks = {"one", "two"};
+  ASSERT_TRUE(Attempt().ok());
+  const auto report = nlohmann::json::parse(ReadFile("report.json"), nullptr, false);
+  const auto& by_task = report["heldout_by_task"];
+  EXPECT_EQ(by_task["one"]["last"]["prompts"], 2);  // of 0, 1, 2 they take turns
+  EXPECT_EQ(by_task["two"]["last"]["prompts"], 1);
+  const double one = by_task["one"]["last"]["reward"], two = by_task["two"]["last"]["reward"];
+  EXPECT_NEAR((2 * one + two) / 3, report["reward_last"].get<double>(), 1e-12);
+  EXPECT_NEAR(report["heldout_last"]["parts"]["v"].get<double>(),
+              20 * report["reward_last"].get<double>(), 1e-9);
+  EXPECT_EQ(report["command"], "the command");
+}
+
+// What the model was surprised by, in nats per sampled token: FakeWorld draws each at -0.5.
+TEST_F(RunTest, SurprisalAndRepetitionOfTheLastBatchAreTold) {
+  ASSERT_TRUE(Attempt().ok());
+  EXPECT_THAT(metrics_->Text(), testing::HasSubstr("_surprisal 0.5\n"));
+  EXPECT_THAT(metrics_->Text(), testing::HasSubstr("_repetition 0\n"));
+}
+
 TEST_F(RunTest, APromptThatTheTaskRaisesInIsAskedForAgain) {
   world_->raised_resets = 4;  // one less than max_tries
   ASSERT_TRUE(Attempt().ok());
   ExpectWhole();
+}
+
+TEST_F(RunTest, APromptThatAWorkerIsLostOverIsAskedForAgainAndNotWaitedFor) {
+  world_->hung_resets = 4;
+  ASSERT_TRUE(Attempt().ok());
+  ExpectWhole();
+  EXPECT_THAT(metrics_->Text(), testing::Not(testing::HasSubstr("peer_wait_seconds_total")));
+}
+
+TEST_F(RunTest, ATaskThatTheEnvironmentDoesNotHaveIsNamedAndWouldBeAgain) {
+  plan_.tasks = {"one", "tow"};
+  const absl::Status status = Attempt();
+  EXPECT_EQ(status.message(),
+            "orchestrator.tasks[1]=tow: the environment has no such task, but one, registers, "
+            "talk, three, two");
+  EXPECT_TRUE(FailsAgain(status));
 }
 
 TEST_F(RunTest, APromptThatTheTaskAlwaysRaisesInGivesWayToTheNext) {

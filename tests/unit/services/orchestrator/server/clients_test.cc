@@ -186,7 +186,7 @@ TEST_F(PeerTest, IsFoundAgainWhereItWasRestarted) {
 // As behind a connection that is half open: there is no error, and no answer either.
 TEST_F(PeerTest, WhoGivesNoAnswerWithinTheDeadlineIsLookedForAgain) {
   FakeEnvService first("first"), second("second");
-  GrpcEnvClient client(1, {.run_folder = folder_, .run = "run", .call = absl::Seconds(2)});
+  GrpcEnvClient client(1, {.run_folder = folder_, .run = "run", .env_call = absl::Seconds(2)});
   const auto old = Start(first, 1);
   ASSERT_EQ(*client.Demonstrate({}, 0), "first0.000000");
   first.silent = true;
