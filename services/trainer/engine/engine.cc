@@ -90,6 +90,7 @@ TrainerEngine::TrainerEngine(const EngineOptions& options, SourceModel model, Cl
       model_(std::move(model)),
       shards_(model_.decoder->Parameters(), ranks),
       optimizer_(shards_, options.optimizer) {
+  model_.decoder->SetActivations(options.activations);
   const model::ModelConfig& config = model_.decoder->config();
   info_ = {.run = options.run.name,
            .ranks = ranks.size(),
