@@ -6,6 +6,7 @@
 #include <map>
 
 #include "absl/strings/str_format.h"
+#include "common/model/embedding.h"
 #include "common/model/head.h"
 #include "common/model/linear.h"
 #include "common/model/parameters.h"
@@ -148,7 +149,7 @@ class TransformerDecoder final : public Decoder {
       return HiddenByRows({config_, embedding_, final_norm_, frequencies_, layers_}, ids, positions,
                           attention);
     }
-    at::Tensor x = at::embedding(embedding_, ids);
+    at::Tensor x = EmbeddingRows(embedding_, ids);
     const auto [cos, sin] = RopeTables(positions, frequencies_.to(x.device()), x);
     const bool recomputed = activations_ == Activations::kRecomputed && c10::GradMode::is_enabled();
     for (int i = 0; i < config_.layers; ++i) {

@@ -117,6 +117,7 @@ absl::StatusOr<std::unique_ptr<TrainerEngine>> TrainerEngine::Open(const EngineO
   if (found) {
     RETURN_IF_ERROR(
         engine->optimizer_.Load(found->folder, ranks.rank(), ranks.size(), found->state.updates));
+    RETURN_IF_ERROR(engine->shards_.Gather());
     engine->ledger_ = found->state.ledger;
     engine->durable_step_ = engine->step();
   }
