@@ -18,6 +18,7 @@ struct ReplayContext::Impl {
   ReplayOptions options;
   // [nodes][events], filled layer by layer
   std::vector<std::vector<context::Event>> replayed;
+  int layers = 0;  // that have been asked; what a backward pass asks again is below
 
   Impl(const PackedBatch& b, const ReplayOptions& o) : batch(b), options(o) {
     for (const PackedBatch::Node& node : b.nodes()) {
@@ -33,12 +34,13 @@ struct ReplayContext::Impl {
 
 namespace {
 
-// One layer of the replay: walks all sequences run by run, event by event.
+// One layer of the replay: walks all sequences run by run, event by event. Kept positions are noted
+// in `replayed` unless it is null.
 class LayerReplay {
  public:
   LayerReplay(const PackedBatch& batch, const ReplayOptions& options, int layer,
               const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-              std::vector<std::vector<context::Event>>& replayed)
+              std::vector<std::vector<context::Event>>* replayed)
       : batch_(batch),
         options_(options),
         layer_(layer),
@@ -93,8 +95,10 @@ class LayerReplay {
                        .chosen = &chosen[n - first]});
       }
       SolveWave(due);
-      for (int n = first; n < last; ++n) {
-        for (const auto& positions : chosen[n - first]) replayed_[n][wave].kept.AddHead(positions);
+      for (int n = first; n < last && replayed_ != nullptr; ++n) {
+        for (const auto& positions : chosen[n - first]) {
+          (*replayed_)[n][wave].kept.AddHead(positions);
+        }
       }
     }
     for (int n = first; n < last; ++n) {
@@ -164,7 +168,7 @@ class LayerReplay {
   std::vector<Live> live_;  // [nodes]
   std::map<std::pair<int, int64_t>, std::vector<int64_t>>
       shared_rows_;  // (prompt node, raw prefix) -> query rows
-  std::vector<std::vector<context::Event>>& replayed_;
+  std::vector<std::vector<context::Event>>* replayed_;
 };
 
 }  // namespace
@@ -175,7 +179,11 @@ ReplayContext::~ReplayContext() = default;
 
 at::Tensor ReplayContext::Attend(int layer, const at::Tensor& q, const at::Tensor& k,
                                  const at::Tensor& v) {
-  return LayerReplay(impl_->batch, impl_->options, layer, q, k, v, impl_->replayed).Run();
+  const bool again = layer < impl_->layers;
+  if (!again) impl_->layers = layer + 1;
+  return LayerReplay(impl_->batch, impl_->options, layer, q, k, v,
+                     again ? nullptr : &impl_->replayed)
+      .Run();
 }
 
 std::vector<std::vector<context::Event>> ReplayContext::TakeEvents() {

@@ -17,7 +17,9 @@ struct ReplayOptions {
 // Evaluates a packed batch so that every row attends to exactly what it attended to when it was
 // sampled. The forward pass is never cut: in each layer the events are solved in order, batched
 // over sequences and heads, then one AttentionPlan with a constant number of kernel groups runs
-// over all rows. One object serves one forward pass, layers in order.
+// over all rows. One object serves one forward pass, layers in order, and its backward pass: a
+// layer that is asked again there, with the same rows, gives the same bits and notes no event
+// twice.
 class ReplayContext final : public model::AttentionContext {
  public:
   // `batch` outlives the pass (and its backward).

@@ -6,9 +6,11 @@
 #include <map>
 
 #include "absl/strings/str_format.h"
+#include "common/model/embedding.h"
 #include "common/model/head.h"
 #include "common/model/linear.h"
 #include "common/model/parameters.h"
+#include "common/model/recompute_torch.h"
 #include "common/model/rope.h"
 #include "common/model/row_pass_torch.h"
 
@@ -101,6 +103,18 @@ Layer MakeLayer(int index, Allocator& allocator) {
   return layer;
 }
 
+// The parameters of a layer as autograd knows them.
+std::vector<at::Tensor> LeavesOf(const Layer& layer) {
+  std::vector<at::Tensor> leaves = {layer.input_norm,  layer.mlp_norm,      layer.q_norm,
+                                    layer.k_norm,      layer.output.weight, layer.output.bias,
+                                    layer.down.weight, layer.down.bias};
+  for (const Projection* map : {&layer.qkv, &layer.gate_up}) {
+    leaves.insert(leaves.end(), map->leaves.begin(), map->leaves.end());
+  }
+  std::erase_if(leaves, [](const at::Tensor& leaf) { return !leaf.defined(); });
+  return leaves;
+}
+
 class TransformerDecoder final : public Decoder {
  public:
   TransformerDecoder(const ModelConfig& config, DType dtype, Kernels kernels)
@@ -122,6 +136,7 @@ class TransformerDecoder final : public Decoder {
   const ModelConfig& config() const override { return config_; }
   DType dtype() const override { return dtype_; }
   Kernels kernels() const override { return kernels_; }
+  void SetActivations(Activations activations) override { activations_ = activations; }
   const NamedTensors& Parameters() const override { return parameters_; }
   const at::Tensor& HeadWeight() const override { return head_; }
   at::Tensor Logits(const at::Tensor& hidden) const override {
@@ -134,13 +149,14 @@ class TransformerDecoder final : public Decoder {
       return HiddenByRows({config_, embedding_, final_norm_, frequencies_, layers_}, ids, positions,
                           attention);
     }
-    at::Tensor x = at::embedding(embedding_, ids);
+    at::Tensor x = EmbeddingRows(embedding_, ids);
     const auto [cos, sin] = RopeTables(positions, frequencies_.to(x.device()), x);
+    const bool recomputed = activations_ == Activations::kRecomputed && c10::GradMode::is_enabled();
     for (int i = 0; i < config_.layers; ++i) {
-      const Layer& layer = layers_[i];
-      x = x + AttentionPart(i, Norm(x, layer.input_norm), cos, sin, attention);
-      const auto parts = Fused(Norm(x, layer.mlp_norm), layer.gate_up).chunk(2, -1);
-      x = x + Linear(at::silu(parts[0]) * parts[1], layer.down);
+      const auto layer = [this, i, cos = cos, sin = sin, &attention](const at::Tensor& rows) {
+        return LayerRows(i, rows, cos, sin, attention);
+      };
+      x = recomputed ? Recomputed(layer, x, LeavesOf(layers_[i])) : layer(x);
     }
     return Norm(x, final_norm_);
   }
@@ -155,6 +171,15 @@ class TransformerDecoder final : public Decoder {
   // Statistics in fp32 for bf16 rows.
   at::Tensor Norm(const at::Tensor& x, const at::Tensor& weight) const {
     return at::rms_norm(x, {x.size(-1)}, weight, config_.rms_norm_eps);
+  }
+
+  at::Tensor LayerRows(int index, const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin,
+                       AttentionContext& attention) const {
+    const Layer& layer = layers_[index];
+    const at::Tensor mixed =
+        x + AttentionPart(index, Norm(x, layer.input_norm), cos, sin, attention);
+    const auto parts = Fused(Norm(mixed, layer.mlp_norm), layer.gate_up).chunk(2, -1);
+    return mixed + Linear(at::silu(parts[0]) * parts[1], layer.down);
   }
 
   at::Tensor AttentionPart(int index, const at::Tensor& x, const at::Tensor& cos,
@@ -181,6 +206,7 @@ class TransformerDecoder final : public Decoder {
   ModelConfig config_;
   DType dtype_;
   Kernels kernels_;
+  Activations activations_ = Activations::kKept;
   at::Tensor frequencies_;  // [d/2]
   at::Tensor embedding_, final_norm_, head_;
   std::vector<Layer> layers_;

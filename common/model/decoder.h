@@ -26,13 +26,19 @@ enum class DType { kFloat32, kBFloat16, kFloat64 };  // fp64 for tests only
 // cut into chunks. The last two are for fp32 and bf16 on the CPU.
 enum class Kernels { kPlain, kFast, kFixed };
 
+// What a pass with autograd keeps of a layer until its backward pass: all that the layer computes,
+// or its input rows alone, from which the backward pass computes the rest again, layer by layer.
+// The same bits.
+enum class Activations { kKept, kRecomputed };
+
 // What attention means for the rows of one forward pass. The decoder knows nothing else of caches,
 // logs or batches: rollout and training differ only in the object behind this interface.
 class AttentionContext {
  public:
   virtual ~AttentionContext() = default;
   // q [T, H, d], k and v [T, Hk, d], after q/k norm and RoPE, in the model's dtype. Returns o [T,
-  // H, d].
+  // H, d]. Where activations are recomputed each layer is asked once more in the backward pass, the
+  // last one first, and must get the same answer: a context then outlives that pass.
   virtual at::Tensor Attend(int layer, const at::Tensor& q, const at::Tensor& k,
                             const at::Tensor& v) = 0;
 };
@@ -53,6 +59,9 @@ class Decoder {
   virtual const ModelConfig& config() const = 0;
   virtual DType dtype() const = 0;
   virtual Kernels kernels() const = 0;
+
+  // Of passes from now on; kKept until it is called.
+  virtual void SetActivations(Activations activations) = 0;
 
   // Final-norm hidden rows [T, D]. ids, positions: int64 [T].
   virtual at::Tensor Hidden(const at::Tensor& ids, const at::Tensor& positions,

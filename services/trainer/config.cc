@@ -146,7 +146,10 @@ void Bind(Binder& b, TrainerSection& c) {
   b.Field("max_queued", c.max_queued, "calls that wait while one is worked on");
   b.Enum("dtype", e.dtype,
          {{"float32", model::DType::kFloat32}, {"bfloat16", model::DType::kBFloat16}},
-         "of the weights");
+         "of the weights that compute and are published; bfloat16 has float32 masters");
+  b.Enum("activations", e.activations,
+         {{"kept", model::Activations::kKept}, {"recomputed", model::Activations::kRecomputed}},
+         "of a layer until its backward pass; recomputed: a forward pass more, little memory");
   b.Field("threads", e.threads, "of the math");
   b.Field("max_tokens_per_micro_batch", e.max_tokens_per_micro_batch,
           "rows of one forward pass; a group's prompt counts once");

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "absl/strings/str_format.h"
+#include "common/telemetry/log.h"
 #include "common/weights/durable_file.h"
 #include "common/weights/safetensors.h"
 
@@ -33,6 +34,11 @@ constexpr char kWhole[] = "optimizer.safetensors";
 std::string FileOf(int rank, int size) {
   if (size == 1) return kWhole;
   return absl::StrFormat("optimizer-%05d-of-%05d.safetensors", rank, size);
+}
+
+// What steps are taken on.
+at::Tensor ValueOf(const at::Tensor& slice) {
+  return slice.scalar_type() == at::kBFloat16 ? slice.to(at::kFloat) : slice;
 }
 
 // How many ranks saved the moments that stand in `folder`.
@@ -68,12 +74,21 @@ absl::Status Validate(const AdamOptions& o) {
 AdamW::AdamW(const ParameterShards& shards, const AdamOptions& options)
     : options_(options), shards_(shards) {
   for (const auto& [name, slice] : shards_.owned()) {
-    for (const char* moment : {"m.", "v."}) {
-      moments_.emplace_back(moment + name, at::zeros(slice.sizes(), slice.options()));
-    }
+    const at::Tensor value = ValueOf(slice);
+    state_.emplace_back("m." + name, at::zeros_like(value));
+    state_.emplace_back("v." + name, at::zeros_like(value));
+    state_.emplace_back("w." + name, value);
   }
 }
 AdamW::~AdamW() = default;
+
+at::Tensor& AdamW::Of(size_t parameter, Part part) {
+  return state_[kParts * parameter + part].second;
+}
+
+bool AdamW::HasMaster(size_t parameter) const {
+  return shards_.owned()[parameter].second.scalar_type() == at::kBFloat16;
+}
 
 double SquaredNorm(std::span<const at::Tensor> gradients) {
   double squares = 0;
@@ -93,27 +108,28 @@ void AdamW::Step(double learning_rate, double norm, std::span<const at::Tensor> 
   const double correction2 = 1 - std::pow(options_.beta2, static_cast<double>(updates_));
   for (size_t i = 0; i < gradients.size(); ++i) {
     if (!gradients[i].defined()) continue;
-    at::Tensor slice = shards_.owned()[i].second;  // a handle
     const at::Tensor gradient = gradients[i] * scale;
-    at::Tensor &m = moments_[2 * i].second, &v = moments_[2 * i + 1].second;
+    at::Tensor &m = Of(i, kMean), &v = Of(i, kSquare), &value = Of(i, kValue);
     m.mul_(options_.beta1).add_(gradient, 1 - options_.beta1);
     v.mul_(options_.beta2).addcmul_(gradient, gradient, 1 - options_.beta2);
     const auto& [name, whole] = shards_.parameters()[i];
     if (Decays(options_.decay, name, whole.dim())) {
-      slice.mul_(1 - learning_rate * options_.weight_decay);
+      value.mul_(1 - learning_rate * options_.weight_decay);
     }
     const at::Tensor spread = v.sqrt().div_(std::sqrt(correction2)).add_(options_.epsilon);
-    slice.addcdiv_(m, spread, -learning_rate / correction1);
+    value.addcdiv_(m, spread, -learning_rate / correction1);
+    if (HasMaster(i)) shards_.owned()[i].second.copy_(value);
   }
 }
 
 absl::Status AdamW::Save(const std::string& folder, int rank, int size) const {
   std::vector<weights::NamedTensor> tensors;
-  for (size_t i = 0; i < moments_.size(); ++i) {
-    const auto& [name, moment] = moments_[i];
-    tensors.push_back({name, View(moment)});
+  for (size_t i = 0; i < state_.size(); ++i) {
+    const auto& [name, tensor] = state_[i];
+    if (i % kParts == kValue && !HasMaster(i / kParts)) continue;
+    tensors.push_back({name, View(tensor)});
     if (size == 1) {
-      tensors.back().tensor.shape = shards_.parameters()[i / 2].second.sizes().vec();
+      tensors.back().tensor.shape = shards_.parameters()[i / kParts].second.sizes().vec();
     }
   }
   return weights::WriteSafetensors(folder + "/" + FileOf(rank, size), tensors, {});
@@ -124,21 +140,29 @@ absl::Status AdamW::Load(const std::string& folder, int rank, int size, int64_t 
   for (int saved = 0; saved < saved_size; ++saved) {
     const std::string path = folder + "/" + FileOf(saved, saved_size);
     ASSIGN_OR_RETURN(const auto file, weights::SafetensorsFile::Open(path));
-    for (size_t i = 0; i < moments_.size(); ++i) {
-      auto& [name, moment] = moments_[i];
-      const int64_t count = shards_.parameters()[i / 2].second.numel();
+    const bool masters = file->tensors().contains(state_[kValue].first);
+    if (saved == 0 && masters != HasMaster(0)) {
+      Log(Severity::kWarning,
+          masters ? "bfloat16 weights go on in float32, as their masters"
+                  : "float32 weights go on in bfloat16, rounded; masters begin with them",
+          {{"checkpoint", folder}});
+    }
+    for (size_t i = 0; i < state_.size(); ++i) {
+      if (i % kParts == kValue && !masters) continue;
+      auto& [name, tensor] = state_[i];
+      const int64_t count = shards_.parameters()[i / kParts].second.numel();
       const FlatRange theirs = OwnedRange(count, saved, saved_size);
       const FlatRange ours = OwnedRange(count, rank, size);
       const auto found = file->tensors().find(name);
-      const int64_t width = moment.element_size();
-      if (found == file->tensors().end() || found->second.type != View(moment).type ||
+      const int64_t width = tensor.element_size();
+      if (found == file->tensors().end() || found->second.type != View(tensor).type ||
           static_cast<int64_t>(found->second.bytes.size()) != theirs.count() * width) {
         return absl::DataLossError(absl::StrFormat("%s: no tensor %s of our shape", path, name));
       }
       const int64_t begin = std::max(theirs.begin, ours.begin);
       const int64_t end = std::min(theirs.end, ours.end);
       if (begin >= end) continue;
-      auto* to = static_cast<std::byte*>(moment.mutable_data_ptr()) + (begin - ours.begin) * width;
+      auto* to = static_cast<std::byte*>(tensor.mutable_data_ptr()) + (begin - ours.begin) * width;
       const std::byte* from = found->second.bytes.data() + (begin - theirs.begin) * width;
       std::memcpy(to, from, static_cast<size_t>((end - begin) * width));
     }

@@ -23,7 +23,9 @@ struct AdamOptions {
 absl::Status Validate(const AdamOptions& options);
 
 // Adam with decoupled weight decay (Loshchilov and Hutter, 2019) over the slices of the parameters
-// that one rank owns, stepped in place. One thread.
+// that one rank owns, stepped in place. A bf16 slice has an fp32 master here, which begins with the
+// slice's values: the master is stepped and the slice is the master rounded to nearest, so updates
+// too small for bf16 add up until they show. One thread.
 class AdamW {
  public:
   // `shards` outlives it.
@@ -36,18 +38,25 @@ class AdamW {
 
   int64_t updates() const { return updates_; }
 
-  // The moments that rank `rank` of `size` owns, as a file of a checkpoint's folder with tensors
-  // "m.<parameter>" and "v.<parameter>": of one rank optimizer.safetensors with the shapes of the
-  // parameters, of more optimizer-<rank>-of-<size>.safetensors with flat slices.
+  // What rank `rank` of `size` owns, as a file of a checkpoint's folder with tensors
+  // "m.<parameter>", "v.<parameter>" and, where there are masters, "w.<parameter>": of one rank
+  // optimizer.safetensors with the shapes of the parameters, of more
+  // optimizer-<rank>-of-<size>.safetensors with flat slices.
   absl::Status Save(const std::string& folder, int rank, int size) const;
-  // As saved after `updates` updates by any number of ranks. DATA_LOSS names a tensor that is
-  // missing or of another shape.
+  // As saved after `updates` updates by any number of ranks. Parameters may have another dtype than
+  // then: saved masters become the values of fp32 slices (gather them), and where none were saved
+  // masters are what the slices hold. DATA_LOSS names a tensor that is missing or of another shape.
   absl::Status Load(const std::string& folder, int rank, int size, int64_t updates);
 
  private:
   AdamOptions options_;
   const ParameterShards& shards_;
-  model::NamedTensors moments_;  // [2 * parameters]: m then v of each
+  // Of a parameter, as they are saved: its moments, and what is stepped, the slice or its master.
+  enum Part { kMean, kSquare, kValue, kParts };
+  at::Tensor& Of(size_t parameter, Part part);
+  bool HasMaster(size_t parameter) const;
+
+  model::NamedTensors state_;  // [kParts * parameters]
   int64_t updates_ = 0;
 };
 

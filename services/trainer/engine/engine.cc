@@ -92,6 +92,7 @@ TrainerEngine::TrainerEngine(const EngineOptions& options, SourceModel model, Cl
       model_(std::move(model)),
       shards_(model_.decoder->Parameters(), ranks),
       optimizer_(shards_, options.optimizer) {
+  model_.decoder->SetActivations(options.activations);
   const model::ModelConfig& config = model_.decoder->config();
   info_ = {.run = options.run.name,
            .ranks = ranks.size(),
@@ -118,6 +119,7 @@ absl::StatusOr<std::unique_ptr<TrainerEngine>> TrainerEngine::Open(const EngineO
   if (found) {
     RETURN_IF_ERROR(
         engine->optimizer_.Load(found->folder, ranks.rank(), ranks.size(), found->state.updates));
+    RETURN_IF_ERROR(engine->shards_.Gather());
     engine->ledger_ = found->state.ledger;
     engine->durable_step_ = engine->step();
   }

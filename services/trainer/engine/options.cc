@@ -23,11 +23,6 @@ absl::Status Under(const char* section, const absl::Status& status) {
 absl::Status Validate(const EngineOptions& o) {
   RETURN_IF_ERROR(Validate(o.run));
   RETURN_IF_ERROR(Validate(o.model));
-  if (o.dtype == model::DType::kBFloat16) {
-    return absl::InvalidArgumentError(
-        "trainer.dtype=bfloat16: updates would be lost in its 8 bits, and fp32 master weights are "
-        "not built yet; use float32");
-  }
   RETURN_IF_ERROR(AtLeast("threads", o.threads, 1));
   RETURN_IF_ERROR(AtLeast("max_tokens_per_micro_batch", o.max_tokens_per_micro_batch, 2));
   RETURN_IF_ERROR(AtLeast("keep_checkpoints", o.keep_checkpoints, 1));

@@ -18,6 +18,7 @@ struct EngineOptions {
   RunSection run;
   ModelSection model;
   model::DType dtype = model::DType::kFloat32;
+  model::Activations activations = model::Activations::kKept;
   int32_t threads = 2;                        // of torch
   int32_t max_tokens_per_micro_batch = 8192;  // rows of one forward pass
   rl::ObjectiveOptions loss;                  // of rollouts

@@ -37,6 +37,7 @@ ParameterShards::ParameterShards(const model::NamedTensors& parameters, Collecti
     const FlatRange range = OwnedRange(tensor.numel(), ranks.rank(), ranks.size());
     owned_.emplace_back(name, tensor.detach().view(-1).narrow(0, range.begin, range.count()));
     tensor.requires_grad_(true);
+    if (tensor.scalar_type() == at::kBFloat16) tensor.set_grad_dtype(at::kFloat);
     if (const std::string block = BlockOf(name); blocks_.empty() || block != last) {
       blocks_.push_back({.first = i});
       last = block;

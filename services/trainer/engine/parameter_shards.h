@@ -20,7 +20,9 @@ FlatRange OwnedRange(int64_t count, int rank, int size);
 
 // Who owns what of a model's parameters, and how ranks that hold all parameters bring gradients to
 // their owners and new values back. What goes together over the wire is a block: a decoder layer,
-// or what stands in none. fp32. Alone nothing is copied: the slices are the tensors themselves.
+// or what stands in none. Gradients are fp32, those of bf16 parameters too: autograd adds them up
+// so over micro-batches. Values travel as fp32, which holds bf16. Alone nothing is copied: the
+// slices are the tensors themselves.
 class ParameterShards {
  public:
   // Makes the parameters require gradients. They and `ranks` outlive it.

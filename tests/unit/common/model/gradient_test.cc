@@ -5,6 +5,7 @@
 
 #include "common/model/causal.h"
 #include "common/model/decoder.h"
+#include "common/model/embedding.h"
 #include "common/model/linear.h"
 #include "tests/unit/common/model/model_testing.h"
 
@@ -83,6 +84,18 @@ TEST(FusedLinearTest, AgreesWithSeparateMaps) {
   for (size_t i = 0; i < leaves.size(); ++i) {
     EXPECT_TRUE(at::allclose(leaves[i].grad(), apart[i].grad(), 1e-12, 1e-12)) << i;
   }
+}
+
+TEST(EmbeddingRowsTest, TheGradientOfAFrequentTokenIsNotLostInBf16) {
+  const at::Tensor ids = at::zeros({1000}, at::kLong);
+  const auto table = [] { return at::ones({2, 4}, at::kBFloat16).requires_grad_(true); };
+  const at::Tensor ours = table(), plain = table();
+  ours.set_grad_dtype(at::kFloat);
+  EmbeddingRows(ours, ids).sum().backward();
+  EXPECT_TRUE(at::equal(ours.grad()[0], at::full({4}, 1000, at::kFloat)));
+  EXPECT_TRUE(at::equal(ours.grad()[1], at::zeros({4}, at::kFloat)));
+  at::embedding(plain, ids).sum().backward();
+  EXPECT_EQ(plain.grad()[0][0].item<float>(), 256) << "the control: 256 + 1 is 256 in bf16";
 }
 
 TEST(CausalContextTest, APackedSequenceSeesOnlyItself) {

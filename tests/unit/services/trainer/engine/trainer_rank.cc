@@ -1,9 +1,10 @@
-// One rank of the tests: trainer_rank RUN_FOLDER RANK SIZE LAST_STEP FAULT VIEWS. Opens the run,
-// trains each step up to LAST_STEP, prints its numbers and saves it. FAULT: "none", or how rank 1
-// is struck, once in the life of the run, in step 2: "kill:forward", "stop:backward", "kill:save",
+// One rank of the tests: trainer_rank RUN_FOLDER RANK SIZE LAST_STEP FAULT VIEWS DTYPE. Opens the
+// run, trains each step up to LAST_STEP, prints its numbers and saves it. FAULT: "none", or how
+// rank 1 is struck, once in the life of the run, in step 2: "kill:forward", "stop:backward",
+// "kill:save",
 // .., "throw:forward", after which the batch is given again. VIEWS: "none", "dense" (the learner's
 // view), "d1", "d2" or "d3" (distillation); with all but "none" each step is rollouts of every
-// method.
+// method. DTYPE: "float32" or "bfloat16".
 #include <atomic>
 #include <csignal>
 #include <cstdio>
@@ -90,7 +91,7 @@ struct Arguments {
   std::string run;
   int rank = 0, size = 1;
   int64_t last_step = 0;
-  std::string fault, views;
+  std::string fault, views, dtype;
 };
 
 rl::ViewOptions ViewsOf(const std::string& views) {
@@ -110,6 +111,7 @@ absl::Status Train(const Arguments& args, Collective& ranks) {
   EngineOptions options = TinyOptions(args.run, "run");
   options.keep_checkpoints = 9;
   options.shadow = ViewsOf(args.views);
+  if (args.dtype == "bfloat16") options.dtype = model::DType::kBFloat16;
   ASSIGN_OR_RETURN(const SourceModel initial,
                    MakeModel(options.model, options.run.seed, options.dtype));
   ASSIGN_OR_RETURN(const auto engine, TrainerEngine::Open(options, clock, ranks));
@@ -161,10 +163,11 @@ absl::Status Run(const Arguments& args) {
 }  // namespace palimpsest::trainer
 
 int main(int argc, char** argv) {
-  if (argc != 7) return 2;
+  if (argc != 8) return 2;
   std::signal(SIGPIPE, SIG_IGN);
-  const absl::Status status = palimpsest::trainer::Run(
-      {argv[1], std::atoi(argv[2]), std::atoi(argv[3]), std::atoi(argv[4]), argv[5], argv[6]});
+  const absl::Status status =
+      palimpsest::trainer::Run({argv[1], std::atoi(argv[2]), std::atoi(argv[3]), std::atoi(argv[4]),
+                                argv[5], argv[6], argv[7]});
   std::puts(status.ToString().c_str());
   return status.ok() ? 0 : 1;
 }

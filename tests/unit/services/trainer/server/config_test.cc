@@ -41,6 +41,8 @@ TEST(ConfigTest, DefaultsAreLegalAndWhatIsPrintedReadsBack) {
   config.trainer.engine.optimizer.decay = DecayGroup::kInnerMatrices;
   config.trainer.engine.reference_folder = ".";
   config.trainer.engine.max_skipped_in_a_row = 4;
+  config.trainer.engine.activations = model::Activations::kRecomputed;
+  config.trainer.engine.dtype = model::DType::kBFloat16;
   const auto read = Read(PrintConfig(config));
   ASSERT_TRUE(read.ok()) << read.status();
   EXPECT_EQ(EngineOptionsOf(*read), EngineOptionsOf(config));
@@ -48,7 +50,8 @@ TEST(ConfigTest, DefaultsAreLegalAndWhatIsPrintedReadsBack) {
 
 TEST(ConfigTest, WhatCannotWorkIsRefusedByItsField) {
   const std::pair<const char*, const char*> wrong[] = {
-      {"trainer: {dtype: bfloat16}", "trainer.dtype=bfloat16"},
+      {"trainer: {dtype: float16}", "trainer.dtype"},
+      {"trainer: {activations: block}", "trainer.activations"},
       {"trainer: {loss: {correction: {upper: 1}}}", "trainer.loss.correction.upper=1"},
       {"trainer: {loss: {surrogate: gspo, correction: {kind: icepop}}}", "trainer.loss.correction"},
       {"trainer: {loss: {aggregation: {kind: constant}}}", "trainer.loss.aggregation.divisor=0"},
