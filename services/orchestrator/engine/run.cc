@@ -170,10 +170,15 @@ absl::Status Run::Heldout(Training& training, const std::string& name, const std
   HeldoutMean mean{.step = name == "first" ? 0 : plan_.rl.steps, .prompts = plan_.heldout.prompts};
   if (!over) {
     RETURN_IF_ERROR(ledger_->BeginStage(stage, training.step()).status());
+    int64_t measured = 0;  // by an earlier attempt
+    for (const bool greedy : {false, true}) {
+      ASSIGN_OR_RETURN(const std::vector<EvaluationRow> rows, ledger_->Evaluations(name, greedy));
+      measured += std::ssize(rows);
+    }
     board_.Update([&](Progress& p) {
       p.phase = Phase::kEvaluation;
       p.stage = stage;
-      p.step = 0;
+      p.step = measured;
       p.total_steps = 2 * plan_.heldout.prompts;  // sampled and greedy
     });
   }
