@@ -420,7 +420,8 @@ absl::StatusOr<PublishedVersion> TrainerEngine::Publish() {
   for (const PublishedVersion& p : published) {
     if (p.version == version) return p;
   }
-  return absl::DataLossError(
+  // Somebody has deleted it already. Who asks again gets another one.
+  return absl::UnavailableError(
       absl::StrFormat("version %d vanished from the store", version.value()));
 }
 
