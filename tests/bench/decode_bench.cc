@@ -14,6 +14,7 @@
 #include "common/base/clock.h"
 #include "common/model/decoder.h"
 #include "services/inference/engine/engine_factory.h"
+#include "tests/bench/small_model.h"
 
 namespace palimpsest::inference {
 namespace {
@@ -58,15 +59,8 @@ int Main(int argc, char** argv) {
   const std::string folder =
       std::filesystem::temp_directory_path() / ("decode_bench_" + std::to_string(getpid()));
   std::filesystem::create_directories(folder);
-  const model::ModelConfig config{.layers = 4,
-                                  .hidden = 128,
-                                  .intermediate = 384,
-                                  .heads = 4,
-                                  .kv_heads = 2,
-                                  .head_dim = 32,
-                                  .vocab = 257,
-                                  .max_position = 4096};
-  if (!model::Decoder::Random(config, 1, model::DType::kFloat32)->Save(folder).ok()) return 1;
+  if (!model::Decoder::Random(bench::SmallModel(), 1, model::DType::kFloat32)->Save(folder).ok())
+    return 1;
   auto engine = MakeEngine({.model_folder = folder,
                             .version = PolicyVersion(1),
                             .limits = {.max_running = samples + 1}});

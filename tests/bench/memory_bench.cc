@@ -11,6 +11,7 @@
 #include "services/trainer/engine/loss.h"
 #include "services/trainer/engine/peak_memory.h"
 #include "services/trainer/engine/replay_pass.h"
+#include "tests/bench/small_model.h"
 #include "tests/bench/workload.h"
 
 // What a trainer's pass (packing, forward, loss, backward, no optimiser) adds to the memory of the
@@ -48,16 +49,7 @@ constexpr Density kDensities[] = {{"none", false, GradientMode::kFull},
                                   {"full", true, GradientMode::kFull}};
 
 std::unique_ptr<model::Decoder> Model(const Way& way, int layers) {
-  auto decoder = model::Decoder::Random({.architecture = model::Architecture::kQwen3,
-                                         .layers = layers,
-                                         .hidden = 128,
-                                         .intermediate = 384,
-                                         .heads = 4,
-                                         .kv_heads = 2,
-                                         .head_dim = 32,
-                                         .vocab = kVocab,
-                                         .max_position = 4096},
-                                        1, way.dtype);
+  auto decoder = model::Decoder::Random(SmallModel(layers, kVocab), 1, way.dtype);
   decoder->SetActivations(way.activations);
   for (auto [name, tensor] : decoder->Parameters()) {
     tensor.requires_grad_(true);

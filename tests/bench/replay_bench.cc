@@ -14,6 +14,7 @@
 #include "common/attention/replay.h"
 #include "common/model/decoder.h"
 #include "common/model/logprob.h"
+#include "tests/bench/small_model.h"
 #include "tests/bench/workload.h"
 
 // Ratios of training steps, each the median of interleaved runs in one process. One JSON object per
@@ -25,15 +26,7 @@ using attention::PackedBatch;
 using attention::ReplayContext;
 using compaction::GradientMode;
 
-constexpr model::ModelConfig kModel{.architecture = model::Architecture::kQwen3,
-                                    .layers = 4,
-                                    .hidden = 128,
-                                    .intermediate = 384,
-                                    .heads = 4,
-                                    .kv_heads = 2,
-                                    .head_dim = 32,
-                                    .vocab = 257,
-                                    .max_position = 4096};
+constexpr model::ModelConfig kModel = SmallModel();
 constexpr context::Shape kShape{.layers = kModel.layers, .kv_heads = kModel.kv_heads};
 
 class Bench {

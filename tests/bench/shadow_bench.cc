@@ -10,6 +10,7 @@
 #include "services/trainer/engine/loss.h"
 #include "services/trainer/engine/peak_memory.h"
 #include "services/trainer/engine/replay_pass.h"
+#include "tests/bench/small_model.h"
 #include "tests/bench/workload.h"
 
 // What looking at both views of rollouts costs: a trainer's pass (packing, forward, loss, backward,
@@ -98,16 +99,7 @@ class Bench {
 
  private:
   static std::unique_ptr<model::Decoder> Model(int vocab) {
-    auto decoder = model::Decoder::Random({.architecture = model::Architecture::kQwen3,
-                                           .layers = 4,
-                                           .hidden = 128,
-                                           .intermediate = 384,
-                                           .heads = 4,
-                                           .kv_heads = 2,
-                                           .head_dim = 32,
-                                           .vocab = vocab,
-                                           .max_position = 4096},
-                                          1, model::DType::kFloat32);
+    auto decoder = model::Decoder::Random(SmallModel(4, vocab), 1, model::DType::kFloat32);
     for (auto [name, tensor] : decoder->Parameters()) tensor.requires_grad_(true);
     return decoder;
   }

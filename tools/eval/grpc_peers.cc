@@ -156,7 +156,10 @@ absl::StatusOr<Verdict> GrpcPeers::Score(const std::string& episode, const std::
   }
   Verdict read{.reward = verdict.reward(), .reason = verdict.reason()};
   for (const v1::RewardPart& part : verdict.parts()) {
-    if (std::isfinite(part.value())) read.parts[part.name()] = part.value();
+    if (!std::isfinite(part.value())) {
+      return absl::AbortedError("the environment's part " + part.name() + " is not finite");
+    }
+    read.parts[part.name()] = part.value();
   }
   return read;
 }

@@ -55,4 +55,17 @@ class StepTimes {
   RecentMedian head_;    // of one head of one event
 };
 
+// The time that events may still take, over steps: each step adds its share, a slice that took more
+// is paid for by the steps that follow, what is not used is lost. Without a share (nothing is
+// measured yet, or nobody decodes) there are no debts, so that what is open always goes on.
+class EventCredit {
+ public:
+  void BeginStep(double share) { seconds_ = share > 0 ? std::min(seconds_, 0.0) + share : 0; }
+  bool Left() const { return seconds_ >= 0; }
+  void Spend(double seconds) { seconds_ -= seconds; }
+
+ private:
+  double seconds_ = 0;
+};
+
 }  // namespace palimpsest::inference

@@ -153,7 +153,11 @@ void RunningBatch::OpenJobs(model::Kernels kernels) {
   for (const DueEvent& d : due) {
     const bool joins = !jobs_.empty() && jobs_.back().Takes(d) &&
                        jobs_.back().events() < static_cast<double>(most);
-    joins ? jobs_.back().Add(d) : void(jobs_.emplace_back(d, pool_, scale, clock_));
+    if (joins) {
+      jobs_.back().Add(d);
+    } else {
+      jobs_.emplace_back(d, pool_, scale, clock_);
+    }
   }
 }
 
@@ -162,24 +166,23 @@ void RunningBatch::OpenJobs(model::Kernels kernels) {
 // paid for by later steps. Where roundings must not hang on the company every slice is of one head.
 void RunningBatch::WorkOnJobs(size_t decoding, model::Kernels kernels) {
   const bool others_decode = decoding > 0;
-  const auto others = static_cast<double>(std::max<size_t>(1, decoding));
-  const double waiting = WaitingForEvents();
-  event_credit_ = std::min(event_credit_, 0.0) + times_.ForEvents(waiting, others);
-  if (!others_decode || waiting == 0) event_credit_ = 0;
-  while (!jobs_.empty() && (!others_decode || event_credit_ >= 0)) {
+  const double waiting = WaitingForEvents(), others = static_cast<double>(decoding);
+  event_credit_.BeginStep(others_decode ? times_.ForEvents(waiting, others) : 0);
+  while (!jobs_.empty() && (!others_decode || event_credit_.Left())) {
     EventJob& job = jobs_.front();
     const absl::Time begin = clock_.Now();
-    double heads = model_.kv_heads;
-    if (kernels == model::Kernels::kFixed) heads = 1;
-    if (others_decode && !job.done()) {
-      heads = std::min(heads, times_.HeadsIn(times_.Slice(waiting, others)) / job.events());
+    if (!job.done()) {
+      double heads = kernels == model::Kernels::kFixed ? 1 : model_.kv_heads;
+      if (others_decode) {
+        heads = std::min(heads, times_.HeadsIn(times_.Slice(waiting, others)) / job.events());
+      }
+      job.Solve(std::max(1, static_cast<int>(heads)));
     }
-    if (!job.done()) job.Solve(std::max(1, static_cast<int>(heads)));
     if (job.done()) {
       CloseJob(job);
       jobs_.pop_front();
     }
-    event_credit_ -= absl::ToDoubleSeconds(clock_.Now() - begin);
+    event_credit_.Spend(absl::ToDoubleSeconds(clock_.Now() - begin));
   }
   DropStopped();
 }

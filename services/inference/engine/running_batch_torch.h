@@ -120,8 +120,7 @@ class RunningBatch {
   std::vector<std::unique_ptr<Sequence>> preempted_;  // none has
   std::deque<EventJob> jobs_;                         // open, in their order
   StepTimes times_;
-  double event_credit_ =
-      0;                  // seconds that events may take now; < 0: they took more than their share
+  EventCredit event_credit_;
   int64_t admitted_ = 0;  // requests so far
 };
 

@@ -107,7 +107,12 @@ absl::StatusOr<Verdict> GrpcEnvClient::Score(const Episode& episode, const std::
     return absl::InternalError("score.reward is absent or not finite");
   }
   verdict.reward = answer.reward();
-  for (const v1::RewardPart& part : answer.parts()) verdict.parts[part.name()] = part.value();
+  for (const v1::RewardPart& part : answer.parts()) {
+    if (!std::isfinite(part.value())) {
+      return absl::InternalError("score.parts." + part.name() + " is not finite");
+    }
+    verdict.parts[part.name()] = part.value();
+  }
   return verdict;
 }
 

@@ -24,7 +24,8 @@ class Disk(case.Case):
     def before_it_is_read(self, crew, spoil):
         """`spoil` gets the folder of the next version, which inference has not read: it stands still. The folder's name."""
         known = set(self.versions(crew))
-        while not any((crew.run / "store").glob(".tmp-*")) and set(self.versions(crew)) == known:
+        # Versions may go meanwhile, by the trainer's garbage collection: that is no new one.
+        while not any((crew.run / "store").glob(".tmp-*")) and not set(self.versions(crew)) - known:
             crew.tend()
             time.sleep(0.0005)
         crew.signal("inference", signal.SIGSTOP)

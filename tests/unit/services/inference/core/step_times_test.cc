@@ -33,6 +33,29 @@ TEST(StepTimesTest, ThoseWhoWaitForEventsCountAsMuchAsThoseWhoDecode) {
   EXPECT_DOUBLE_EQ(times.Slice(24, 8), 0.3) << "a slice may take what two steps' shares pay for";
 }
 
+TEST(EventCreditTest, WhatASliceTookBeyondItsShareLaterStepsPayForAndNothingIsSaved) {
+  EventCredit credit;
+  credit.BeginStep(1);
+  EXPECT_TRUE(credit.Left());
+  credit.Spend(3);
+  EXPECT_FALSE(credit.Left());
+  credit.BeginStep(1);
+  EXPECT_FALSE(credit.Left()) << "one is still owed";
+  credit.BeginStep(1);
+  EXPECT_TRUE(credit.Left());
+  credit.BeginStep(1);
+  credit.Spend(1.5);
+  EXPECT_FALSE(credit.Left()) << "the unused share of the step before is lost";
+}
+
+TEST(EventCreditTest, WithoutAShareAnEventGoesOnInEachStep) {
+  EventCredit credit;
+  credit.BeginStep(1);
+  credit.Spend(100);
+  credit.BeginStep(0);
+  EXPECT_TRUE(credit.Left()) << "prompts alone have been processed: no step of others is measured";
+}
+
 TEST(StepTimesTest, WhatARowCostsIsWhatAMixedStepTakesLonger) {
   StepTimes times;
   times.AddPass(0.1, 8, 0);

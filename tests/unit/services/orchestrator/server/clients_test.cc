@@ -134,9 +134,15 @@ class FakeEnvService final : public v1::EnvironmentService::Service {
   }
   grpc::Status Score(grpc::ServerContext*, const v1::EnvironmentServiceScoreRequest*,
                      v1::EnvironmentServiceScoreResponse* response) override {
-    response->set_outcome(v1::OUTCOME_OK);  // and no reward
+    response->set_outcome(v1::OUTCOME_OK);
+    if (!part) return grpc::Status::OK;  // and no reward
+    response->set_reward(0.5);
+    v1::RewardPart& named = *response->add_parts();
+    named.set_name("strict");
+    named.set_value(*part);
     return grpc::Status::OK;
   }
+  std::optional<double> part;
 
  private:
   std::string says_;
@@ -225,6 +231,19 @@ TEST_F(PeerTest, AVerdictWithoutRewardIsAnErrorAndNoZero) {
   FakeEnvService service("x");
   const auto server = Start(service, 1);
   EXPECT_TRUE(absl::IsInternal(client_.Score({}, "y").status()));
+}
+
+TEST_F(PeerTest, PartsOfARewardComeWithItAndMustBeNumbers) {
+  FakeEnvService service("x");
+  const auto server = Start(service, 1);
+  service.part = 0.25;
+  const absl::StatusOr<Verdict> verdict = client_.Score({}, "y");
+  ASSERT_TRUE(verdict.ok()) << verdict.status();
+  EXPECT_EQ(verdict->reward, 0.5);
+  EXPECT_EQ(verdict->parts, (std::map<std::string, double>{{"strict", 0.25}}));
+  service.part = NAN;
+  EXPECT_THAT(std::string(client_.Score({}, "y").status().message()),
+              testing::HasSubstr("score.parts.strict"));
 }
 
 class FakeInferenceService final : public v1::InferenceService::Service {
