@@ -50,6 +50,10 @@ void Append(const Ids& ids, Origin origin, int64_t version, rl::Rollout& rollout
   }
 }
 
+bool WasCut(const rl::Rollout& rollout) {
+  return rollout.finish_reason == rl::FinishReason::kCancelled;
+}
+
 orchestrator::Sample Failed(int32_t sample, const absl::Status& why) {
   return {.sample = sample,
           .status = why,
@@ -181,19 +185,27 @@ bool SimInference::IsLost(int& left) {
   return true;
 }
 
-absl::Status SimInference::Say(Replica& replica, uint64_t seed, int32_t sample, int32_t turn,
+absl::Status SimInference::Say(Replica& replica, int aborts, uint64_t seed, int32_t turn,
                                rl::Rollout& rollout, std::string& text) {
-  const int life = replica.life, aborts = aborts_;
-  const int64_t begun = replica.version;
+  const int life = replica.life;
+  const absl::Status aborted = absl::CancelledError("aborted");
+  if (aborts != aborts_) return aborted;
+  const bool goes_on = WasCut(rollout);
+  const int64_t begun = goes_on ? rollout.spans.back().version.value() : replica.version;
   scheduler_.SleepFor(absl::Seconds(3 * random_.Uniform()));
   if (life != replica.life) return Away();
-  if (aborts != aborts_) return absl::CancelledError("aborted");
-  if (IsLost(lost_samples_)) return absl::InternalError("the sample is lost");
-  const Response said = Respond(seed, sample, turn, begun, replica.version);
+  const Response said = Respond(seed, rollout.sample, turn, begun, replica.version);
   const bool lie = scenario_.plant == Plant::kOldWeightsDenied;
-  Append(said.text.substr(0, static_cast<size_t>(said.slash)), Origin::kSampled,
-         lie ? said.ended : said.begun, rollout);
+  if (!goes_on) {
+    Append(said.text.substr(0, static_cast<size_t>(said.slash)), Origin::kSampled,
+           lie ? said.ended : said.begun, rollout);
+  }
+  rollout.finish_reason = rl::FinishReason::kCancelled;
+  if (aborts != aborts_) return aborted;
+  if (IsLost(lost_samples_)) return absl::InternalError("the sample is lost");
   Append(said.text.substr(static_cast<size_t>(said.slash)), Origin::kSampled, said.ended, rollout);
+  rollout.finish_reason = rl::FinishReason::kStop;
+  if (goes_on) ++continued_;
   text = said.text;
   return absl::OkStatus();
 }
@@ -201,15 +213,25 @@ absl::Status SimInference::Say(Replica& replica, uint64_t seed, int32_t sample, 
 absl::StatusOr<Samples> SimInference::Serve(Replica& replica, const GenerateCall& call) {
   RETURN_IF_ERROR(MaySample(replica, call.min_version));
   const Running running(replica);
+  const int aborts = aborts_;
   Samples samples;
   for (int32_t number = call.first_sample; number < call.first_sample + call.n; ++number) {
     orchestrator::Sample sample{.sample = number};
     sample.rollout = Started(call.request_id, call.prompt, call.sampling.seed);
     sample.rollout.sample = number;
     sample.rollout.greedy = call.sampling.temperature == 0;
+    for (const rl::Rollout& begun : call.begun) {
+      if (begun.sample == number) sample.rollout = begun;
+    }
     const absl::Status status =
-        Say(replica, call.sampling.seed, number, 0, sample.rollout, sample.text);
-    samples.push_back(status.ok() ? std::move(sample) : Failed(number, status));
+        Say(replica, aborts, call.sampling.seed, 0, sample.rollout, sample.text);
+    if (status.ok()) {
+      samples.push_back(std::move(sample));
+      continue;
+    }
+    samples.push_back(Failed(number, status));
+    const bool handed_on = absl::IsCancelled(status) && WasCut(sample.rollout);
+    if (handed_on) samples.back().rollout = std::move(sample.rollout);
   }
   return samples;
 }
@@ -274,7 +296,7 @@ absl::StatusOr<orchestrator::Sample> SimInference::ServeStep(Replica& replica,
   Append(step.new_ids, Origin::kInjected, replica.version, rollout);
   const auto turn = static_cast<int32_t>(
       std::count(rollout.tokens.begin(), rollout.tokens.end(), kObservation[0]));
-  const absl::Status status = Say(replica, rollout.seed, 0, turn, rollout, sample.text);
+  const absl::Status status = Say(replica, aborts_, rollout.seed, turn, rollout, sample.text);
   if (!status.ok()) return Failed(0, status);
   // It may have been deleted meanwhile.
   const auto still = replica.sessions.find(step.session.id);

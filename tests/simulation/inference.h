@@ -27,6 +27,7 @@ class SimInference final : public orchestrator::InferenceClient {
   void End() { ending_ = true; }  // the replicas follow no longer
   size_t replicas() const { return replicas_.size(); }
   int64_t open_sessions() const;
+  int64_t continued() const { return continued_; }  // samples that ended behind a cut
 
   absl::StatusOr<orchestrator::ModelFacts> Describe() override;
   absl::StatusOr<std::vector<orchestrator::Sample>> Generate(
@@ -56,9 +57,10 @@ class SimInference final : public orchestrator::InferenceClient {
   absl::StatusOr<std::string> ReadVersion(Replica& replica, int64_t version) const;
   absl::StatusOr<int64_t> Newest(const Replica& replica) const;
   absl::Status MaySample(const Replica& replica, std::optional<PolicyVersion> min_version) const;
-  // Appends a response; false: the replica died, or was told to stop, meanwhile.
-  absl::Status Say(Replica& replica, uint64_t seed, int32_t sample, int32_t turn,
-                   rl::Rollout& rollout, std::string& text);
+  // Appends a response, or what is left of one that was cut. What there is by then stands there,
+  // too, when the replica died or there were more than `aborts` aborts.
+  absl::Status Say(Replica& replica, int aborts, uint64_t seed, int32_t turn, rl::Rollout& rollout,
+                   std::string& text);
   absl::StatusOr<std::vector<orchestrator::Sample>> Serve(Replica& replica,
                                                           const orchestrator::GenerateCall& call);
   absl::StatusOr<orchestrator::Sample> ServeStep(Replica& replica,
@@ -77,6 +79,7 @@ class SimInference final : public orchestrator::InferenceClient {
   int lost_samples_ = 0, lost_sessions_ = 0;  // the next ones
   int made_sessions_ = 0;
   int aborts_ = 0;
+  int64_t continued_ = 0;
   int asking_ = 0, playing_ = 0;  // requests and sessions of the orchestrator, now
 };
 

@@ -86,6 +86,7 @@ class Simulation {
     outcome.digest = history_.digest();
     outcome.events = history_.events();
     outcome.turns = scheduler_.turns();
+    outcome.continued = inference_.continued();
     return outcome;
   }
 

@@ -71,21 +71,26 @@ int64_t FromEnvironment(const char* name, int64_t otherwise) {
 TEST(SimulationTest, NoPromiseIsBrokenWhateverGoesWrong) {
   const int64_t first = FromEnvironment("PALIMPSEST_SIMULATION_FIRST", 1);
   const int64_t seeds = FromEnvironment("PALIMPSEST_SIMULATION_SEEDS", kSeeds);
-  int64_t broken = 0, events = 0, attempts = 0, turns = 0;
+  int64_t broken = 0, events = 0, attempts = 0, turns = 0, continued = 0;
   double hours = 0;
   for (int64_t seed = first; seed < first + seeds && broken < 5; ++seed) {
     const Outcome outcome = HistoryOf(static_cast<uint64_t>(seed));
     events += outcome.events;
     attempts += outcome.attempts;
     turns += outcome.turns;
+    continued += outcome.continued;
     hours += outcome.seconds / 3600;
     if (outcome.broken.empty()) continue;
     ++broken;
     ADD_FAILURE() << Story(static_cast<uint64_t>(seed), outcome);
   }
-  std::printf("%ld histories from seed %ld: %ld events, %ld starts, %ld turns, %.1f hours\n",
-              static_cast<long>(seeds), static_cast<long>(first), static_cast<long>(events),
-              static_cast<long>(attempts), static_cast<long>(turns), hours);
+  EXPECT_TRUE(continued > 0 || seeds < kSeeds) << "no sample was cut and went on";
+  std::printf(
+      "%ld histories from seed %ld: %ld events, %ld starts, %ld turns, %ld samples cut and gone "
+      "on, "
+      "%.1f hours\n",
+      static_cast<long>(seeds), static_cast<long>(first), static_cast<long>(events),
+      static_cast<long>(attempts), static_cast<long>(turns), static_cast<long>(continued), hours);
 }
 
 TEST(SimulationTest, ASeedHasOneHistory) {

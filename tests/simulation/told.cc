@@ -84,7 +84,7 @@ std::string PromptText(const orchestrator::Episode& episode) {
 
 Response Respond(uint64_t seed, int32_t sample, int32_t turn, int64_t begun, int64_t ended) {
   const uint64_t mixed = MixSeed({seed, static_cast<uint64_t>(sample), static_cast<uint64_t>(turn),
-                                  static_cast<uint64_t>(begun), static_cast<uint64_t>(ended)});
+                                  static_cast<uint64_t>(begun)});
   Response said{.begun = begun,
                 .ended = ended,
                 .sample = sample,

@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_replace.h"
+#include "services/inference/core/begun.h"
 #include "services/inference/core/page_pool.h"
 
 namespace palimpsest::inference {
@@ -123,6 +124,7 @@ absl::Status CheckRequest(const GenerationRequest& r, const ModelInfo& model, co
     return absl::InvalidArgumentError(
         "context: turns and manual events belong to sessions, not to Generate");
   }
+  RETURN_IF_ERROR(CheckBegun(r, model));
   const int64_t bytes = BytesNeeded(r, model);
   if (bytes > limits.kv_pool_bytes) {
     return absl::ResourceExhaustedError(

@@ -31,6 +31,10 @@ struct GenerationRequest {
   int32_t priority = 0;  // higher goes first
   absl::Time deadline = absl::InfiniteFuture();
   std::optional<SessionStep> step;  // absent: a sequence of its own
+  // Samples among the n that were cut, by an abort or a server that went away: they go on behind
+  // their last token. Their logs are replayed into new caches (kv epoch + 1), their ends tell the
+  // whole of them, what is told of tokens and events on the way is new.
+  std::vector<rl::Rollout> begun;
 };
 
 // The likeliest tokens of a position, likeliest first, ties to the lower id.

@@ -11,6 +11,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/synchronization/mutex.h"
 #include "services/inference/core/admission.h"
+#include "services/inference/core/begun.h"
 #include "services/inference/core/fair_order.h"
 #include "services/inference/engine/engine_factory.h"
 #include "services/inference/engine/running_batch_torch.h"
@@ -353,17 +354,20 @@ class DecodeEngine final : public Engine, public Sessions {
       return true;
     });
     // The latest tag first: each lets those behind it move up.
-    std::sort(gone.begin(), gone.end(), [](const auto& a, const auto& b) { return a->tag > b->tag; });
+    std::sort(gone.begin(), gone.end(),
+              [](const auto& a, const auto& b) { return a->tag > b->tag; });
     for (const auto& s : gone) {
       const absl::Status status =
           s->cancelled ? s->cancel_status
                        : absl::DeadlineExceededError("the deadline passed in the queue");
       for (int32_t i = 0; i < s->request.n; ++i) {
-        s->sink->OnFailure({.sample = s->request.first_sample + i,
-                            .status = status,
-                            .retryable = false,
-                            .outcome = rl::Outcome::kCancelled,
-                            .partial = {}});
+        Failure told{.sample = s->request.first_sample + i,
+                     .status = status,
+                     .retryable = false,
+                     .outcome = rl::Outcome::kCancelled,
+                     .partial = {}};
+        if (const rl::Rollout* begun = FindBegun(s->request, told.sample)) told.partial = *begun;
+        s->sink->OnFailure(std::move(told));
       }
       queued_ -= s->request.n;
       if (s->request.step) sessions_.Release(s->request.step->id);

@@ -46,6 +46,30 @@ std::unique_ptr<Sequence> RunningBatch::NewSequence(std::shared_ptr<RequestState
   return s;
 }
 
+// As one that gave its cache back: its log stands, Resume has it replayed.
+std::unique_ptr<Sequence> RunningBatch::BegunSequence(std::shared_ptr<RequestState> owner,
+                                                      const rl::Rollout& begun) {
+  auto s = NewSequence(std::move(owner), begun.sample);
+  s->tokens = begun.tokens;
+  s->origins = begun.origins;
+  s->logprobs = begun.logprobs;
+  s->events = begun.events;
+  s->spans = begun.spans;
+  s->kv_epoch = begun.spans.empty() ? 1 : begun.spans.back().kv_epoch + 1;
+  s->mixed_sampling = begun.truncated_sampling;
+  s->started -= absl::Seconds(begun.seconds);
+  for (size_t i = static_cast<size_t>(s->prompt_tokens); i < s->tokens.size(); ++i) {
+    if (s->origins[i] != rl::Origin::kSampled) {
+      s->since_message = 0;
+      continue;
+    }
+    s->CountSampled(s->tokens[i]);
+    TokenChunk told{.ids = {s->tokens[i]}};
+    AcceptText(*s, told);
+  }
+  return s;
+}
+
 void RunningBatch::StartText(Sequence& s) const {
   if (!tokenizer_) return;
   s.decoder.emplace(tokenizer_, true);
@@ -102,8 +126,8 @@ std::vector<DueEvent> RunningBatch::FindDueEvents() {
   for (Group& g : groups_) {
     if (Consider(*g.prompt, due)) continue;
     g.prompt->stopped = StopCause::kLength;  // all its samples end before their first token
-    for (; g.started < g.owner->request.n; ++g.started) {
-      auto s = NewSequence(g.owner, g.owner->request.first_sample + g.started);
+    for (; !g.to_start.empty(); g.to_start.pop_front()) {
+      auto s = NewSequence(g.owner, g.to_start.front());
       s->events = g.prompt->events;
       s->stopped = StopCause::kLength;
       End(*s);
@@ -255,10 +279,11 @@ void RunningBatch::Draw(const StepOutput& output, const std::vector<StepItem>& i
 void RunningBatch::StartSamples() {
   for (auto g = groups_.begin(); g != groups_.end();) {
     const GenerationRequest& r = g->owner->request;
-    while (!g->logits.empty() && g->started < r.n &&
+    while (!g->logits.empty() && !g->to_start.empty() &&
            static_cast<int64_t>(running_.size()) < limits_.max_running &&
            (running_.empty() || RoomFor(QueryBytes(r, model_) + Headroom()))) {
-      auto s = NewSequence(g->owner, r.first_sample + g->started++);
+      auto s = NewSequence(g->owner, g->to_start.front());
+      g->to_start.pop_front();
       s->cache = g->prompt->cache->Fork();
       s->events = g->prompt->events;
       s->events_in_cache = s->events.size();
@@ -268,7 +293,7 @@ void RunningBatch::StartSamples() {
       running_.push_back(std::move(s));
       Accept(*running_.back(), g->logits, g->logits_version);
     }
-    g = g->started < r.n ? std::next(g) : groups_.erase(g);
+    g = g->to_start.empty() ? groups_.erase(g) : std::next(g);
   }
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "services/inference/core/admission.h"
+#include "services/inference/core/begun.h"
 #include "services/inference/engine/running_batch_torch.h"
 
 // Who has memory: admission by what is free, the youngest gives way, and comes back by its log.
@@ -74,7 +75,13 @@ void RunningBatch::Admit(std::shared_ptr<RequestState> owner, PolicyVersion vers
   }
   owner->order = admitted_++;
   if (owner->request.step) return AdmitStep(std::move(owner), version);
-  groups_.push_back({.owner = owner, .prompt = NewSequence(owner, -1)});
+  const GenerationRequest& r = owner->request;
+  for (const rl::Rollout& begun : r.begun) preempted_.push_back(BegunSequence(owner, begun));
+  const std::vector<int32_t> to_start = SamplesToStart(r);
+  if (to_start.empty()) return;
+  groups_.push_back({.owner = owner,
+                     .prompt = NewSequence(owner, -1),
+                     .to_start = {to_start.begin(), to_start.end()}});
   groups_.back().prompt->cache = NewCache(owner->request);
   AdoptPrefix(*groups_.back().prompt);
 }
@@ -181,6 +188,7 @@ void RunningBatch::Resume() {
     }
     const bool is_group = sample == preempted_.end() || (group && Older(group->prompt, *sample));
     if (is_group && !group) return;
+    if (!is_group && std::ssize(running_) >= limits_.max_running) return;
     Sequence& next = is_group ? *group->prompt : **sample;
     const GenerationRequest& r = next.owner->request;
     const int64_t bytes = RebuildBytes(r, static_cast<int32_t>(next.tokens.size()), model_);

@@ -54,7 +54,7 @@ class RunningBatch {
     std::unique_ptr<Sequence> prompt;
     std::vector<float> logits;  // of the prompt's last row, once it is processed
     PolicyVersion logits_version;
-    int32_t started = 0;
+    std::deque<int32_t> to_start;  // samples, ascending
   };
 
   void CheckPages() const;
@@ -94,6 +94,8 @@ class RunningBatch {
   void AdmitStep(std::shared_ptr<RequestState> owner, PolicyVersion version);
   void StartText(Sequence& s) const;
   std::unique_ptr<Sequence> NewSequence(std::shared_ptr<RequestState> owner, int32_t sample);
+  std::unique_ptr<Sequence> BegunSequence(std::shared_ptr<RequestState> owner,
+                                          const rl::Rollout& begun);
   void Accept(Sequence& s, std::span<const float> logits, PolicyVersion version);
   void AcceptText(Sequence& s, TokenChunk& chunk);
   void Inject(Sequence& s, PolicyVersion version);

@@ -50,9 +50,7 @@ void RunningBatch::Accept(Sequence& s, std::span<const float> logits, PolicyVers
   s.origins.push_back(rl::Origin::kSampled);
   s.logprobs.push_back(draw.logprob);
   s.AddSpan(version, 1);
-  ++s.counts[draw.token];
-  ++s.sampled;
-  ++s.since_message;
+  s.CountSampled(draw.token);
   const absl::Time now = clock_.Now();
   (s.sampled == 1 ? observer_.first_token
                   : observer_.token_gap)(absl::ToDoubleSeconds(now - s.last_token));
@@ -157,8 +155,8 @@ void RunningBatch::Fail(Sequence& s, const absl::Status& status, bool retryable,
 void RunningBatch::FailGroup(Group& g, const absl::Status& status, bool retryable,
                              rl::Outcome outcome) {
   g.prompt->stopped = StopCause::kLength;
-  for (int32_t i = g.started; i < g.owner->request.n; ++i) {
-    g.owner->sink->OnFailure({.sample = g.owner->request.first_sample + i,
+  for (const int32_t sample : g.to_start) {
+    g.owner->sink->OnFailure({.sample = sample,
                               .status = status,
                               .retryable = retryable,
                               .outcome = outcome,

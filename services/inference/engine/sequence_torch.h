@@ -164,6 +164,11 @@ struct Sequence {
   context::PolicyInput PolicyView() const { return PolicyView(cache->state()); }
   // A session's step that makes an event and no token.
   bool compacts_only() const { return owner->request.step && owner->request.step->compact; }
+  void CountSampled(int32_t token) {
+    ++counts[token];
+    ++sampled;
+    ++since_message;
+  }
   // The same log, for another session; pages are shared.
   std::unique_ptr<Sequence> Fork() const;
   // Nothing of the step before is left but the log and the cache.

@@ -167,6 +167,10 @@ absl::StatusOr<GenerationRequest> ParseGenerate(const v1::GenerateRequest& proto
     ASSIGN_OR_RETURN(request.budget_messages,
                      ParseBudgetMessages(proto.budget_messages(), tokenizer));
   }
+  for (int i = 0; i < proto.begun_size(); ++i) {
+    ASSIGN_OR_RETURN(request.begun.emplace_back(),
+                     wire::FromProto(proto.begun(i), wire::Item("begun", i)));
+  }
   return request;
 }
 

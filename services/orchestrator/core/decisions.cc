@@ -131,4 +131,14 @@ std::vector<SampleRun> MissingSamples(const std::vector<int32_t>& have, int32_t 
   return runs;
 }
 
+VersionRange VersionsOf(const std::vector<rl::Span>& spans) {
+  if (spans.empty()) return {};
+  VersionRange range{spans.front().version.value(), spans.front().version.value()};
+  for (const rl::Span& span : spans) {
+    range.min = std::min(range.min, span.version.value());
+    range.max = std::max(range.max, span.version.value());
+  }
+  return range;
+}
+
 }  // namespace palimpsest::orchestrator

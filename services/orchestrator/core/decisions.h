@@ -89,4 +89,12 @@ struct SampleRun {
 };
 std::vector<SampleRun> MissingSamples(const std::vector<int32_t>& have, int32_t samples);
 
+// Of the weights that made a rollout; 0 without any.
+struct VersionRange {
+  int64_t min = 0;
+  int64_t max = 0;
+  bool operator==(const VersionRange&) const = default;
+};
+VersionRange VersionsOf(const std::vector<rl::Span>& spans);
+
 }  // namespace palimpsest::orchestrator

@@ -100,17 +100,18 @@ struct GenerateCall {
   rl::SamplingParams sampling;
   context::ContextPolicy context;
   std::optional<PolicyVersion> min_version;
-  size_t replica = 0;  // taken modulo the number of replicas
+  size_t replica = 0;                   // taken modulo the number of replicas
+  std::vector<rl::Rollout> begun = {};  // of the n, ascending: those that go on where they were cut
 };
 
-// What became of one sample: a rollout with its text, or a failure.
+// What became of one sample: a rollout with its text, or a failure with what there was by then.
 struct Sample {
   int32_t sample = 0;
   absl::Status status;
   rl::Outcome outcome = rl::Outcome::kOk;  // kOk iff status is OK
   bool retryable = false;
-  rl::Rollout rollout;
-  std::string text;  // of the sampled tokens, cut at a stop string
+  rl::Rollout rollout;  // of a failure: no tokens when there is nothing
+  std::string text;     // of the sampled tokens, cut at a stop string
 };
 
 // A conversation whose KV stays with one replica between its steps.

@@ -31,6 +31,7 @@ absl::Status MeasureOne(const Workplace& place, const Measurement& what,
       .min_version = version,
       .max_tries = place.plan.rl.max_tries};
   ASSIGN_OR_RETURN(Made made, MakeSamples(place, order));
+  if (made.stopped) return Patience::Stopped();
   if (made.rollouts.empty()) {
     Log(Severity::kWarning, "a held-out prompt could not be measured",
         {{"evaluation", what.name}, {"prompt", index}, {"why", made.failure}});

@@ -54,6 +54,8 @@ const std::vector<LaterTable>& LaterTables() {
       {"evaluation_parts",
        "name TEXT, greedy INTEGER, idx INTEGER, parts TEXT NOT NULL, PRIMARY KEY(name, greedy, "
        "idx)"},
+      {"cut_samples",
+       "grp INTEGER, sample INTEGER, text TEXT, bytes BLOB NOT NULL, PRIMARY KEY(grp, sample)"},
       {"unjudged",
        "name TEXT, greedy INTEGER, idx INTEGER, reason TEXT, PRIMARY KEY(name, greedy, idx)"}};
   return *tables;
@@ -248,6 +250,8 @@ absl::Status Ledger::Accept(int64_t group, const std::vector<RolloutRow>& rollou
         static_cast<int64_t>(r.episode.seed), r.episode.index, Blob{r.episode.state},
         static_cast<int64_t>(r.outcome), r.reward, r.reason, r.text, Blob{r.bytes}, r.prompt_tokens,
         r.total_tokens, r.events, r.min_version, r.max_version, absl::ToUnixMillis(now), r.turns));
+    RETURN_IF_ERROR(
+        db_->Change("DELETE FROM cut_samples WHERE grp = ? AND sample = ?", group, r.sample));
     if (r.parts.empty()) continue;
     RETURN_IF_ERROR(
         db_->Change("INSERT OR REPLACE INTO rollout_parts VALUES(?, ?)", r.id, Dump(r.parts)));
@@ -262,8 +266,22 @@ absl::Status Ledger::Accept(int64_t group, const std::vector<RolloutRow>& rollou
 
 absl::Status Ledger::DropGroup(int64_t group, const std::string& why) {
   absl::MutexLock lock(&mu_);
-  return db_->Change("UPDATE prompt_groups SET state = ?, note = ? WHERE id = ?",
-                     ToInt(GroupState::kDropped), why, group);
+  ASSIGN_OR_RETURN(Transaction transaction, Transaction::Begin(*db_));
+  RETURN_IF_ERROR(db_->Change("DELETE FROM cut_samples WHERE grp = ?", group));
+  RETURN_IF_ERROR(db_->Change("UPDATE prompt_groups SET state = ?, note = ? WHERE id = ?",
+                              ToInt(GroupState::kDropped), why, group));
+  return transaction.Commit();
+}
+
+absl::Status Ledger::KeepCut(int64_t group, const std::vector<CutRow>& cut) {
+  absl::MutexLock lock(&mu_);
+  ASSIGN_OR_RETURN(Transaction transaction, Transaction::Begin(*db_));
+  RETURN_IF_ERROR(db_->Change("DELETE FROM cut_samples WHERE grp = ?", group));
+  for (const CutRow& row : cut) {
+    RETURN_IF_ERROR(db_->Change("INSERT INTO cut_samples VALUES(?, ?, ?, ?)", group, row.sample,
+                                row.text, Blob{row.bytes}));
+  }
+  return transaction.Commit();
 }
 
 absl::Status Ledger::DropRollouts(const std::vector<std::string>& ids, const std::string& why) {

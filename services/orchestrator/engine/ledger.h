@@ -104,6 +104,13 @@ struct RunRow {
   absl::Time seen;   // the last beat of the latest
 };
 
+// A sample of a group that the end of an attempt cut off, or left without its judgement.
+struct CutRow {
+  int32_t sample = 0;
+  std::string text;   // of one that had ended
+  std::string bytes;  // of the rollout, as far as it came
+};
+
 // What is true about a run, in one SQLite file. A call that changes something returns when it is on
 // the disk, or has changed nothing. Any thread; `Open` refuses the ledger of another run or seed.
 class Ledger {
@@ -149,6 +156,9 @@ class Ledger {
   absl::Status Accept(int64_t group, const std::vector<RolloutRow>& rollouts, bool whole,
                       absl::Time now);
   absl::Status DropGroup(int64_t group, const std::string& why);
+  // In the place of what was kept of the group before. A sample that is accepted is kept no longer.
+  absl::Status KeepCut(int64_t group, const std::vector<CutRow>& cut);
+  absl::StatusOr<std::vector<CutRow>> Cut(int64_t group) const;  // ascending by sample
   // Groups that were dropped after the latest one that is in a batch.
   absl::StatusOr<int64_t> DroppedSinceBatch() const;
   // Accepted rollouts of a group, by sample, with their bytes.

@@ -283,6 +283,20 @@ absl::StatusOr<std::vector<EvaluationRow>> Ledger::Evaluations(const std::string
   }
 }
 
+absl::StatusOr<std::vector<CutRow>> Ledger::Cut(int64_t group) const {
+  absl::MutexLock lock(&mu_);
+  ASSIGN_OR_RETURN(
+      Statement rows,
+      db_->Query("SELECT sample, text, bytes FROM cut_samples WHERE grp = ? ORDER BY sample",
+                 group));
+  std::vector<CutRow> cut;
+  for (;;) {
+    ASSIGN_OR_RETURN(const bool more, rows.Next());
+    if (!more) return cut;
+    cut.push_back({static_cast<int32_t>(rows.Int(0)), rows.Text(1), rows.Text(2)});
+  }
+}
+
 absl::StatusOr<std::vector<UnjudgedRow>> Ledger::Unjudged(const std::string& name,
                                                           bool greedy) const {
   absl::MutexLock lock(&mu_);

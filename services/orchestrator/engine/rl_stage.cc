@@ -18,7 +18,9 @@ constexpr absl::Duration kLook = absl::Milliseconds(200);
 
 }  // namespace
 
-RlStage::~RlStage() {
+RlStage::~RlStage() { AwaitWorkers(); }
+
+void RlStage::AwaitWorkers() {
   const auto idle = [this]()
                         ABSL_SHARED_LOCKS_REQUIRED(inbox_->mu) { return inbox_->working == 0; };
   absl::MutexLock lock(&inbox_->mu);
@@ -26,6 +28,14 @@ RlStage::~RlStage() {
 }
 
 absl::Status RlStage::Run() {
+  const absl::Status ended = Loop();
+  if (ended.ok() || !place_.patience.stopping()) return ended;
+  AwaitWorkers();
+  RETURN_IF_ERROR(TakeAnswers());
+  return Patience::Stopped();
+}
+
+absl::Status RlStage::Loop() {
   RETURN_IF_ERROR(Load());
   for (;;) {
     if (place_.patience.stopping()) return Patience::Stopped();
@@ -120,9 +130,11 @@ absl::StatusOr<std::string> RlStage::NextTask() const {
 
 absl::Status RlStage::Admit() {
   GroupRow group;
+  CutSamples cut;
   if (!reopened_.empty()) {
     group = reopened_.begin()->second;
     reopened_.erase(reopened_.begin());
+    ASSIGN_OR_RETURN(cut, CutOf(group.id));
   } else {
     ASSIGN_OR_RETURN(const std::string task, NextTask());
     ASSIGN_OR_RETURN(group, place_.ledger.OpenGroup(task));
@@ -140,7 +152,8 @@ absl::Status RlStage::Admit() {
                     .max_tokens = place_.plan.rl.max_tokens,
                     .context = policy,
                     .min_version = training_.version(),
-                    .max_tries = place_.plan.rl.max_tries};
+                    .max_tries = place_.plan.rl.max_tries,
+                    .cut = std::move(cut)};
   working_.insert(group.id);
   {
     absl::MutexLock lock(&inbox_->mu);
@@ -171,7 +184,10 @@ absl::Status RlStage::TakeAnswers() {
     absl::MutexLock lock(&inbox_->mu);
     answers.swap(inbox_->answers);
   }
-  for (Answer& answer : answers) RETURN_IF_ERROR(TakeAnswer(answer));
+  for (Answer& answer : answers) {
+    const bool nothing = !answer.made.ok() && place_.patience.stopping();
+    if (!nothing) RETURN_IF_ERROR(TakeAnswer(answer));
+  }
   return absl::OkStatus();
 }
 
@@ -179,7 +195,7 @@ absl::Status RlStage::TakeAnswer(Answer& answer) {
   working_.erase(answer.group);
   RETURN_IF_ERROR(answer.made.status());
   const Made& made = *answer.made;
-  const bool whole = made.failure.empty();
+  const bool whole = made.failure.empty() && !made.stopped;
   RETURN_IF_ERROR(place_.ledger.Accept(answer.group, made.rollouts, whole, place_.clock.Now()));
   ASSIGN_OR_RETURN(const auto counts, place_.ledger.Counts());
   place_.board.Update([&](Progress& p) {
@@ -192,6 +208,7 @@ absl::Status RlStage::TakeAnswer(Answer& answer) {
                   {rl::Outcome::kInfraFailed, count("infra_failed")},
                   {rl::Outcome::kCancelled, count("cancelled")}};
   });
+  if (made.stopped) return KeepCut(answer.group, made.cut);
   if (whole) {
     dropped_in_a_row_ = 0;
     return TakeWhole(answer.group);
@@ -201,6 +218,29 @@ absl::Status RlStage::TakeAnswer(Answer& answer) {
   if (++dropped_in_a_row_ < kMaxDroppedInARow) return absl::OkStatus();
   return absl::InternalError(absl::StrFormat("%d groups in a row could not be made; the last: %s",
                                              dropped_in_a_row_, made.failure));
+}
+
+absl::Status RlStage::KeepCut(int64_t group, const CutSamples& cut) {
+  std::vector<CutRow> rows;
+  for (const auto& [sample, what] : cut) {
+    rows.push_back({sample, what.text, place_.peers.codec.Encode(what.rollout)});
+  }
+  Log(Severity::kInfo, "a group is left with what there is of it",
+      {{"group", group}, {"cut", rows.size()}});
+  return place_.ledger.KeepCut(group, rows);
+}
+
+// Those of weights that are abandoned, or that would be too old for the batch, are of no use.
+absl::StatusOr<CutSamples> RlStage::CutOf(int64_t group) const {
+  ASSIGN_OR_RETURN(const std::vector<CutRow> rows, place_.ledger.Cut(group));
+  CutSamples cut;
+  for (const CutRow& row : rows) {
+    ASSIGN_OR_RETURN(rl::Rollout rollout, place_.peers.codec.Decode(row.bytes));
+    const std::optional<int64_t> made_at = training_.OldestStep(VersionsOf(rollout.spans));
+    if (!made_at || Staleness(*made_at, training_.step()) > place_.plan.rl.max_staleness) continue;
+    cut[row.sample] = {std::move(rollout), row.text};
+  }
+  return cut;
 }
 
 // A whole group is trained on, unless it has nothing to learn from.

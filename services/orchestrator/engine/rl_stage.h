@@ -50,7 +50,9 @@ class RlStage {
     absl::Duration busy ABSL_GUARDED_BY(mu) = absl::ZeroDuration();
   };
 
+  absl::Status Loop();
   absl::Status Load();
+  void AwaitWorkers();
   absl::StatusOr<RlSnapshot> Look();
   absl::Status Act(RlAction action);
   absl::StatusOr<std::string> NextTask() const;
@@ -58,6 +60,8 @@ class RlStage {
   absl::Status Wait();
   absl::Status TakeAnswers();
   absl::Status TakeAnswer(Answer& answer);
+  absl::Status KeepCut(int64_t group, const CutSamples& cut);
+  absl::StatusOr<CutSamples> CutOf(int64_t group) const;
   absl::Status TakeWhole(int64_t group);
   absl::Status Commit();
   absl::Status LearnVersions(const std::vector<int64_t>& groups);

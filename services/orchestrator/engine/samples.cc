@@ -87,12 +87,9 @@ RolloutRow RowOf(const Workplace& place, const SampleOrder& order, Played played
   row.total_tokens = static_cast<int32_t>(rollout.tokens.size());
   row.turns = played.turns;
   row.events = static_cast<int32_t>(rollout.events.size());
-  for (const rl::Span& span : rollout.spans) {
-    const int64_t version = span.version.value();
-    row.min_version =
-        &span == &rollout.spans.front() ? version : std::min(row.min_version, version);
-    row.max_version = std::max(row.max_version, version);
-  }
+  const VersionRange versions = VersionsOf(rollout.spans);
+  row.min_version = versions.min;
+  row.max_version = versions.max;
   row.bytes = place.peers.codec.Encode(rollout);
   return row;
 }
@@ -110,65 +107,147 @@ absl::StatusOr<std::vector<Played>> AskFor(const Workplace& place, const Prompt&
   return played;
 }
 
-// One round over the missing samples. `have` grows by what was made.
-absl::Status TryMissing(const Workplace& place, const SampleOrder& order, const Prompt& prompt,
-                        const Framing& framing, GenerateCall& call, std::vector<int32_t>& have,
-                        Made& made) {
-  for (const SampleRun& run : MissingSamples(have, order.samples)) {
-    const int32_t tries = order.tries + ++made.tries;
-    call.request_id = absl::StrFormat("%s.%d.%d", order.id, run.first, tries);
-    call.first_sample = run.first;
-    call.n = run.n;
-    ASSIGN_OR_RETURN(std::vector<Played> answers, AskFor(place, prompt, framing, call));
-    for (Played& played : answers) {
-      const Sample& sample = played.sample;
-      if (!sample.status.ok()) {
-        if (place.patience.stopping()) return Patience::Stopped();
-        made.failure = sample.status.ToString();
-        RETURN_IF_ERROR(CountLoss(place, sample.outcome, made.failure));
-        continue;
-      }
-      // Turns were stepped: their responses stand in the episode.
-      const std::string response = prompt.max_turns > 0 ? "" : sample.text;
-      ASSIGN_OR_RETURN(const Verdict verdict, Judge(place, order, played.episode, response));
-      if (verdict.outcome != rl::Outcome::kOk) {
-        made.failure = verdict.reason;
-        RETURN_IF_ERROR(CountLoss(place, verdict.outcome, verdict.reason));
-        continue;
-      }
-      have.push_back(sample.sample);
-      made.rollouts.push_back(RowOf(place, order, std::move(played), verdict, tries));
-      place.metrics.rollouts.With({"ok"}).Add();
+// The samples of one order, on their way.
+class Making {
+ public:
+  Making(const Workplace& place, const SampleOrder& order, const Prompt& prompt,
+         const Framing& framing, GenerateCall call, Made& made)
+      : place_(place),
+        order_(order),
+        prompt_(prompt),
+        framing_(framing),
+        call_(std::move(call)),
+        made_(made),
+        have_(order.have) {}
+
+  absl::Status Run() {
+    RETURN_IF_ERROR(JudgeEnded());
+    for (int32_t i = 0; i < order_.max_tries; ++i) {
+      made_.failure.clear();
+      RETURN_IF_ERROR(TryMissing());
+      if (made_.failure.empty()) break;
     }
+    return absl::OkStatus();
   }
-  std::sort(have.begin(), have.end());
-  return absl::OkStatus();
-}
 
-}  // namespace
+ private:
+  // Those of an earlier order that lack their judgement alone.
+  absl::Status JudgeEnded() {
+    const CutSamples cut = made_.cut;
+    for (const auto& [number, sample] : cut) {
+      if (!sample.ended()) continue;
+      Played played{{.sample = number, .rollout = sample.rollout, .text = sample.text},
+                    prompt_.episode};
+      RETURN_IF_ERROR(Take(std::move(played), order_.tries));
+    }
+    std::sort(have_.begin(), have_.end());
+    return absl::OkStatus();
+  }
 
-absl::StatusOr<Made> MakeSamples(const Workplace& place, const SampleOrder& order) {
-  Made made;
+  // One round over the missing samples.
+  absl::Status TryMissing() {
+    for (const SampleRun& run : MissingSamples(have_, order_.samples)) {
+      const int32_t tries = order_.tries + ++made_.tries;
+      call_.request_id = absl::StrFormat("%s.%d.%d", order_.id, run.first, tries);
+      call_.first_sample = run.first;
+      call_.n = run.n;
+      ASSIGN_OR_RETURN(std::vector<Played> answers, Ask());
+      absl::Status first;
+      for (Played& played : answers) first.Update(Take(std::move(played), tries));
+      RETURN_IF_ERROR(first);
+      if (place_.patience.stopping()) return Patience::Stopped();
+    }
+    std::sort(have_.begin(), have_.end());
+    return absl::OkStatus();
+  }
+
+  // A log that inference does not take, of another model say, is of no use: the sample begins anew.
+  absl::StatusOr<std::vector<Played>> Ask() {
+    call_.begun.clear();
+    for (int32_t number = call_.first_sample; number < call_.first_sample + call_.n; ++number) {
+      const auto cut = made_.cut.find(number);
+      if (cut != made_.cut.end()) call_.begun.push_back(cut->second.rollout);
+    }
+    if (call_.begun.empty()) return AskFor(place_, prompt_, framing_, call_);
+    Log(Severity::kInfo, "samples go on from their logs",
+        {{"request", call_.request_id}, {"samples", call_.begun.size()}});
+    absl::StatusOr<std::vector<Played>> answers = AskFor(place_, prompt_, framing_, call_);
+    if (!absl::IsInvalidArgument(answers.status())) return answers;
+    Log(Severity::kWarning, "they begin anew", {{"why", answers.status().ToString()}});
+    for (const rl::Rollout& begun : call_.begun) made_.cut.erase(begun.sample);
+    call_.begun.clear();
+    return AskFor(place_, prompt_, framing_, call_);
+  }
+
+  absl::Status Take(Played played, int32_t tries) {
+    Sample& sample = played.sample;
+    if (!sample.status.ok()) return TakeLost(sample);
+    // Turns were stepped: their responses stand in the episode.
+    const bool turns = prompt_.max_turns > 0;
+    const absl::StatusOr<Verdict> verdict =
+        Judge(place_, order_, played.episode, turns ? "" : sample.text);
+    if (!verdict.ok()) {
+      if (!turns) made_.cut[sample.sample] = {std::move(sample.rollout), std::move(sample.text)};
+      return verdict.status();
+    }
+    const bool continued = made_.cut.erase(sample.sample) > 0;
+    if (verdict->outcome != rl::Outcome::kOk) {
+      made_.failure = verdict->reason;
+      return CountLoss(place_, verdict->outcome, verdict->reason);
+    }
+    have_.push_back(sample.sample);
+    made_.rollouts.push_back(RowOf(place_, order_, std::move(played), *verdict, tries));
+    place_.metrics.rollouts.With({"ok"}).Add();
+    return continued ? place_.ledger.Count("continued", 1) : absl::OkStatus();
+  }
+
+  // What a failure leaves is not trusted, what somebody cut off is.
+  absl::Status TakeLost(Sample& sample) {
+    const bool cut = sample.outcome == rl::Outcome::kCancelled && !sample.rollout.tokens.empty();
+    if (cut && prompt_.max_turns == 0) {
+      made_.cut[sample.sample] = {std::move(sample.rollout), ""};
+    } else if (!place_.patience.stopping()) {
+      made_.cut.erase(sample.sample);
+    }
+    if (place_.patience.stopping()) return absl::OkStatus();
+    made_.failure = sample.status.ToString();
+    return CountLoss(place_, sample.outcome, made_.failure);
+  }
+
+  const Workplace& place_;
+  const SampleOrder& order_;
+  const Prompt& prompt_;
+  const Framing& framing_;
+  GenerateCall call_;
+  Made& made_;
+  std::vector<int32_t> have_;
+};
+
+absl::Status Make(const Workplace& place, const SampleOrder& order, Made& made) {
   const absl::StatusOr<Prompt> answer =
       AskTask(place, "env.reset", [&] { return place.peers.env.Reset(order.episode); });
   if (TaskFailed(answer.status())) {
     made.failure = answer.status().ToString();
-    RETURN_IF_ERROR(CountLoss(place, OutcomeOf(answer.status()), made.failure));
-    return made;
+    return CountLoss(place, OutcomeOf(answer.status()), made.failure);
   }
   RETURN_IF_ERROR(answer.status());
   const Prompt& prompt = *answer;
   ASSIGN_OR_RETURN(const Framing framing, Framing::Of(place, prompt));
   ASSIGN_OR_RETURN(std::vector<int32_t> ids, framing.PromptIds());
-  GenerateCall call = CallFor(order, prompt, framing, std::move(ids));
   made.needs_memory =
       std::find(prompt.tags.begin(), prompt.tags.end(), kNeedsMemory) != prompt.tags.end();
-  std::vector<int32_t> have = order.have;
-  for (int32_t i = 0; i < order.max_tries; ++i) {
-    made.failure.clear();
-    RETURN_IF_ERROR(TryMissing(place, order, prompt, framing, call, have, made));
-    if (made.failure.empty()) break;
-  }
+  return Making(place, order, prompt, framing, CallFor(order, prompt, framing, std::move(ids)),
+                made)
+      .Run();
+}
+
+}  // namespace
+
+absl::StatusOr<Made> MakeSamples(const Workplace& place, const SampleOrder& order) {
+  Made made{.cut = order.cut};
+  const absl::Status status = Make(place, order, made);
+  made.stopped = !status.ok() && place.patience.stopping();
+  if (!made.stopped) RETURN_IF_ERROR(status);
   std::sort(made.rollouts.begin(), made.rollouts.end(),
             [](const RolloutRow& a, const RolloutRow& b) { return a.sample < b.sample; });
   return made;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -7,6 +8,17 @@
 #include "services/orchestrator/engine/workplace.h"
 
 namespace palimpsest::orchestrator {
+
+// What there is of a sample that lacks its end, or only its judgement.
+struct CutSample {
+  rl::Rollout rollout;
+  std::string text;  // of one that had ended
+  bool ended() const {
+    return rollout.finish_reason == rl::FinishReason::kStop ||
+           rollout.finish_reason == rl::FinishReason::kLength;
+  }
+};
+using CutSamples = std::map<int32_t, CutSample>;  // by sample
 
 // Which samples of one prompt are wanted.
 struct SampleOrder {
@@ -22,20 +34,23 @@ struct SampleOrder {
   PolicyVersion min_version;
   int32_t tries = 0;  // made for this order before, in other attempts too
   int32_t max_tries = 1;
+  CutSamples cut = {};  // go on where an earlier order had to leave them
 };
 
 struct Made {
   std::vector<RolloutRow> rollouts;  // judged, ascending by sample
   bool needs_memory = false;
-  int32_t tries = 0;    // requests made now
-  std::string failure;  // why samples are missing; empty when none is
+  int32_t tries = 0;     // requests made now
+  std::string failure;   // why samples are missing; empty when none is
+  bool stopped = false;  // the run was asked to stop before all were there
+  CutSamples cut;        // then: what there is of the others
 };
 
 // Generates what is missing, or plays it turn by turn, and has it judged. A sample that a daemon
 // failed is asked for again under its number; a response that the environment cannot judge is
 // judged again, as a prompt that it raises in is asked for again; all up to max_tries. What was
-// lost is counted by outcome. An error status means
-// that no try can help.
+// lost is counted by outcome. A sample that was cut, with a replica or a run that stops, goes on
+// from its log; episodes of several turns begin anew. An error status means that no try can help.
 absl::StatusOr<Made> MakeSamples(const Workplace& place, const SampleOrder& order);
 
 }  // namespace palimpsest::orchestrator

@@ -283,9 +283,9 @@ absl::Status Training::Publish() {
 
 absl::Status Training::Serve() { return served_step_ == step_ ? absl::OkStatus() : Publish(); }
 
-std::optional<int64_t> Training::OldestStep(const RolloutRow& row) const {
-  const auto first = step_of_version_.find(row.min_version);
-  const auto last = step_of_version_.find(row.max_version);
+std::optional<int64_t> Training::OldestStep(const VersionRange& versions) const {
+  const auto first = step_of_version_.find(versions.min);
+  const auto last = step_of_version_.find(versions.max);
   if (first == step_of_version_.end() || last == step_of_version_.end()) return std::nullopt;
   int64_t oldest = last->second;
   for (auto made = first; made != last; ++made) oldest = std::min(oldest, made->second);

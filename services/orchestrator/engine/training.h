@@ -4,6 +4,7 @@
 #include <optional>
 #include <string>
 
+#include "services/orchestrator/core/decisions.h"
 #include "services/orchestrator/engine/workplace.h"
 
 namespace palimpsest::orchestrator {
@@ -36,7 +37,10 @@ class Training {
   // The oldest of the weights that made a rollout, as the trainer's step; nullopt when the first or
   // the last of them is unknown or abandoned. A higher version may be older: a trainer that was
   // rolled back publishes what it went back to.
-  std::optional<int64_t> OldestStep(const RolloutRow& row) const;
+  std::optional<int64_t> OldestStep(const VersionRange& versions) const;
+  std::optional<int64_t> OldestStep(const RolloutRow& row) const {
+    return OldestStep(VersionRange{row.min_version, row.max_version});
+  }
 
   // Time in which rollouts were made, to be told with the next RL step.
   void AddGenerateSeconds(double seconds) { generate_seconds_ += seconds; }

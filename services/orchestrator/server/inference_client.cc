@@ -27,6 +27,7 @@ v1::GenerateRequest ToProto(const GenerateCall& call) {
   }
   request.set_client(kClient);
   if (call.min_version.has_value()) request.set_min_policy_version(call.min_version->value());
+  for (const rl::Rollout& begun : call.begun) *request.add_begun() = wire::ToProto(begun);
   return request;
 }
 
@@ -92,6 +93,9 @@ void SampleCollector::Take(const v1::GenerateResponse& response) {
     const absl::StatusOr<rl::Outcome> outcome = wire::FromProto(error.outcome(), "error.outcome");
     sample->outcome =
         outcome.ok() && *outcome != rl::Outcome::kOk ? *outcome : rl::Outcome::kInfraFailed;
+    if (!error.has_partial()) return;
+    absl::StatusOr<rl::Rollout> partial = wire::FromProto(error.partial(), "error.partial");
+    if (partial.ok()) sample->rollout = *std::move(partial);
   }
 }
 

@@ -34,6 +34,16 @@ absl::Status DeleteTree(const std::string& path) {
   return error ? weights::IoError(error.value(), "delete", path) : absl::OkStatus();
 }
 
+// A kill in the middle leaves a temporary folder, which the next writer deletes, and no checkpoint
+// that lacks files.
+absl::Status DeleteWhole(const std::string& root, const std::string& folder) {
+  const std::string leftover = root + "/" + weights::TemporaryName();
+  if (std::rename(folder.c_str(), leftover.c_str()) != 0) {
+    return errno == ENOENT ? absl::OkStatus() : weights::IoError(errno, "rename", folder);
+  }
+  return DeleteTree(leftover);
+}
+
 std::string FolderOf(const std::string& root, int64_t step) {
   return absl::StrFormat("%s/%s%08d", root, std::string(kPrefix), step);
 }
@@ -101,14 +111,14 @@ absl::Status WriteCheckpoint(const std::string& root, CheckpointState state, int
   const std::string folder = FolderOf(root, state.ledger.step());
   RETURN_IF_ERROR(MakeFolder(temporary));
   RETURN_IF_ERROR(FillFolder(temporary, state, fill));
-  RETURN_IF_ERROR(DeleteTree(folder));
+  RETURN_IF_ERROR(DeleteWhole(root, folder));
   if (std::rename(temporary.c_str(), folder.c_str()) != 0) {
     return weights::IoError(errno, "rename to", folder);
   }
   RETURN_IF_ERROR(weights::SyncPath(root));
   ASSIGN_OR_RETURN(const std::vector<int64_t> steps, ListSteps(root));
   for (size_t i = 0; i + static_cast<size_t>(keep) < steps.size(); ++i) {
-    RETURN_IF_ERROR(DeleteTree(FolderOf(root, steps[i])));
+    RETURN_IF_ERROR(DeleteWhole(root, FolderOf(root, steps[i])));
   }
   return absl::OkStatus();
 }

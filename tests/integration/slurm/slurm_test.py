@@ -94,12 +94,21 @@ class Job:
         logs = "".join(f"\n--- {log}\n{log.read_text()[-1500:]}" for log in sorted(self.folder.glob("logs/latest/*.log")))
         return self.said()[-4000:] + logs
 
-    def ledger(self):
+    @contextlib.contextmanager
+    def database(self):
         with tempfile.TemporaryDirectory() as copy:  # reading it in place would touch its log
             for part in self.folder.glob("ledger.sqlite*"):
                 shutil.copy(part, copy)
             with contextlib.closing(sqlite3.connect(pathlib.Path(copy, "ledger.sqlite"))) as db:
-                return {name: db.execute(query).fetchall() for name, query in LEDGER.items()}
+                yield db
+
+    def ledger(self):
+        with self.database() as db:
+            return {name: db.execute(query).fetchall() for name, query in LEDGER.items()}
+
+    def count(self, what):
+        with self.database() as db:
+            return sum(n for (n,) in db.execute("SELECT n FROM counts WHERE what = ?", (what,)))
 
 
 class Slurm(unittest.TestCase):
@@ -152,7 +161,8 @@ class Slurm(unittest.TestCase):
         self.assertFalse((job.folder / "logs/attempt-002").exists())
 
     def test_2_warned_in_the_middle_it_is_queued_again_and_leaves_the_same_ledger(self):
-        job = Job(self.slurm, "warned", "trainer.checkpoint_every=0")  # what is saved is saved because of the warning
+        # What is saved is saved because of the warning, and samples get no time: what there is of them goes on later.
+        job = Job(self.slurm, "warned", "trainer.checkpoint_every=0", "orchestrator.drain_grace=0s")
         job.await_step(2)
         sh("scancel", "--batch", "--signal=USR1", job.id)
         job.finish()  # Slurm waits until the credentials of the first start have died: cred_expire, 5 s here
@@ -166,6 +176,8 @@ class Slurm(unittest.TestCase):
         [resumed] = self.events(job, 2, "trainer-0", "resumed from a checkpoint")
         trained = self.events(job, 1, "orchestrator-0", "step trained")[-1]["step"]
         self.assertIn(resumed["step"], (trained, trained + 1))
+        left = self.events(job, 1, "orchestrator-0", "a group is left with what there is of it")
+        self.assertEqual(job.count("continued"), sum(line["cut"] for line in left))
         self.assert_same_ledger(job)
 
     def test_3_a_dead_daemon_comes_back_the_fleet_shrinks_by_a_lost_node_and_the_store_does_not_wait_for_it(self):
@@ -233,6 +245,20 @@ class Slurm(unittest.TestCase):
         self.assertIn((None, "config trainer"), seen, "what passes on both is told once")
         self.assertFalse((self.slurm.shared / "looked-at").exists())
         self.assertEqual(list(self.slurm.shared.glob(".tmp-*")), [])
+
+    def test_7_two_ranks_of_the_trainer_on_two_nodes_learn_what_one_learns(self):
+        open_network = [f"{role}.insecure=true" for role in ("env", "trainer", "inference", "orchestrator")]  # ranks speak in clear text
+        job = Job(self.slurm, "ranks", 'tls.folder=""', *open_network, "placement.trainer.ranks=2", "placement.trainer.nodes=[0,1]",
+                  "placement.trainer.cpus=1", "placement.inference.cpus=1")
+        job.finish()
+        [outcome] = job.outcomes()
+        self.assertEqual((outcome["exit_code"], outcome["restarts"]), (0, 0))
+        [joined] = self.events(job, 1, "trainer-1", "joined")
+        self.assertEqual((joined["rank"], joined["ranks"]), (1, 2))
+        alone, ranks = self.undisturbed["steps"], job.ledger()["steps"]
+        self.assertEqual(len(ranks), len(alone))
+        for one, two in zip(alone[:SFT_STEPS], ranks[:SFT_STEPS]):  # the same batches, whatever was sampled later
+            self.assertAlmostEqual(one[2], two[2], delta=1e-4, msg=f"the loss of step {one[0]}")
 
 
 if __name__ == "__main__":

@@ -107,6 +107,7 @@ TEST_F(RpcServerTest, CallsBeyondTheLimitOfAConnectionWait) {
   const auto server = Start(config);
   const auto channel = Connect(*server);
   ASSERT_TRUE(CallRaw(channel, "/test.Raw/Echo", "").ok());  // the client has read the limit
+  ASSERT_TRUE(EventuallySays("palimpsest_rpc_server_in_flight 0\n"));
   std::thread caller(
       [&] { CallRaw(channel, "/test.Raw/Hang", "", absl::Seconds(2)).IgnoreError(); });
   EXPECT_TRUE(EventuallySays("palimpsest_rpc_server_in_flight 1\n"));

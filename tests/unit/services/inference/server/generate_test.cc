@@ -30,6 +30,32 @@ TEST_P(GenerateContract, SendsAcceptedThenTokensThenFinished) {
   EXPECT_EQ(stream.last.finished().text(), "all");
 }
 
+TEST_P(GenerateContract, SamplesThatHaveBegunReachTheEngineAndBrokenOnesAreRefusedByName) {
+  StartServer();
+  v1::GenerateRequest request = Request("a");
+  v1::Rollout& begun = *request.add_begun();
+  begun.set_id("x/0");
+  begun.set_prompt_tokens(3);
+  for (const int token : {1, 2, 3, 7}) {
+    begun.add_tokens(token);
+    begun.add_origins(token < 7 ? v1::TOKEN_ORIGIN_PROMPT : v1::TOKEN_ORIGIN_SAMPLED);
+    begun.add_logprobs(token < 7 ? 0.0f : -1.0f);
+  }
+  v1::ProvenanceSpan& span = *begun.add_spans();
+  span.set_begin(3);
+  span.set_end(4);
+  begun.set_finish_reason(v1::FINISH_REASON_CANCELLED);
+  begun.set_temperature(1);
+  Stream stream = Call(request);
+  EXPECT_EQ(stream.Next(), "accepted");
+  ASSERT_EQ(engine_->submission(0).begun.size(), 1u);
+  EXPECT_THAT(engine_->submission(0).begun[0].tokens, ElementsAre(1, 2, 3, 7));
+  engine_->Finish("a");
+  request.set_request_id("b");
+  span.set_end(9);
+  EXPECT_THAT(Call(request).Next(), HasSubstr("begun[0].spans: end at 9, not at 4 tokens"));
+}
+
 TEST_P(GenerateContract, AcceptedComesFirstAlsoWhenTheEngineIsQuicker) {
   StartServer();
   engine_->FinishInsideSubmit(2);

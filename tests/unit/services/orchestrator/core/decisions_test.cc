@@ -220,5 +220,11 @@ TEST(StopsOfTest, APromptAndItsRunNameThemTogether) {
   EXPECT_TRUE(StopsOf({}, {}).empty());
 }
 
+TEST(VersionsOfTest, AreTheLowestAndTheHighestWhereverTheyStand) {
+  const auto span = [](int64_t version) { return rl::Span{.version = PolicyVersion(version)}; };
+  EXPECT_EQ(VersionsOf({}), (VersionRange{0, 0}));
+  EXPECT_EQ(VersionsOf({span(7), span(4), span(9), span(5)}), (VersionRange{4, 9}));
+}
+
 }  // namespace
 }  // namespace palimpsest::orchestrator

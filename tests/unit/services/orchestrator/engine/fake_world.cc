@@ -54,6 +54,29 @@ rl::Rollout MakeRollout(const GenerateCall& call, int32_t sample, const std::str
   return rollout;
 }
 
+// "<version>." is said, "<sample>" is not.
+void Cut(Sample& sample) {
+  sample.status = absl::CancelledError("aborted");
+  sample.outcome = rl::Outcome::kCancelled;
+  rl::Rollout& rollout = sample.rollout;
+  rollout.tokens.pop_back();
+  rollout.origins.pop_back();
+  rollout.logprobs.pop_back();
+  rollout.spans.back().end = static_cast<int32_t>(rollout.tokens.size());
+  rollout.finish_reason = rl::FinishReason::kCancelled;
+  sample.text.clear();
+}
+
+// What was said before stands; the rest is said by the weights of now.
+void GoOn(const rl::Rollout& begun, int64_t version, Sample& sample) {
+  const std::string rest = std::to_string(sample.sample);
+  sample.rollout = begun;
+  sample.rollout.finish_reason = rl::FinishReason::kStop;
+  sample.text.assign(begun.tokens.begin() + begun.prompt_tokens, begun.tokens.end());
+  sample.text += rest;
+  Append(rest, rl::Origin::kSampled, version, sample.rollout);
+}
+
 // Sampled token i came out by 0.001 (i + 1) likelier.
 rl::Replayed ReplayedOf(const rl::Rollout& rollout) {
   rl::Replayed replayed{.id = rollout.id};
@@ -180,6 +203,7 @@ absl::StatusOr<std::vector<Sample>> FakeWorld::Generate(const GenerateCall& call
   if (call.min_version.has_value() && call.min_version->value() > served_) {
     return absl::FailedPreconditionError("older weights");
   }
+  if (refuse_begun && !call.begun.empty()) return absl::InvalidArgumentError("begun[0]: no");
   const bool old = keep_old_weights && call.request_id.rfind("g0", 0) == 0;  // of a group
   std::vector<Sample> samples;
   for (int32_t i = 0; i < call.n; ++i) {
@@ -190,6 +214,12 @@ absl::StatusOr<std::vector<Sample>> FakeWorld::Generate(const GenerateCall& call
     } else {
       sample.text = absl::StrFormat("%d.%d", served_, sample.sample);
       sample.rollout = MakeRollout(call, sample.sample, sample.text, old ? 1 : served_);
+      for (const rl::Rollout& begun : call.begun) {
+        if (begun.sample != sample.sample) continue;
+        GoOn(begun, served_, sample);
+        ++continued_;
+      }
+      if (TakeOne(cut_samples)) Cut(sample);
     }
     samples.push_back(std::move(sample));
   }

@@ -34,6 +34,8 @@ class FakeWorld : public EnvClient, public InferenceClient, public TrainerClient
   // Each makes the next calls fail so.
   std::atomic<int> unavailable = 0;    // calls of any peer
   std::atomic<int> lost_samples = 0;   // samples end as infra_failed
+  std::atomic<int> cut_samples = 0;    // samples end as cancelled, in the middle
+  bool refuse_begun = false;           // no sample goes on from its log; set before the run
   std::atomic<int> lost_sessions = 0;  // steps find their session gone
   std::atomic<int> unjudged = 0;       // scores end as task_failed
   std::atomic<int> raised = 0;         // turns of the environment fail
@@ -80,6 +82,7 @@ class FakeWorld : public EnvClient, public InferenceClient, public TrainerClient
   size_t open_sessions() const;
   int made_sessions() const { return made_sessions_; }
   int heldout_resets() const { return heldout_resets_; }
+  int continued() const { return continued_; }  // samples that went on from their logs
 
  private:
   void WriteVersion(int64_t version);
@@ -106,6 +109,7 @@ class FakeWorld : public EnvClient, public InferenceClient, public TrainerClient
   std::map<std::string, rl::Rollout> sessions_ ABSL_GUARDED_BY(mu_);
   std::atomic<int> made_sessions_ = 0;
   std::atomic<int> heldout_resets_ = 0;
+  std::atomic<int> continued_ = 0;
   std::atomic<int> changed_batches_ = 0;
 };
 

@@ -254,6 +254,34 @@ TEST_F(LedgerTest, APromptThatCouldNotBeMeasuredIsNoEvaluation) {
   EXPECT_EQ(means->front().unjudged, 1);
 }
 
+TEST_F(LedgerTest, WhatWasCutIsKeptUntilItsSampleIsAcceptedOrItsGroupGivenUp) {
+  const auto samples = [&](int64_t group) {
+    std::vector<int32_t> numbers;
+    const auto rows = ledger_->Cut(group);
+    EXPECT_TRUE(rows.ok());
+    if (!rows.ok()) return numbers;
+    for (const CutRow& row : *rows) numbers.push_back(row.sample);
+    return numbers;
+  };
+  for (int i = 0; i < 2; ++i) ASSERT_TRUE(ledger_->OpenGroup("t").ok());
+  const std::string bytes("a\0b", 3);
+  ASSERT_TRUE(ledger_->KeepCut(0, {{0, "whole", bytes}, {2, "", "c"}}).ok());
+  ASSERT_TRUE(ledger_->KeepCut(1, {{1, "", "d"}}).ok());
+  const auto cut = ledger_->Cut(0);
+  ASSERT_TRUE(cut.ok());
+  ASSERT_EQ(cut->size(), 2u);
+  EXPECT_EQ(cut->front().text, "whole");
+  EXPECT_EQ(cut->front().bytes, bytes);
+  RolloutRow accepted{.id = "r", .sample = 0};
+  ASSERT_TRUE(ledger_->Accept(0, {accepted}, false, absl::UnixEpoch()).ok());
+  EXPECT_THAT(samples(0), testing::ElementsAre(2));
+  ASSERT_TRUE(ledger_->KeepCut(0, {{3, "", "e"}}).ok());
+  EXPECT_THAT(samples(0), testing::ElementsAre(3));
+  ASSERT_TRUE(ledger_->DropGroup(0, "no").ok());
+  EXPECT_THAT(samples(0), testing::IsEmpty());
+  EXPECT_THAT(samples(1), testing::ElementsAre(1));
+}
+
 TEST_F(LedgerTest, DroppedRolloutsOpenTheirGroupButNeverThoseOfABatch) {
   for (int64_t group : {0, 1}) {
     ASSERT_TRUE(ledger_->OpenGroup("registers").ok());

@@ -354,6 +354,65 @@ TEST_F(RunTest, AStopEndsItAndALaterAttemptFinishes) {
   ExpectWhole();
 }
 
+TEST_F(RunTest, AReplicaThatGoesAwayHandsItsSamplesOnToBeContinued) {
+  world_->cut_samples = 3;
+  plan_.rl.max_tries = 4;
+  ASSERT_TRUE(Attempt().ok());
+  ExpectWhole();
+  EXPECT_EQ(world_->continued(), 3);
+  const auto ledger = Ledger::Open(folder_ + "/ledger.sqlite", "test", 11);
+  ASSERT_TRUE(ledger.ok());
+  EXPECT_EQ((*ledger)->Counts()->at("cancelled"), 3);
+  EXPECT_GE((*ledger)->Counts()->at("continued"), 1);  // one may have been cut twice
+}
+
+TEST_F(RunTest, ALogThatInferenceRefusesIsOfNoUseAndItsSampleBeginsAnew) {
+  world_->cut_samples = 3;
+  world_->refuse_begun = true;
+  plan_.rl.max_tries = 4;
+  ASSERT_TRUE(Attempt().ok());
+  ExpectWhole();
+  EXPECT_EQ(world_->continued(), 0);
+}
+
+// The first sample is cut in its middle; the second is whole, but the stop leaves it unjudged.
+TEST_F(RunTest, AStopKeepsWhatThereIsAndALaterAttemptGoesOnFromIt) {
+  {
+    const auto run = Open();
+    ASSERT_TRUE(run.ok());
+    std::atomic<bool> stopped = false;
+    world_->before_generate = [&] {
+      if (world_->TrainedBatches().size() != 5 || stopped.exchange(true)) return;
+      world_->cut_samples = 1;
+      (*run)->Stop();
+    };
+    EXPECT_TRUE((*run)->Execute().ok());
+    EXPECT_FALSE((*run)->Finished());
+    world_->before_generate = nullptr;
+  }
+  const auto kept = [&] {
+    std::vector<CutRow> all;
+    const auto ledger = Ledger::Open(folder_ + "/ledger.sqlite", "test", 11);
+    for (int64_t group = 0; group < 8; ++group) {
+      const auto rows = (*ledger)->Cut(group);
+      EXPECT_TRUE(rows.ok());
+      if (rows.ok()) all.insert(all.end(), rows->begin(), rows->end());
+    }
+    return all;
+  };
+  const std::vector<CutRow> cut = kept();
+  const auto ended =
+      std::count_if(cut.begin(), cut.end(), [](const CutRow& r) { return !r.text.empty(); });
+  EXPECT_EQ(std::ssize(cut) - ended, 1);
+  EXPECT_GE(ended, 1);
+  ASSERT_TRUE(Attempt().ok());
+  ExpectWhole();
+  EXPECT_EQ(world_->continued(), 1);
+  EXPECT_TRUE(kept().empty());
+  const auto ledger = Ledger::Open(folder_ + "/ledger.sqlite", "test", 11);
+  EXPECT_EQ((*ledger)->Counts()->at("continued"), std::ssize(cut));
+}
+
 TEST_F(RunTest, GroupsWithNothingToLearnAreLeftOutButNotForEver) {
   plan_.rl.solved = 0;  // everybody is solved
   plan_.rl.filter = {.all_solved = true, .max_in_a_row = 1};

@@ -48,6 +48,23 @@ TEST(SampleCollectorTest, EverySampleEndsExactlyOnce) {
   EXPECT_EQ(samples[2].outcome, rl::Outcome::kInfraFailed);
 }
 
+TEST(SampleCollectorTest, AFailureBringsWhatThereWasUnlessThatIsBroken) {
+  SampleCollector collector(0, 2);
+  for (const int sample : {0, 1}) {
+    v1::GenerateResponse error;
+    error.mutable_error()->set_sample(sample);
+    error.mutable_error()->set_code(1);
+    error.mutable_error()->set_outcome(v1::OUTCOME_CANCELLED);
+    *error.mutable_error()->mutable_partial() = wire::ToProto(SomeRollout());
+    if (sample == 1) error.mutable_error()->mutable_partial()->clear_spans();
+    collector.Take(error);
+  }
+  const std::vector<Sample> samples = std::move(collector).Finish(absl::OkStatus());
+  EXPECT_TRUE(absl::IsCancelled(samples[0].status));
+  EXPECT_EQ(samples[0].rollout, SomeRollout());
+  EXPECT_TRUE(samples[1].rollout.tokens.empty());
+}
+
 TEST(SampleCollectorTest, ABrokenRolloutIsAFailureOfInfrastructure) {
   SampleCollector collector(0, 1);
   v1::GenerateResponse finished;

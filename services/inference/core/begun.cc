@@ -1,0 +1,92 @@
+#include "services/inference/core/begun.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_format.h"
+#include "common/context/log.h"
+
+namespace palimpsest::inference {
+namespace {
+
+template <class... Args>
+absl::Status Refused(size_t i, const absl::FormatSpec<Args...>& why, const Args&... args) {
+  return absl::InvalidArgumentError(
+      absl::StrFormat("begun[%d].%s", i, absl::StrFormat(why, args...)));
+}
+
+absl::Status CheckNumber(const GenerationRequest& r, size_t i) {
+  const int32_t sample = r.begun[i].sample;
+  if (sample < r.first_sample || sample - r.first_sample >= r.n)
+    return Refused(i, "sample=%d is not in [%d, %d)", sample, r.first_sample, r.first_sample + r.n);
+  if (i > 0 && sample <= r.begun[i - 1].sample)
+    return Refused(i, "sample=%d does not rise above %d", sample, r.begun[i - 1].sample);
+  return absl::OkStatus();
+}
+
+absl::Status CheckDraws(const GenerationRequest& r, size_t i) {
+  const rl::Rollout& begun = r.begun[i];
+  if (begun.seed != r.sampling.seed)
+    return Refused(i, "seed=%d, the request's is %d", begun.seed, r.sampling.seed);
+  const bool greedy = r.sampling.temperature <= 0;
+  if (begun.greedy != greedy)
+    return Refused(i, "greedy=%d, the request's is %d", begun.greedy, greedy);
+  if (!greedy && begun.temperature != r.sampling.temperature)
+    return Refused(i, "temperature=%g, the request's is %g", begun.temperature,
+                   r.sampling.temperature);
+  if (begun.finish_reason == rl::FinishReason::kStop ||
+      begun.finish_reason == rl::FinishReason::kLength)
+    return Refused(i, "finish_reason=%d: it was not cut", static_cast<int>(begun.finish_reason));
+  return absl::OkStatus();
+}
+
+absl::Status CheckTokens(const GenerationRequest& r, const ModelInfo& model, size_t i) {
+  const rl::Rollout& begun = r.begun[i];
+  if (begun.prompt_tokens != std::ssize(r.prompt) ||
+      !std::equal(r.prompt.begin(), r.prompt.end(), begun.tokens.begin()))
+    return Refused(i, "prompt_tokens=%d are not the request's prompt of %d", begun.prompt_tokens,
+                   r.prompt.size());
+  for (size_t t = 0; t < begun.tokens.size(); ++t) {
+    if (begun.tokens[t] >= 0 && begun.tokens[t] < model.vocab) continue;
+    return Refused(i, "tokens[%d]=%d is not in [0, %d)", t, begun.tokens[t], model.vocab);
+  }
+  if (std::ssize(begun.tokens) >= model.max_position)
+    return Refused(i, "tokens: %d of them, the model's max_position is %d", begun.tokens.size(),
+                   model.max_position);
+  const auto sampled = std::count(begun.origins.begin(), begun.origins.end(), rl::Origin::kSampled);
+  if (r.sampling.max_tokens && sampled >= *r.sampling.max_tokens)
+    return Refused(i, "tokens: %d are sampled, max_tokens is %d", sampled, *r.sampling.max_tokens);
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status CheckBegun(const GenerationRequest& r, const ModelInfo& model) {
+  if (!r.begun.empty() && r.sampling.prompt_logprobs)
+    return absl::InvalidArgumentError("prompt_logprobs: not of samples that have begun");
+  for (size_t i = 0; i < r.begun.size(); ++i) {
+    RETURN_IF_ERROR(CheckNumber(r, i));
+    RETURN_IF_ERROR(CheckDraws(r, i));
+    RETURN_IF_ERROR(CheckTokens(r, model, i));
+    const absl::Status log = context::CheckLog({.layers = model.layers, .kv_heads = model.kv_heads},
+                                               r.begun[i].tokens, r.begun[i].events);
+    if (!log.ok()) return Refused(i, "%s", std::string(log.message()));
+  }
+  return absl::OkStatus();
+}
+
+const rl::Rollout* FindBegun(const GenerationRequest& r, int32_t sample) {
+  const auto found =
+      std::find_if(r.begun.begin(), r.begun.end(),
+                   [sample](const rl::Rollout& begun) { return begun.sample == sample; });
+  return found == r.begun.end() ? nullptr : &*found;
+}
+
+std::vector<int32_t> SamplesToStart(const GenerationRequest& r) {
+  std::vector<int32_t> samples;
+  for (int32_t sample = r.first_sample; sample < r.first_sample + r.n; ++sample) {
+    if (FindBegun(r, sample) == nullptr) samples.push_back(sample);
+  }
+  return samples;
+}
+
+}  // namespace palimpsest::inference

@@ -1,0 +1,18 @@
+#pragma once
+
+#include "services/inference/core/engine.h"
+
+namespace palimpsest::inference {
+
+// May the request's `begun` samples go on under it? INVALID_ARGUMENT names the sample, field and
+// value: numbers that rise and are among those asked for; the request's prompt, seed and
+// temperature; cut before their end; a log that the model can have; room for another token.
+absl::Status CheckBegun(const GenerationRequest& request, const ModelInfo& model);
+
+// What there is of that sample; null when it begins with the prompt.
+const rl::Rollout* FindBegun(const GenerationRequest& request, int32_t sample);
+
+// Of the samples asked for, those that begin with the prompt, ascending.
+std::vector<int32_t> SamplesToStart(const GenerationRequest& request);
+
+}  // namespace palimpsest::inference

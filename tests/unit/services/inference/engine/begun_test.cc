@@ -1,0 +1,172 @@
+#include <gmock/gmock.h>
+
+#include <numeric>
+
+#include "common/context/log.h"
+#include "tests/unit/services/inference/engine/engine_testing.h"
+
+// Samples that were cut go on from their logs.
+namespace palimpsest::inference {
+namespace {
+
+using testing::HasSubstr;
+
+class BegunTest : public EngineTest {
+ protected:
+  static std::unique_ptr<Engine> Exact() {
+    auto engine = MakeEngine({.model_folder = Folder(1),
+                              .version = PolicyVersion(1),
+                              .batch_invariant = true,
+                              .limits = {.check_pages = true}});
+    EXPECT_TRUE(engine.ok()) << engine.status();
+    return *std::move(engine);
+  }
+  static GenerationRequest Compacting(context::Method method) {
+    GenerationRequest r = Request(3, 100);
+    r.context = Budget(method, context::Chooser::kRms);
+    if (method == context::Method::kEvict) r.context.parameters.chooser = context::Chooser::kRecent;
+    return r;
+  }
+  // All that there was of the samples when one of them had so many tokens.
+  static std::vector<rl::Rollout> CutAfter(size_t tokens, const GenerationRequest& r) {
+    const auto engine = Exact();
+    const auto sink = std::make_shared<Collector>(r.n);
+    EXPECT_TRUE(engine->Submit(r, sink).ok());
+    sink->WaitForTokens(tokens);
+    engine->AbortAll("", "enough");
+    sink->Wait();
+    std::vector<rl::Rollout> begun;
+    for (const auto& [sample, failure] : sink->failed) begun.push_back(*failure.partial);
+    return begun;
+  }
+};
+
+void ExpectSame(const rl::Rollout& a, const rl::Rollout& b) {
+  EXPECT_EQ(a.tokens, b.tokens);
+  EXPECT_EQ(a.origins, b.origins);
+  EXPECT_EQ(a.logprobs, b.logprobs);
+  ASSERT_EQ(a.events.size(), b.events.size());
+  for (size_t i = 0; i < a.events.size(); ++i) EXPECT_EQ(a.events[i].digest, b.events[i].digest);
+}
+
+TEST_F(BegunTest, InAnotherEngineTheyEndAsIfNobodyHadCutThem) {
+  for (const auto method : {context::Method::kAttentionMatching, context::Method::kEvict,
+                            context::Method::kMarkovian}) {
+    GenerationRequest r = Compacting(method);
+    const auto whole = Generate(*Exact(), r);
+    std::vector<rl::Rollout> begun = CutAfter(60, r);
+    ASSERT_EQ(begun.size(), 3u);
+    ASSERT_GE(begun[0].events.size(), 1u);
+    ASSERT_LT(begun[0].tokens.size(), whole->finished[0].rollout.tokens.size());
+    begun.erase(begun.begin() + 1);  // this one begins with the prompt
+    r.begun = begun;
+    const auto engine = Exact();
+    const auto later = Generate(*engine, r);
+    ASSERT_EQ(later->finished.size(), 3u);
+    for (int sample = 0; sample < 3; ++sample) {
+      ExpectSame(later->finished[sample].rollout, whole->finished[sample].rollout);
+      EXPECT_EQ(later->finished[sample].text, whole->finished[sample].text);
+    }
+    // Told on the way is what is new, of the second cache.
+    const rl::Rollout& first = later->finished[0].rollout;
+    EXPECT_EQ(later->streamed_[0].size(), first.tokens.size() - begun[0].tokens.size());
+    EXPECT_EQ(later->events_[0], std::ssize(first.events) - std::ssize(begun[0].events));
+    const auto cut = static_cast<int32_t>(begun[0].tokens.size());
+    const auto end = static_cast<int32_t>(first.tokens.size());
+    EXPECT_THAT(first.spans, testing::ElementsAre(rl::Span{16, cut, PolicyVersion(1), 0},
+                                                  rl::Span{cut, end, PolicyVersion(1), 1}));
+    ExpectPoolWhole(*engine);
+  }
+}
+
+// The control: had the event kept the oldest positions instead of the newest, the sample would go
+// on from another memory.
+TEST_F(BegunTest, AnotherLogGivesOtherLogProbabilities) {
+  GenerationRequest r = Compacting(context::Method::kEvict);
+  r.n = 1;
+  const auto whole = Generate(*Exact(), r);
+  r.begun = CutAfter(28, r);
+  rl::Rollout& begun = r.begun[0];
+  ASSERT_EQ(begun.events.size(), 1u);
+  context::Event& event = begun.events[0];
+  context::KeptPositions oldest(event.kept.shape());
+  std::vector<int32_t> positions(event.kept.at(0, 0).size());
+  std::iota(positions.begin(), positions.end(), event.window.begin);
+  for (int head = 0; head < 3 * 2; ++head) oldest.AddHead(positions);
+  ASSERT_NE(event.kept, oldest);
+  event.kept = oldest;
+  event.digest.reset();
+  ASSERT_TRUE(context::CompleteDigests(begun.tokens, begun.events).ok());
+  const auto later = Generate(*Exact(), r);
+  ASSERT_EQ(later->finished.size(), 1u);
+  const size_t next = begun.tokens.size();
+  EXPECT_GT(std::abs(later->finished[0].rollout.logprobs[next] -
+                     whole->finished[0].rollout.logprobs[next]),
+            1e-3);
+}
+
+TEST_F(BegunTest, NothingIsLostWhenTheyAreCutAgainBeforeTheirTurn) {
+  GenerationRequest r = Compacting(context::Method::kEvict);
+  const std::vector<rl::Rollout> begun = CutAfter(30, r);
+  r.begun = {begun[1]};
+  const auto engine = Exact();
+  engine->Pause();
+  const auto sink = std::make_shared<Collector>(3);
+  ASSERT_TRUE(engine->Submit(r, sink).ok());
+  engine->Cancel("r");
+  sink->Wait();
+  ASSERT_TRUE(sink->failed.at(1).partial.has_value());
+  EXPECT_EQ(sink->failed.at(1).partial->tokens, begun[1].tokens);
+  EXPECT_FALSE(sink->failed.at(0).partial.has_value());
+}
+
+TEST_F(BegunTest, NoMoreRunThanMay) {
+  GenerationRequest r = Compacting(context::Method::kEvict);
+  r.begun = CutAfter(20, r);
+  int64_t most = 0;
+  auto engine = MakeEngine({.model_folder = Folder(1),
+                            .version = PolicyVersion(1),
+                            .limits = {.max_running = 2, .check_pages = true},
+                            .observer = {.step = [&](double, int rows) {
+                              if (rows <= 3) most = std::max<int64_t>(most, rows);
+                            }}});
+  ASSERT_TRUE(engine.ok());
+  EXPECT_EQ(Generate(**engine, r)->finished.size(), 3u);
+  EXPECT_EQ(most, 2);
+}
+
+TEST_F(BegunTest, WhatDoesNotFitIsRefusedByItsName) {
+  GenerationRequest good = Compacting(context::Method::kEvict);
+  good.begun = CutAfter(40, good);
+  const auto engine = Exact();
+  const auto refusal = [&](const std::function<void(GenerationRequest&)>& spoil) {
+    GenerationRequest r = good;
+    spoil(r);
+    const absl::Status status = engine->Submit(r, std::make_shared<Collector>(r.n));
+    EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
+    return std::string(status.message());
+  };
+  const auto of_second = [&](const std::function<void(rl::Rollout&)>& spoil) {
+    return refusal([&](GenerationRequest& r) { spoil(r.begun[1]); });
+  };
+  EXPECT_THAT(of_second([](auto& b) { b.sample = 3; }),
+              HasSubstr("begun[1].sample=3 is not in [0, 3)"));
+  EXPECT_THAT(of_second([](auto& b) { b.sample = 0; }),
+              HasSubstr("begun[1].sample=0 does not rise"));
+  EXPECT_THAT(of_second([](auto& b) { b.seed = 5; }), HasSubstr("begun[1].seed=5"));
+  EXPECT_THAT(of_second([](auto& b) { b.temperature = 2; }), HasSubstr("begun[1].temperature=2"));
+  EXPECT_THAT(of_second([](auto& b) { b.greedy = true; }), HasSubstr("begun[1].greedy=1"));
+  EXPECT_THAT(of_second([](auto& b) { b.finish_reason = rl::FinishReason::kStop; }),
+              HasSubstr("begun[1].finish_reason=1"));
+  EXPECT_THAT(of_second([](auto& b) { b.tokens[3] ^= 1; }), HasSubstr("begun[1].prompt_tokens=16"));
+  EXPECT_THAT(of_second([](auto& b) { b.tokens.back() = 300; }),
+              HasSubstr("]=300 is not in [0, 257)"));
+  EXPECT_THAT(of_second([](auto& b) { b.events[0].digest->bytes[0] ^= 1; }),
+              HasSubstr("begun[1].events[0]"));
+  EXPECT_THAT(refusal([](auto& r) { r.sampling.max_tokens = 5; }), HasSubstr("max_tokens is 5"));
+  EXPECT_THAT(refusal([](auto& r) { r.sampling.prompt_logprobs = 0; }),
+              HasSubstr("prompt_logprobs"));
+}
+
+}  // namespace
+}  // namespace palimpsest::inference
