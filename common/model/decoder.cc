@@ -137,6 +137,7 @@ class TransformerDecoder final : public Decoder {
   DType dtype() const override { return dtype_; }
   Kernels kernels() const override { return kernels_; }
   void SetActivations(Activations activations) override { activations_ = activations; }
+  void SetLayerKeeper(LayerKeeper* keeper) override { keeper_ = keeper; }
   const NamedTensors& Parameters() const override { return parameters_; }
   const at::Tensor& HeadWeight() const override { return head_; }
   at::Tensor Logits(const at::Tensor& hidden) const override {
@@ -152,11 +153,18 @@ class TransformerDecoder final : public Decoder {
     at::Tensor x = EmbeddingRows(embedding_, ids);
     const auto [cos, sin] = RopeTables(positions, frequencies_.to(x.device()), x);
     const bool recomputed = activations_ == Activations::kRecomputed && c10::GradMode::is_enabled();
+    TORCH_CHECK(keeper_ == nullptr || recomputed || !c10::GradMode::is_enabled(),
+                "layers that come and go need activations that are recomputed");
     for (int i = 0; i < config_.layers; ++i) {
       const auto layer = [this, i, cos = cos, sin = sin, &attention](const at::Tensor& rows) {
         return LayerRows(i, rows, cos, sin, attention);
       };
-      x = recomputed ? Recomputed(layer, x, LeavesOf(layers_[i])) : layer(x);
+      if (recomputed) {
+        x = Recomputed(layer, x, LeavesOf(layers_[i]), keeper_, i);
+      } else {
+        const LayerHold hold(keeper_, i);
+        x = layer(x);
+      }
     }
     return Norm(x, final_norm_);
   }
@@ -164,7 +172,7 @@ class TransformerDecoder final : public Decoder {
  private:
   bool ByRows(int64_t rows) const {
     if (c10::GradMode::is_enabled() || dtype_ == DType::kFloat64) return false;
-    if (kernels_ == Kernels::kPlain) return false;
+    if (kernels_ == Kernels::kPlain || keeper_ != nullptr) return false;
     return kernels_ == Kernels::kFixed || dtype_ == DType::kBFloat16 || rows <= kFewRows;
   }
 
@@ -207,6 +215,7 @@ class TransformerDecoder final : public Decoder {
   DType dtype_;
   Kernels kernels_;
   Activations activations_ = Activations::kKept;
+  LayerKeeper* keeper_ = nullptr;
   at::Tensor frequencies_;  // [d/2]
   at::Tensor embedding_, final_norm_, head_;
   std::vector<Layer> layers_;

@@ -14,6 +14,8 @@ class Tensor;
 
 namespace palimpsest::model {
 
+class LayerKeeper;
+
 // Letters: T packed rows, D hidden width, H query heads, Hk KV heads, d head width, V vocabulary.
 
 using NamedTensors = std::vector<std::pair<std::string, at::Tensor>>;
@@ -62,6 +64,10 @@ class Decoder {
 
   // Of passes from now on; kKept until it is called.
   virtual void SetActivations(Activations activations) = 0;
+  // Layers come and go by `keeper`, which outlives all passes and their backward passes; null
+  // (until it is called): all are here. With autograd activations must be recomputed then, as kept
+  // ones would hold the weights; kPlain kernels alone.
+  virtual void SetLayerKeeper(LayerKeeper* keeper) = 0;
 
   // Final-norm hidden rows [T, D]. ids, positions: int64 [T].
   virtual at::Tensor Hidden(const at::Tensor& ids, const at::Tensor& positions,

@@ -37,12 +37,11 @@ absl::Status Serve(const DaemonConfig& config, TrainerEngine& engine, Collective
                    StopSignal& stop, Clock& clock) {
   Metrics metrics(kRole, Version(), clock);
   Telemetry telemetry(metrics);
+  LeadingTrainer trainer(engine, ranks, [&stop] { stop.Request(); });
   // At step 0 this is version 1; after a rollback, the weights that readers must go back to.
-  ASSIGN_OR_RETURN(const PublishedVersion first, engine.Publish());
+  ASSIGN_OR_RETURN(const PublishedVersion first, trainer.Publish());
   Log(Severity::kInfo, "weights stand in the store",
       {{"version", first.version.value()}, {"step", first.source_step}});
-
-  LeadingTrainer trainer(engine, ranks, [&stop] { stop.Request(); });
   TrainerServer service({.info = InfoOf(config, clock),
                          .checkpoint_every = config.trainer.checkpoint_every,
                          .max_queued = static_cast<size_t>(config.trainer.max_queued),

@@ -8,6 +8,10 @@
 namespace palimpsest::inference {
 namespace {
 
+constexpr float kMostLogProb = 1e-3f;  // above 0 by roundings alone
+constexpr int32_t kMostEpochs = 1 << 20;
+constexpr double kMostSeconds = 1e9;
+
 template <class... Args>
 absl::Status Refused(size_t i, const absl::FormatSpec<Args...>& why, const Args&... args) {
   return absl::InvalidArgumentError(
@@ -58,6 +62,51 @@ absl::Status CheckTokens(const GenerationRequest& r, const ModelInfo& model, siz
   return absl::OkStatus();
 }
 
+absl::Status CheckNumbers(const GenerationRequest& r, size_t i) {
+  const rl::Rollout& begun = r.begun[i];
+  for (size_t t = 0; t < begun.logprobs.size(); ++t) {
+    if (begun.logprobs[t] <= kMostLogProb) continue;
+    return Refused(i, "logprobs[%d]=%g is above 0", t, begun.logprobs[t]);
+  }
+  for (const rl::Span& span : begun.spans) {
+    if (span.kv_epoch >= kMostEpochs)
+      return Refused(i, "spans: kv_epoch=%d is not below %d", span.kv_epoch, kMostEpochs);
+  }
+  if (begun.seconds > kMostSeconds)
+    return Refused(i, "duration_seconds=%g is above %g", begun.seconds, kMostSeconds);
+  return absl::OkStatus();
+}
+
+// The log is one that the request's policy could have written: whatever it decides has happened,
+// and nothing else, save events that came early.
+absl::Status CheckPolicy(const GenerationRequest& r, const ModelInfo& model, size_t i) {
+  const rl::Rollout& begun = r.begun[i];
+  context::ContextState state({.layers = model.layers, .kv_heads = model.kv_heads});
+  const auto* budget = std::get_if<context::KvBudget>(&r.context.trigger);
+  const bool early = budget != nullptr && budget->early > 0;
+  const auto last = static_cast<int32_t>(begun.tokens.size()) - 1;
+  for (size_t next = 0; state.processed() <= last; state.Append()) {
+    const int32_t at = state.processed();
+    const context::Decision decision =
+        context::Decide(r.context, {.state = state, .prompt_tokens = begun.prompt_tokens});
+    const auto* draft = std::get_if<context::EventDraft>(&decision);
+    const bool happened = next < begun.events.size() && begun.events[next].at == at;
+    // Before the last token it may be still to come.
+    if (draft != nullptr && !happened && at < last)
+      return Refused(i, "events: the request's context makes one at %d, the log does not", at);
+    if (!happened) continue;
+    const context::Event& event = begun.events[next];
+    if (draft == nullptr && !early)
+      return Refused(i, "events[%d].at=%d: the request's context makes none there", next, at);
+    if (draft != nullptr && (event.window != draft->window || event.method != draft->method ||
+                             !(event.parameters == draft->parameters)))
+      return Refused(i, "events[%d] is not what the request's context makes at %d", next, at);
+    RETURN_IF_ERROR(state.Apply(event));
+    ++next;
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::Status CheckBegun(const GenerationRequest& r, const ModelInfo& model) {
@@ -70,6 +119,8 @@ absl::Status CheckBegun(const GenerationRequest& r, const ModelInfo& model) {
     const absl::Status log = context::CheckLog({.layers = model.layers, .kv_heads = model.kv_heads},
                                                r.begun[i].tokens, r.begun[i].events);
     if (!log.ok()) return Refused(i, "%s", std::string(log.message()));
+    RETURN_IF_ERROR(CheckNumbers(r, i));
+    RETURN_IF_ERROR(CheckPolicy(r, model, i));
   }
   return absl::OkStatus();
 }

@@ -131,6 +131,23 @@ std::vector<SampleRun> MissingSamples(const std::vector<int32_t>& have, int32_t 
   return runs;
 }
 
+std::vector<SampleRun> InPieces(const SampleRun& run, const std::map<int32_t, size_t>& bytes,
+                                size_t most) {
+  std::vector<SampleRun> pieces = {{run.first, 0}};
+  size_t used = 0;
+  for (int32_t sample = run.first; sample < run.first + run.n; ++sample) {
+    const auto found = bytes.find(sample);
+    const size_t more = found == bytes.end() ? 0 : found->second;
+    if (pieces.back().n > 0 && used + more > most) {
+      pieces.push_back({sample, 0});
+      used = 0;
+    }
+    ++pieces.back().n;
+    used += more;
+  }
+  return pieces;
+}
+
 VersionRange VersionsOf(const std::vector<rl::Span>& spans) {
   if (spans.empty()) return {};
   VersionRange range{spans.front().version.value(), spans.front().version.value()};

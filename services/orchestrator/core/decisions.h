@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -88,6 +89,10 @@ struct SampleRun {
   bool operator==(const SampleRun&) const = default;
 };
 std::vector<SampleRun> MissingSamples(const std::vector<int32_t>& have, int32_t samples);
+// The run in pieces that take at most so many bytes each, or are one sample; `bytes` by sample, 0
+// for those that are not there.
+std::vector<SampleRun> InPieces(const SampleRun& run, const std::map<int32_t, size_t>& bytes,
+                                size_t most);
 
 // Of the weights that made a rollout; 0 without any.
 struct VersionRange {

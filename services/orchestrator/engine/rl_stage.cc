@@ -29,10 +29,21 @@ void RlStage::AwaitWorkers() {
 
 absl::Status RlStage::Run() {
   const absl::Status ended = Loop();
-  if (ended.ok() || !place_.patience.stopping()) return ended;
-  AwaitWorkers();
-  RETURN_IF_ERROR(TakeAnswers());
-  return Patience::Stopped();
+  return ended.ok() || !place_.patience.stopping() ? ended : KeepWhatThereIs();
+}
+
+// Answer by answer: a worker may wait for a silent replica for longer than we have.
+absl::Status RlStage::KeepWhatThereIs() {
+  for (;;) {
+    bool idle = false;
+    {
+      absl::MutexLock lock(&inbox_->mu);
+      idle = inbox_->working == 0;
+    }
+    RETURN_IF_ERROR(TakeAnswers());
+    if (idle) return Patience::Stopped();
+    RETURN_IF_ERROR(Wait());
+  }
 }
 
 absl::Status RlStage::Loop() {
@@ -86,7 +97,6 @@ absl::StatusOr<RlSnapshot> RlStage::Look() {
 void RlStage::TellQueues(const RlSnapshot& now) {
   place_.metrics.groups.With({"ready"}).Set(static_cast<double>(ready_.size()));
   place_.metrics.groups.With({"in_flight"}).Set(static_cast<double>(now.in_flight));
-  rollouts_in_flight_ = static_cast<int>(now.in_flight) * place_.plan.rl.samples;
 }
 
 absl::Status RlStage::Act(RlAction action) {
@@ -197,6 +207,7 @@ absl::Status RlStage::TakeAnswer(Answer& answer) {
   const Made& made = *answer.made;
   const bool whole = made.failure.empty() && !made.stopped;
   RETURN_IF_ERROR(place_.ledger.Accept(answer.group, made.rollouts, whole, place_.clock.Now()));
+  if (made.continued > 0) RETURN_IF_ERROR(place_.ledger.Count("continued", made.continued));
   ASSIGN_OR_RETURN(const auto counts, place_.ledger.Counts());
   place_.board.Update([&](Progress& p) {
     const auto count = [&](const char* name) {
@@ -222,11 +233,13 @@ absl::Status RlStage::TakeAnswer(Answer& answer) {
 
 absl::Status RlStage::KeepCut(int64_t group, const CutSamples& cut) {
   std::vector<CutRow> rows;
+  int64_t ended = 0;
   for (const auto& [sample, what] : cut) {
     rows.push_back({sample, what.text, place_.peers.codec.Encode(what.rollout)});
+    ended += what.ended();
   }
   Log(Severity::kInfo, "a group is left with what there is of it",
-      {{"group", group}, {"cut", rows.size()}});
+      {{"group", group}, {"cut", std::ssize(rows) - ended}, {"not_judged", ended}});
   return place_.ledger.KeepCut(group, rows);
 }
 
@@ -235,10 +248,15 @@ absl::StatusOr<CutSamples> RlStage::CutOf(int64_t group) const {
   ASSIGN_OR_RETURN(const std::vector<CutRow> rows, place_.ledger.Cut(group));
   CutSamples cut;
   for (const CutRow& row : rows) {
-    ASSIGN_OR_RETURN(rl::Rollout rollout, place_.peers.codec.Decode(row.bytes));
-    const std::optional<int64_t> made_at = training_.OldestStep(VersionsOf(rollout.spans));
+    absl::StatusOr<rl::Rollout> rollout = place_.peers.codec.Decode(row.bytes);
+    if (!rollout.ok()) {
+      Log(Severity::kWarning, "a sample begins anew: what was kept of it is damaged",
+          {{"group", group}, {"sample", row.sample}, {"why", rollout.status().ToString()}});
+      continue;
+    }
+    const std::optional<int64_t> made_at = training_.OldestStep(rollout->spans);
     if (!made_at || Staleness(*made_at, training_.step()) > place_.plan.rl.max_staleness) continue;
-    cut[row.sample] = {std::move(rollout), row.text};
+    cut[row.sample] = {*std::move(rollout), row.text};
   }
   return cut;
 }
@@ -262,16 +280,25 @@ absl::Status RlStage::TakeWhole(int64_t group) {
 }
 
 // A trainer that was killed between two batches publishes what it went back to by itself, and
-// inference serves it: rollouts are then the first to tell of it. Without asking the trainer all
-// of them would count as abandoned, for ever.
+// inference serves it: rollouts are then the first to tell of it, by a version that nobody knows,
+// or one beyond that which we had them serve. Without asking the trainer all of them would count as
+// abandoned, or as too old, for ever.
 absl::Status RlStage::LearnVersions(const std::vector<int64_t>& groups) {
   for (const int64_t group : groups) {
     ASSIGN_OR_RETURN(const std::vector<RolloutRow> rows, place_.ledger.Rollouts(group));
     for (const RolloutRow& row : rows) {
+      if (row.max_version > training_.version().value()) return training_.ServeAnew();
       if (!training_.OldestStep(row).has_value()) return training_.Synchronise();
     }
   }
   return absl::OkStatus();
+}
+
+// As Training::OldestStep, by all weights that had a part in it.
+absl::StatusOr<std::optional<int64_t>> RlStage::MadeAt(const RolloutRow& row) const {
+  if (row.min_version == row.max_version) return training_.OldestStep(row);
+  ASSIGN_OR_RETURN(const rl::Rollout rollout, place_.peers.codec.Decode(row.bytes));
+  return training_.OldestStep(rollout.spans);
 }
 
 // Rollouts that are too old, or whose weights a restart has abandoned. Their groups are refilled.
@@ -281,7 +308,7 @@ absl::StatusOr<bool> RlStage::DropUnusable(const std::vector<int64_t>& groups) {
   for (const int64_t group : groups) {
     ASSIGN_OR_RETURN(const std::vector<RolloutRow> rows, place_.ledger.Rollouts(group));
     for (const RolloutRow& row : rows) {
-      const std::optional<int64_t> made_at = training_.OldestStep(row);
+      ASSIGN_OR_RETURN(const std::optional<int64_t> made_at, MadeAt(row));
       if (!made_at.has_value()) {
         abandoned.push_back(row.id);
       } else if (Staleness(*made_at, training_.step()) > place_.plan.rl.max_staleness) {

@@ -4,6 +4,7 @@
 #include <deque>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <vector>
 
@@ -31,8 +32,7 @@ inline constexpr char kRlStage[] = "rl";
 // Owner: the loop's thread; workers only touch the inbox.
 class RlStage {
  public:
-  RlStage(Workplace& place, Training& training, std::atomic<int>& in_flight)
-      : place_(place), training_(training), rollouts_in_flight_(in_flight) {}
+  RlStage(Workplace& place, Training& training) : place_(place), training_(training) {}
   ~RlStage();
 
   absl::Status Run();
@@ -51,6 +51,7 @@ class RlStage {
   };
 
   absl::Status Loop();
+  absl::Status KeepWhatThereIs();
   absl::Status Load();
   void AwaitWorkers();
   absl::StatusOr<RlSnapshot> Look();
@@ -65,6 +66,7 @@ class RlStage {
   absl::Status TakeWhole(int64_t group);
   absl::Status Commit();
   absl::Status LearnVersions(const std::vector<int64_t>& groups);
+  absl::StatusOr<std::optional<int64_t>> MadeAt(const RolloutRow& row) const;
   absl::StatusOr<bool> DropUnusable(const std::vector<int64_t>& groups);
   // Of a group that is whole: rollouts by sample, with rewards as they are learnt from.
   struct Rewarded {
@@ -80,7 +82,6 @@ class RlStage {
 
   Workplace& place_;
   Training& training_;
-  std::atomic<int>& rollouts_in_flight_;
   std::shared_ptr<Inbox> inbox_ = std::make_shared<Inbox>();
   int64_t first_step_ = 0;
   int64_t committed_ = 0;

@@ -41,8 +41,8 @@ Run::Run(RunPlan plan, RunIdentity identity, Peers peers, Metrics& metrics, Cloc
       patience_(plan_.peers, stop_, metrics_, threads),
       began_(clock.Now()),
       workers_(plan_.rl.max_in_flight, threads),
-      place_{plan_,    identity_, peers_, *ledger_, board_, patience_,
-             metrics_, workers_,  clock_, threads,  paused_} {}
+      place_{plan_,    identity_, peers_, *ledger_, board_,  patience_,
+             metrics_, workers_,  clock_, threads,  paused_, in_flight_} {}
 
 Run::~Run() { Stop(); }
 
@@ -158,7 +158,7 @@ absl::Status Run::Sft(Training& training) {
 absl::Status Run::Rl(Training& training) {
   ASSIGN_OR_RETURN(const bool over, IsOver(kRlStage));
   if (!over) {
-    RlStage stage(place_, training, in_flight_);
+    RlStage stage(place_, training);
     RETURN_IF_ERROR(stage.Run());
   }
   return training.Save();

@@ -12,6 +12,8 @@
 namespace palimpsest::orchestrator {
 namespace {
 
+constexpr size_t kLogBytes = 16 << 20;  // of the logs in one request; a message has 64 MiB
+
 std::string OutcomeName(rl::Outcome outcome) {
   switch (outcome) {
     case rl::Outcome::kOk:
@@ -121,16 +123,29 @@ class Making {
         have_(order.have) {}
 
   absl::Status Run() {
+    std::erase_if(made_.cut, [&](const auto& cut) { return !Fits(cut.first, cut.second.rollout); });
     RETURN_IF_ERROR(JudgeEnded());
-    for (int32_t i = 0; i < order_.max_tries; ++i) {
+    for (int32_t i = 0; i < order_.max_tries;) {
       made_.failure.clear();
+      got_on_ = false;
       RETURN_IF_ERROR(TryMissing());
       if (made_.failure.empty()) break;
+      if (!got_on_) ++i;  // a try that was cut, but came further, is none that failed
     }
     return absl::OkStatus();
   }
 
  private:
+  // Is it a sample of this order? The environment may have come to give another prompt.
+  bool Fits(int32_t number, const rl::Rollout& rollout) const {
+    const auto prompt = static_cast<int64_t>(call_.prompt.size());
+    return prompt_.max_turns == 0 && rollout.sample == number && rollout.prompt_tokens == prompt &&
+           std::equal(call_.prompt.begin(), call_.prompt.end(), rollout.tokens.begin()) &&
+           rollout.seed == call_.sampling.seed &&
+           rollout.greedy == (call_.sampling.temperature == 0) &&
+           (rollout.greedy || rollout.temperature == call_.sampling.temperature);
+  }
+
   // Those of an earlier order that lack their judgement alone.
   absl::Status JudgeEnded() {
     const CutSamples cut = made_.cut;
@@ -146,7 +161,7 @@ class Making {
 
   // One round over the missing samples.
   absl::Status TryMissing() {
-    for (const SampleRun& run : MissingSamples(have_, order_.samples)) {
+    for (const SampleRun& run : RunsToAsk()) {
       const int32_t tries = order_.tries + ++made_.tries;
       call_.request_id = absl::StrFormat("%s.%d.%d", order_.id, run.first, tries);
       call_.first_sample = run.first;
@@ -159,6 +174,19 @@ class Making {
     }
     std::sort(have_.begin(), have_.end());
     return absl::OkStatus();
+  }
+
+  // Each is a request, whose logs have to fit a message.
+  std::vector<SampleRun> RunsToAsk() const {
+    std::map<int32_t, size_t> bytes;
+    for (const auto& [number, cut] : made_.cut) {
+      bytes[number] = place_.peers.codec.Encode(cut.rollout).size();
+    }
+    std::vector<SampleRun> runs;
+    for (const SampleRun& run : MissingSamples(have_, order_.samples)) {
+      for (const SampleRun& piece : InPieces(run, bytes, kLogBytes)) runs.push_back(piece);
+    }
+    return runs;
   }
 
   // A log that inference does not take, of another model say, is of no use: the sample begins anew.
@@ -190,7 +218,9 @@ class Making {
       if (!turns) made_.cut[sample.sample] = {std::move(sample.rollout), std::move(sample.text)};
       return verdict.status();
     }
-    const bool continued = made_.cut.erase(sample.sample) > 0;
+    const auto cut = made_.cut.find(sample.sample);
+    const bool continued = cut != made_.cut.end() && !cut->second.ended();
+    if (cut != made_.cut.end()) made_.cut.erase(cut);
     if (verdict->outcome != rl::Outcome::kOk) {
       made_.failure = verdict->reason;
       return CountLoss(place_, verdict->outcome, verdict->reason);
@@ -198,19 +228,24 @@ class Making {
     have_.push_back(sample.sample);
     made_.rollouts.push_back(RowOf(place_, order_, std::move(played), *verdict, tries));
     place_.metrics.rollouts.With({"ok"}).Add();
-    return continued ? place_.ledger.Count("continued", 1) : absl::OkStatus();
+    made_.continued += continued;
+    return absl::OkStatus();
   }
 
   // What a failure leaves is not trusted, what somebody cut off is.
   absl::Status TakeLost(Sample& sample) {
-    const bool cut = sample.outcome == rl::Outcome::kCancelled && !sample.rollout.tokens.empty();
-    if (cut && prompt_.max_turns == 0) {
+    const auto before = made_.cut.find(sample.sample);
+    const size_t had = before == made_.cut.end() ? 0 : before->second.rollout.tokens.size();
+    const bool cut = sample.outcome == rl::Outcome::kCancelled && prompt_.max_turns == 0 &&
+                     sample.rollout.tokens.size() > call_.prompt.size();
+    made_.failure = sample.status.ToString();
+    if (cut) {
+      got_on_ |= sample.rollout.tokens.size() > had;
       made_.cut[sample.sample] = {std::move(sample.rollout), ""};
-    } else if (!place_.patience.stopping()) {
-      made_.cut.erase(sample.sample);
+      return absl::OkStatus();
     }
     if (place_.patience.stopping()) return absl::OkStatus();
-    made_.failure = sample.status.ToString();
+    if (before != made_.cut.end()) made_.cut.erase(before);
     return CountLoss(place_, sample.outcome, made_.failure);
   }
 
@@ -221,6 +256,20 @@ class Making {
   GenerateCall call_;
   Made& made_;
   std::vector<int32_t> have_;
+  bool got_on_ = false;  // in this round a sample that was cut came further than before
+};
+
+// Counts the samples of an order while it is worked at.
+class InFlight {
+ public:
+  InFlight(std::atomic<int>& all, int samples) : all_(all), samples_(samples) { all_ += samples_; }
+  ~InFlight() { all_ -= samples_; }
+  InFlight(const InFlight&) = delete;
+  InFlight& operator=(const InFlight&) = delete;
+
+ private:
+  std::atomic<int>& all_;
+  const int samples_;
 };
 
 absl::Status Make(const Workplace& place, const SampleOrder& order, Made& made) {
@@ -244,6 +293,7 @@ absl::Status Make(const Workplace& place, const SampleOrder& order, Made& made) 
 }  // namespace
 
 absl::StatusOr<Made> MakeSamples(const Workplace& place, const SampleOrder& order) {
+  const InFlight counted(place.in_flight, order.samples);
   Made made{.cut = order.cut};
   const absl::Status status = Make(place, order, made);
   made.stopped = !status.ok() && place.patience.stopping();

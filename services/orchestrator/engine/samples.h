@@ -40,10 +40,11 @@ struct SampleOrder {
 struct Made {
   std::vector<RolloutRow> rollouts;  // judged, ascending by sample
   bool needs_memory = false;
-  int32_t tries = 0;     // requests made now
-  std::string failure;   // why samples are missing; empty when none is
-  bool stopped = false;  // the run was asked to stop before all were there
-  CutSamples cut;        // then: what there is of the others
+  int32_t tries = 0;      // requests made now
+  std::string failure;    // why samples are missing; empty when none is
+  int64_t continued = 0;  // of the rollouts: behind a cut
+  bool stopped = false;   // the run was asked to stop before all were there
+  CutSamples cut;         // then: what there is of the others
 };
 
 // Generates what is missing, or plays it turn by turn, and has it judged. A sample that a daemon

@@ -283,9 +283,24 @@ absl::Status Training::Publish() {
 
 absl::Status Training::Serve() { return served_step_ == step_ ? absl::OkStatus() : Publish(); }
 
-std::optional<int64_t> Training::OldestStep(const VersionRange& versions) const {
-  const auto first = step_of_version_.find(versions.min);
-  const auto last = step_of_version_.find(versions.max);
+absl::Status Training::ServeAnew() {
+  served_step_ = -1;
+  return Synchronise();
+}
+
+std::optional<int64_t> Training::OldestStep(const std::vector<rl::Span>& spans) const {
+  std::optional<int64_t> oldest;
+  for (const rl::Span& span : spans) {
+    const auto made = step_of_version_.find(span.version.value());
+    if (made == step_of_version_.end()) return std::nullopt;
+    oldest = std::min(oldest.value_or(made->second), made->second);
+  }
+  return oldest;
+}
+
+std::optional<int64_t> Training::OldestStep(const RolloutRow& row) const {
+  const auto first = step_of_version_.find(row.min_version);
+  const auto last = step_of_version_.find(row.max_version);
   if (first == step_of_version_.end() || last == step_of_version_.end()) return std::nullopt;
   int64_t oldest = last->second;
   for (auto made = first; made != last; ++made) oldest = std::min(oldest, made->second);

@@ -4,7 +4,6 @@
 #include <optional>
 #include <string>
 
-#include "services/orchestrator/core/decisions.h"
 #include "services/orchestrator/engine/workplace.h"
 
 namespace palimpsest::orchestrator {
@@ -34,13 +33,15 @@ class Training {
   int64_t step() const { return step_; }
   int64_t served_step() const { return served_step_; }
   PolicyVersion version() const { return version_; }  // that inference serves
-  // The oldest of the weights that made a rollout, as the trainer's step; nullopt when the first or
-  // the last of them is unknown or abandoned. A higher version may be older: a trainer that was
-  // rolled back publishes what it went back to.
-  std::optional<int64_t> OldestStep(const VersionRange& versions) const;
-  std::optional<int64_t> OldestStep(const RolloutRow& row) const {
-    return OldestStep(VersionRange{row.min_version, row.max_version});
-  }
+  // Somebody serves weights beyond ours: asks the trainer where it is, and publishes again.
+  absl::Status ServeAnew();
+
+  // The oldest of the weights that made a rollout, as the trainer's step; nullopt when one of them
+  // is unknown or abandoned. A higher version may be older: a trainer that was rolled back
+  // publishes what it went back to. Of a row the first and the last are looked up, and what is
+  // known between.
+  std::optional<int64_t> OldestStep(const std::vector<rl::Span>& spans) const;
+  std::optional<int64_t> OldestStep(const RolloutRow& row) const;
 
   // Time in which rollouts were made, to be told with the next RL step.
   void AddGenerateSeconds(double seconds) { generate_seconds_ += seconds; }

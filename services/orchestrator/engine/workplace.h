@@ -43,6 +43,7 @@ struct Workplace {
   Clock& clock;
   Threads& threads;
   const std::atomic<bool>& paused;
+  std::atomic<int>& in_flight;  // samples that are being made, of evaluations too
   int32_t attempt = 0;
   // Of the model, once the store holds one.
   std::shared_ptr<const Tokenizer> tokenizer = nullptr;

@@ -14,6 +14,7 @@ namespace palimpsest::orchestrator {
 namespace {
 
 constexpr char kClient[] = "orchestrator";
+constexpr absl::Duration kAbort = absl::Seconds(5);  // a replica that is silent for longer is left
 
 v1::GenerateRequest ToProto(const GenerateCall& call) {
   v1::GenerateRequest request;
@@ -237,10 +238,16 @@ absl::Status GrpcInferenceClient::AbortAll(const std::string& reason) {
   absl::Status first;
   for (const auto& peer : peers_) {
     v1::AbortAllResponse response;
-    first.Update(peer->Call(config_.call, [&](Stub& stub, grpc::ClientContext& context) {
-      return stub.AbortAll(&context, request, &response);
-    }));
-    first.Update(DeleteAllSessions(*peer));
+    const absl::Status aborted =
+        peer->Call(std::min(config_.call, kAbort), [&](Stub& stub, grpc::ClientContext& context) {
+          return stub.AbortAll(&context, request, &response);
+        });
+    first.Update(aborted);
+    if (aborted.ok()) {
+      first.Update(DeleteAllSessions(*peer));
+    } else {
+      peer->GiveUpCalls();
+    }
   }
   return first;
 }

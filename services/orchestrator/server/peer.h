@@ -3,6 +3,7 @@
 #include <grpcpp/grpcpp.h>
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 
@@ -62,13 +63,27 @@ class Peer {
     if (status.ok()) {
       const std::unique_ptr<grpc::ClientContext> context = MakeContext(config_.channel);
       SetTimeout(*context, deadline);
+      Enter(context.get());
       status = FromGrpc(call(**stub, *context));
+      // A server that goes away cancels what it has not ended; here only GiveUpCalls does.
+      if (const bool given_up = Leave(context.get()); absl::IsCancelled(status) && !given_up) {
+        status = absl::UnavailableError(role_ + " has ended the call: it is going away");
+      }
       // Of a connection whose other end has vanished nothing but the deadline tells at first.
       if (absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status)) Forget(*stub);
     }
     absl::MutexLock lock(&mu_);
     last_error_ = status.ok() ? "" : status.ToString();
     return status;
+  }
+
+  // Ends the calls that wait for it now, for whom they are CANCELLED then: it does not answer.
+  void GiveUpCalls() {
+    absl::MutexLock lock(&mu_);
+    for (auto& [call, given_up] : calls_) {
+      given_up = true;
+      call->TryCancel();
+    }
   }
 
   PeerFacts Facts() const {
@@ -78,6 +93,18 @@ class Peer {
 
  private:
   absl::StatusOr<std::shared_ptr<Stub>> Connected();
+  void Enter(grpc::ClientContext* call) {
+    absl::MutexLock lock(&mu_);
+    calls_[call] = false;
+  }
+  // Was it given up?
+  bool Leave(grpc::ClientContext* call) {
+    absl::MutexLock lock(&mu_);
+    const auto found = calls_.find(call);
+    const bool given_up = found->second;
+    calls_.erase(found);
+    return given_up;
+  }
   void Forget(const std::shared_ptr<Stub>& stub) {
     absl::MutexLock lock(&mu_);
     if (stub_ == stub) stub_ = nullptr;
@@ -92,6 +119,7 @@ class Peer {
   Address address_ ABSL_GUARDED_BY(mu_);
   std::shared_ptr<Stub> stub_ ABSL_GUARDED_BY(mu_);
   std::string last_error_ ABSL_GUARDED_BY(mu_);
+  std::map<grpc::ClientContext*, bool> calls_ ABSL_GUARDED_BY(mu_);  // that run; is it given up?
 };
 
 // INVALID: another revision, role or run. `introduction` as the peer gave it.

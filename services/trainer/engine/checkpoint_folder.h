@@ -13,8 +13,8 @@ namespace palimpsest::trainer {
 // Checkpoints of a run: `<root>/step-00000012/`, each whole or not at all. One writer.
 
 // `fill` writes plain files into an empty folder; state.json with their digests and its own seal
-// follow, and the folder gets its name by a rename when everything is on disk. A broken folder of the same step is
-// replaced. Then all but the newest `keep` are deleted.
+// follow, and the folder gets its name by a rename when everything is on disk. A broken folder of
+// the same step is replaced. Then all but the newest `keep` are deleted.
 absl::Status WriteCheckpoint(const std::string& root, CheckpointState state, int keep,
                              const std::function<absl::Status(const std::string& folder)>& fill);
 

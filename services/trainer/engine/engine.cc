@@ -90,9 +90,10 @@ TrainerEngine::TrainerEngine(const EngineOptions& options, SourceModel model, Cl
       clock_(clock),
       ranks_(ranks),
       model_(std::move(model)),
-      shards_(model_.decoder->Parameters(), ranks),
+      shards_(model_.decoder->Parameters(), ranks, options.weights),
       optimizer_(shards_, options.optimizer) {
   model_.decoder->SetActivations(options.activations);
+  if (shards_.sharded()) model_.decoder->SetLayerKeeper(&shards_);
   const model::ModelConfig& config = model_.decoder->config();
   info_ = {.run = options.run.name,
            .ranks = ranks.size(),
@@ -213,7 +214,14 @@ PassViews TrainerEngine::ViewsOfNextStep() const {
           .compare = o.measure_every > 0 && (step() + 1) % o.measure_every == 0};
 }
 
-absl::Status TrainerEngine::Accumulate(const Admitted& admitted, bool rl, Accumulated& sums) const {
+// How often all ranks go over the layers together: as often as the one with the most to do.
+absl::StatusOr<size_t> TrainerEngine::PassesTogether(size_t micro_batches) const {
+  ASSIGN_OR_RETURN(const std::vector<size_t> all, OneOfAll(ranks_, micro_batches));
+  return *std::max_element(all.begin(), all.end());
+}
+
+absl::Status TrainerEngine::Accumulate(const MicroBatches& micro_batches, size_t together, bool rl,
+                                       Accumulated& sums) {
   std::vector<double> reference;  // of the micro-batch
   const LossFunction loss = [&](const PassTokens& pass) {
     if (!rl) return Likelihood(pass);
@@ -223,8 +231,6 @@ absl::Status TrainerEngine::Accumulate(const Admitted& admitted, bool rl, Accumu
   };
   // What a demonstration sees is not recorded but asked for: it has no other view.
   const PassViews views = rl ? ViewsOfNextStep() : PassViews{};
-  ASSIGN_OR_RETURN(const auto micro_batches,
-                   Pack(admitted.sequences, options_.max_tokens_per_micro_batch));
   for (const std::vector<const LossSequence*>& micro_batch : micro_batches) {
     if (rl && reference_ != nullptr) {
       const absl::Time start = clock_.Now();
@@ -238,7 +244,38 @@ absl::Status TrainerEngine::Accumulate(const Admitted& admitted, bool rl, Accumu
     sums.pass.Add(pass.sums);
     sums.gaps.insert(sums.gaps.end(), pass.gaps.begin(), pass.gaps.end());
   }
+  for (size_t i = micro_batches.size(); i < together; ++i) {
+    for (const bool backward : BackwardOfPasses(views)) shards_.PassOfNothing(backward);
+  }
   return absl::OkStatus();
+}
+
+// The share of this rank. What fails here fails on all ranks, and nothing has happened; where
+// layers are gathered by passes a failure in a pass leaves the others in the middle of theirs.
+absl::Status TrainerEngine::Replay(const Batch& batch, const std::optional<PolicyVersion>& newest,
+                                   Admitted& admitted, Accumulated& sums) {
+  MicroBatches micro_batches;
+  const auto pack = [&]() -> absl::Status {
+    ASSIGN_OR_RETURN(admitted, Admit(batch, newest));
+    admitted.sequences = ShareOf(std::move(admitted.sequences), model_.decoder->config(),
+                                 ranks_.rank(), ranks_.size());
+    ASSIGN_OR_RETURN(micro_batches, Pack(admitted.sequences, options_.max_tokens_per_micro_batch));
+    return absl::OkStatus();
+  };
+  const auto pass = [&](size_t together) {
+    return Caught(batch.step,
+                  [&] { return Accumulate(micro_batches, together, !batch.rl.empty(), sums); });
+  };
+  absl::Status packed = Caught(batch.step, pack);
+  if (!shards_.sharded()) {
+    if (packed.ok()) packed = pass(micro_batches.size());
+    return Agree(ranks_, packed);
+  }
+  RETURN_IF_ERROR(Agree(ranks_, packed));
+  ASSIGN_OR_RETURN(const size_t together, PassesTogether(micro_batches.size()));
+  const absl::Status passed = pass(together);
+  if (!passed.ok()) ranks_.Fail(passed);
+  return ranks_.health();
 }
 
 // In the order of the ranks, so that all of them get the same bits.
@@ -293,13 +330,7 @@ absl::StatusOr<StepResult> TrainerEngine::Learn(const Batch& batch) {
   ASSIGN_OR_RETURN(const std::optional<PolicyVersion> newest, NewestVersion());
   Admitted admitted;
   Accumulated sums;
-  const absl::Status replayed = Caught(batch.step, [&]() -> absl::Status {
-    ASSIGN_OR_RETURN(admitted, Admit(batch, newest));
-    admitted.sequences = ShareOf(std::move(admitted.sequences), model_.decoder->config(),
-                                 ranks_.rank(), ranks_.size());
-    return Accumulate(admitted, !batch.rl.empty(), sums);
-  });
-  RETURN_IF_ERROR(Agree(ranks_, replayed));
+  RETURN_IF_ERROR(Replay(batch, newest, admitted, sums));
   StepResult result;
   const absl::Status stepped = Caught(batch.step, [&]() -> absl::Status {
     RETURN_IF_ERROR(AddUp(sums));
@@ -374,9 +405,11 @@ absl::Status TrainerEngine::Save() {
     if (ranks_.rank() == 0) RETURN_IF_ERROR(SaveModel(model_, folder));
     return optimizer_.Save(folder, ranks_.rank(), ranks_.size());
   };
-  RETURN_IF_ERROR(WriteCheckpointTogether(ranks_, options_.run.CheckpointFolder(),
-                                          {.updates = optimizer_.updates(), .ledger = ledger_},
-                                          options_.keep_checkpoints, fill));
+  RETURN_IF_ERROR(shards_.WhileWhole([&] {
+    return WriteCheckpointTogether(ranks_, options_.run.CheckpointFolder(),
+                                   {.updates = optimizer_.updates(), .ledger = ledger_},
+                                   options_.keep_checkpoints, fill);
+  }));
   durable_step_ = step();
   return absl::OkStatus();
 }
@@ -404,15 +437,16 @@ absl::StatusOr<std::vector<PublishedVersion>> TrainerEngine::Published() const {
 }
 
 absl::StatusOr<PublishedVersion> TrainerEngine::Publish() {
-  if (store_ == nullptr) {
-    return absl::FailedPreconditionError(
-        absl::StrFormat("rank %d publishes nothing: rank 0 does", ranks_.rank()));
-  }
   const PhaseScope scope(phase_, Phase::kPublish);
-  ASSIGN_OR_RETURN(const PolicyVersion version,
-                   store_->Publish(step(), [&](const std::string& folder) {
-                     return SaveVersion(model_, folder);
-                   }));
+  absl::StatusOr<PolicyVersion> written = absl::FailedPreconditionError(
+      absl::StrFormat("rank %d publishes nothing: rank 0 does", ranks_.rank()));
+  RETURN_IF_ERROR(shards_.WhileWhole([&] {
+    if (store_ == nullptr) return absl::OkStatus();
+    written = store_->Publish(
+        step(), [&](const std::string& folder) { return SaveVersion(model_, folder); });
+    return absl::OkStatus();
+  }));
+  ASSIGN_OR_RETURN(const PolicyVersion version, written);
   if (const auto deleted = store_->CollectGarbage(); !deleted.ok()) {
     Log(Severity::kWarning, "old versions stay", {{"why", deleted.status().ToString()}});
   }

@@ -19,17 +19,19 @@
 #include "services/trainer/engine/options.h"
 #include "services/trainer/engine/parameter_shards.h"
 #include "services/trainer/engine/replay_pass.h"
+#include "services/trainer/engine/sequences.h"
 
 namespace palimpsest::trainer {
 
 // The weights and what moves them: replays batches with their recorded events, steps, saves,
 // publishes. One thread, save for info() and phase().
 //
-// Of several ranks each holds all weights, replays its share of a batch and owns a part of the
-// optimiser's state. All ranks call Open, Train and Save with the same arguments in the same order
-// and get the same answers; rank 0 alone publishes and says which versions there are. What fails on
-// one rank before gradients meet fails on all, under its name, and the weights are as before; a
-// failure after that is the collective's.
+// Of several ranks each holds all weights, or its slices of them, replays its share of a batch and
+// owns a part of the optimiser's state. All ranks call Open, Train, Publish and Save with the same
+// arguments in the same order and get the same answers; rank 0 alone writes versions and says which
+// there are. What fails on one rank before gradients meet fails on all, under its name, and the
+// weights are as before; a failure after that, or in a pass over sharded layers, is the
+// collective's.
 class TrainerEngine final : public Trainer {
  public:
   // Goes on from the newest whole checkpoint of the run, of any number of ranks, or makes the
@@ -66,7 +68,11 @@ class TrainerEngine final : public Trainer {
   absl::StatusOr<Admitted> Admit(const Batch& batch, std::optional<PolicyVersion> newest) const;
   absl::StatusOr<StepResult> Learn(const Batch& batch);
   PassViews ViewsOfNextStep() const;
-  absl::Status Accumulate(const Admitted& admitted, bool rl, Accumulated& sums) const;
+  absl::StatusOr<size_t> PassesTogether(size_t micro_batches) const;
+  absl::Status Accumulate(const MicroBatches& micro_batches, size_t together, bool rl,
+                          Accumulated& sums);
+  absl::Status Replay(const Batch& batch, const std::optional<PolicyVersion>& newest,
+                      Admitted& admitted, Accumulated& sums);
   absl::Status AddUp(Accumulated& sums) const;
   absl::Status TakeStep(const Batch& batch, StepResult& result);
 

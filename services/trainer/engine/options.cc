@@ -34,6 +34,11 @@ absl::Status Validate(const EngineOptions& o) {
                         "remembered",
                         o.max_skipped_in_a_row, StepLedger::kRemembered));
   }
+  if (o.weights == WeightsHeld::kSharded && o.activations != model::Activations::kRecomputed) {
+    return absl::InvalidArgumentError(
+        "trainer.weights=sharded needs trainer.activations=recomputed: kept ones would hold the "
+        "weights of their layers");
+  }
   if (!o.reference_folder.empty() && o.loss.reference_kl.coefficient == 0) {
     return absl::InvalidArgumentError(
         absl::StrFormat("trainer.reference_folder=%s with trainer.loss.reference_kl.coefficient=0 "

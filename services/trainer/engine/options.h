@@ -11,6 +11,7 @@
 #include "common/rl/views.h"
 #include "services/trainer/core/schedule.h"
 #include "services/trainer/engine/adamw.h"
+#include "services/trainer/engine/parameter_shards.h"
 
 namespace palimpsest::trainer {
 
@@ -19,7 +20,9 @@ struct EngineOptions {
   ModelSection model;
   model::DType dtype = model::DType::kFloat32;
   model::Activations activations = model::Activations::kKept;
-  int32_t threads = 2;                        // of torch
+  WeightsHeld weights =
+      WeightsHeld::kWhole;  // by each of several ranks; kSharded: kRecomputed alone
+  int32_t threads = 2;      // of torch
   int32_t max_tokens_per_micro_batch = 8192;  // rows of one forward pass
   rl::ObjectiveOptions loss;                  // of rollouts
   rl::ViewOptions shadow;                     // which views of them are learnt and compared

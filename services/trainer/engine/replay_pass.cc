@@ -163,6 +163,13 @@ class Pass {
 
 }  // namespace
 
+std::vector<bool> BackwardOfPasses(const PassViews& views) {
+  const bool moves_other = rl::Moves(views.distillation, rl::Other(views.learner));
+  if (moves_other) return {true, true};
+  if (views.compare || views.distillation != rl::Distillation::kNone) return {false, true};
+  return {true};
+}
+
 void PassSums::Add(const PassSums& other) {
   loss += other.loss;
   distilled += other.distilled;

@@ -77,6 +77,9 @@ struct PassResult {
   std::vector<rl::ViewGap> gaps = {};  // [T] where views are compared
 };
 
+// The passes over the layers that RunPass makes, in their order: is a backward pass behind it?
+std::vector<bool> BackwardOfPasses(const PassViews& views);
+
 // One micro-batch: replayed, its loss taken, its gradients added to those of the parameters.
 // INVALID_ARGUMENT for a log that does not fit. May throw what torch throws.
 absl::StatusOr<PassResult> RunPass(const model::Decoder& decoder,

@@ -59,8 +59,7 @@ std::vector<int64_t> PromptGroups(const std::vector<LossSequence>& sequences) {
   return found;
 }
 
-absl::StatusOr<std::vector<std::vector<const LossSequence*>>> Pack(
-    const std::vector<LossSequence>& sequences, int64_t max_rows) {
+absl::StatusOr<MicroBatches> Pack(const std::vector<LossSequence>& sequences, int64_t max_rows) {
   const std::vector<int64_t> groups = PromptGroups(sequences);
   std::vector<rl::PackItem> items;
   for (size_t i = 0; i < sequences.size(); ++i) {

@@ -21,9 +21,10 @@ absl::StatusOr<LossSequence> SequenceOf(const SftItem& item, context::Shape shap
 // Of each sequence the group whose prompt's rows it shares, from 0 in the order of the batch.
 std::vector<int64_t> PromptGroups(const std::vector<LossSequence>& sequences);
 
+using MicroBatches = std::vector<std::vector<const LossSequence*>>;
+
 // Sequences cut into micro-batches of at most `max_rows` rows; prompts that can be shared are
 // counted once.
-absl::StatusOr<std::vector<std::vector<const LossSequence*>>> Pack(
-    const std::vector<LossSequence>& sequences, int64_t max_rows);
+absl::StatusOr<MicroBatches> Pack(const std::vector<LossSequence>& sequences, int64_t max_rows);
 
 }  // namespace palimpsest::trainer

@@ -10,6 +10,7 @@ namespace {
 // A command is one of these, then its argument.
 constexpr char kTrain = 'T';  // a serialized TrainBatchRequest
 constexpr char kSave = 'S';
+constexpr char kPublish = 'P';
 constexpr char kEnd = 'E';
 
 absl::StatusOr<Batch> BatchOf(const std::string& source) {
@@ -24,6 +25,10 @@ absl::StatusOr<Batch> BatchOf(const std::string& source) {
 absl::Status Obey(const std::string& command, Trainer& trainer) {
   if (command.front() == kSave) {
     trainer.Save().IgnoreError();
+    return absl::OkStatus();
+  }
+  if (command.front() == kPublish) {
+    trainer.Publish().status().IgnoreError();
     return absl::OkStatus();
   }
   if (command.front() != kTrain) {
@@ -55,6 +60,13 @@ absl::StatusOr<TrainOutcome> LeadingTrainer::Train(const Batch& batch) {
   absl::StatusOr<TrainOutcome> outcome = trainer_.Train(batch);
   RETURN_IF_ERROR(Judged(absl::OkStatus()));
   return outcome;
+}
+
+absl::StatusOr<PublishedVersion> LeadingTrainer::Publish() {
+  RETURN_IF_ERROR(Judged(Tell(kPublish, "")));
+  absl::StatusOr<PublishedVersion> published = trainer_.Publish();
+  RETURN_IF_ERROR(Judged(absl::OkStatus()));
+  return published;
 }
 
 absl::Status LeadingTrainer::Save() {

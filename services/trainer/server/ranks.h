@@ -9,7 +9,7 @@
 // do next, and each does it with a Trainer of its own. Alone nothing is told.
 namespace palimpsest::trainer {
 
-// Rank 0's trainer as its server sees it. Once the ranks have parted Train and Save answer
+// Rank 0's trainer as its server sees it. Once the ranks have parted Train, Publish and Save answer
 // UNAVAILABLE, with the collective's error: clients wait for the next life. `broken` has been
 // called by then: the daemon is to end. One thread calls.
 class LeadingTrainer final : public Trainer {
@@ -28,7 +28,7 @@ class LeadingTrainer final : public Trainer {
   }
   absl::Status Sound() const override { return trainer_.Sound(); }
   absl::StatusOr<TrainOutcome> Train(const Batch& batch) override;
-  absl::StatusOr<PublishedVersion> Publish() override { return trainer_.Publish(); }
+  absl::StatusOr<PublishedVersion> Publish() override;
   absl::Status Save() override;
 
   // The others end. The collective's error when they no longer listen.

@@ -141,9 +141,10 @@ absl::StatusOr<v1::PublishResponse> TrainerServer::PublishNow(int64_t step) {
     const auto found = std::find_if(before.rbegin(), before.rend(), [&](const PublishedVersion& v) {
       return v.source_step == step;
     });
-    if (found == before.rend()) {
+    // Beyond the current step it is of weights that a rollback has lost: newer numbers are older.
+    if (found == before.rend() || step > trainer_.step()) {
       return absl::FailedPreconditionError(absl::StrFormat(
-          "step=%d is neither the current step %d nor published", step, trainer_.step()));
+          "step=%d is neither the current step %d nor published before it", step, trainer_.step()));
     }
     version = *found;
   }

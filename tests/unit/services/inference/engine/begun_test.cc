@@ -163,6 +163,16 @@ TEST_F(BegunTest, WhatDoesNotFitIsRefusedByItsName) {
               HasSubstr("]=300 is not in [0, 257)"));
   EXPECT_THAT(of_second([](auto& b) { b.events[0].digest->bytes[0] ^= 1; }),
               HasSubstr("begun[1].events[0]"));
+  EXPECT_THAT(
+      of_second([](auto& b) { b.events.clear(); }),
+      HasSubstr("begun[1].events: the request's context makes one at 40, the log does not"));
+  EXPECT_THAT(refusal([](auto& r) { r.context = {}; }),
+              HasSubstr("begun[0].events[0].at=40: the request's context makes none there"));
+  EXPECT_THAT(refusal([](auto& r) { r.context.parameters.chooser = context::Chooser::kRandom; }),
+              HasSubstr("begun[0].events[0] is not what the request's context makes at 40"));
+  EXPECT_THAT(of_second([](auto& b) { b.spans[0].kv_epoch = INT32_MAX; }), HasSubstr("kv_epoch"));
+  EXPECT_THAT(of_second([](auto& b) { b.logprobs.back() = 5; }), HasSubstr("]=5 is above 0"));
+  EXPECT_THAT(of_second([](auto& b) { b.seconds = 1e300; }), HasSubstr("duration_seconds=1e+300"));
   EXPECT_THAT(refusal([](auto& r) { r.sampling.max_tokens = 5; }), HasSubstr("max_tokens is 5"));
   EXPECT_THAT(refusal([](auto& r) { r.sampling.prompt_logprobs = 0; }),
               HasSubstr("prompt_logprobs"));

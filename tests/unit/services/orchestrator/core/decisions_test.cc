@@ -220,6 +220,13 @@ TEST(StopsOfTest, APromptAndItsRunNameThemTogether) {
   EXPECT_TRUE(StopsOf({}, {}).empty());
 }
 
+TEST(InPiecesTest, APieceIsWhatFitsOrOneSample) {
+  const std::map<int32_t, size_t> bytes = {{2, 5}, {3, 5}, {5, 20}, {6, 1}};
+  EXPECT_EQ(InPieces({1, 7}, bytes, 10), (std::vector<SampleRun>{{1, 4}, {5, 1}, {6, 2}}));
+  EXPECT_EQ(InPieces({1, 7}, {}, 10), (std::vector<SampleRun>{{1, 7}}));
+  EXPECT_EQ(InPieces({2, 2}, bytes, 9), (std::vector<SampleRun>{{2, 1}, {3, 1}}));
+}
+
 TEST(VersionsOfTest, AreTheLowestAndTheHighestWhereverTheyStand) {
   const auto span = [](int64_t version) { return rl::Span{.version = PolicyVersion(version)}; };
   EXPECT_EQ(VersionsOf({}), (VersionRange{0, 0}));

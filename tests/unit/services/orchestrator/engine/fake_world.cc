@@ -122,6 +122,13 @@ bool FakeWorld::RollTrainerBack() {
   return true;
 }
 
+void FakeWorld::ServeOlderWeights() {
+  absl::MutexLock lock(&mu_);
+  PublishNow();
+  --published_.back().step;
+  served_ = published_.back().version.value();
+}
+
 void FakeWorld::PublishNow() {
   published_.push_back({.version = PolicyVersion(published_.back().version.value() + 1),
                         .step = static_cast<int64_t>(steps_.size())});

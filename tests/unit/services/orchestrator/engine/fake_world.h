@@ -30,6 +30,8 @@ class FakeWorld : public EnvClient, public InferenceClient, public TrainerClient
   // The trainer is killed and comes back at its last checkpoint. True when that is another step:
   // it has then published its weights again, and inference serves them.
   bool RollTrainerBack();
+  // The weights of the step before stand in the store under the highest number, and are served.
+  void ServeOlderWeights();
 
   // Each makes the next calls fail so.
   std::atomic<int> unavailable = 0;    // calls of any peer

@@ -24,8 +24,9 @@ struct SmallWorkplace {
   Patience patience{plan.peers, stop, metrics, SystemThreads()};
   WorkerPool workers{2, SystemThreads()};
   std::atomic<bool> paused = false;
-  Workplace place{plan,    run,     peers,         *ledger,         board, patience,
-                  metrics, workers, SystemClock(), SystemThreads(), paused};
+  std::atomic<int> in_flight = 0;
+  Workplace place{plan,    run,     peers,         *ledger,         board,  patience,
+                  metrics, workers, SystemClock(), SystemThreads(), paused, in_flight};
 };
 
 }  // namespace palimpsest::orchestrator

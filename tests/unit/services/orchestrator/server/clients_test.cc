@@ -363,6 +363,14 @@ TEST_F(FleetTest, AReplicaThatIsAwayDoesNotHoldUpNewWeights) {
   EXPECT_EQ(services_[1].updates, 2);
 }
 
+TEST_F(FleetTest, AServerThatCancelsTheCallIsGoingAwayAndAskedAgain) {
+  Start(0);
+  services_[0].answer = grpc::Status(grpc::StatusCode::CANCELLED, "shutting down");
+  const absl::Status status = client_.UpdateWeights({});
+  EXPECT_TRUE(absl::IsUnavailable(status)) << status;
+  EXPECT_TRUE(MayPass(status));
+}
+
 TEST_F(FleetTest, ASessionStaysWithItsReplicaAndALostOneIsAnError) {
   Start(1);
   context::ContextPolicy turns{.trigger = context::Turns{.n_protect_turns = 2}};

@@ -80,6 +80,12 @@ class RanksTest : public ::testing::Test {
   std::string Checkpoint(const std::string& run, int64_t step) const {
     return absl::StrFormat("%s/%s/run/checkpoints/step-%08d", root_, run, step);
   }
+  // Bytes of its layers that rank 1 held at its end, and of its layers.
+  std::string Held(const std::string& run) const {
+    const auto text = weights::ReadSmallFile(root_ + "/" + run + "/held-1.txt", 100);
+    EXPECT_TRUE(text.ok()) << text.status();
+    return text.value_or("");
+  }
   // Of all files of a checkpoint that begin with `file`, in their order; of the tensors whose names
   // begin with `prefix`. Slices of one tensor follow one another.
   Tensors Load(const std::string& run, int64_t step, const std::string& file,
@@ -154,6 +160,58 @@ TEST_F(RanksTest, OneAndTwoRanksLearnTheSameFromBothViewsOfRollouts) {
   EXPECT_GT(Distance(FirstGradients("d1"), FirstGradients("d3")), 1e-4);
 }
 
+// Steps of this run: demonstrations, seven rollouts, two of which one has no event, and a single
+// one, so that all ranks but one make passes of nothing.
+TEST_F(RanksTest, RanksThatHoldSlicesOfTheLayersLearnWhatOneLearns) {
+  const std::string one = Train("one", 1, kSteps);
+  for (const int size : {2, 4}) {
+    const std::string run = std::to_string(size);
+    ExpectSameNumbers(Train(run, size, kSteps, "none", "float32-sharded"), one);
+    EXPECT_LT(Distance(FirstGradients(run), FirstGradients("one")), 1e-5) << size;
+    EXPECT_LT(Distance(Weights(run, kSteps), Weights("one", kSteps)), 1e-5) << size;
+    EXPECT_THAT(Held(run), testing::StartsWith("0 ")) << "the layers are gone";
+  }
+  Train("whole", 2, kSteps);
+  EXPECT_THAT(Held("whole"), testing::Not(testing::StartsWith("0 "))) << "the control";
+}
+
+TEST_F(RanksTest, WithSlicesTooBothViewsAreLearntAndAnyRanksGoOn) {
+  for (const char* way : {"dense", "d1", "d3"}) {
+    const std::string views = way;
+    ExpectSameNumbers(Train(views + "-2", 2, 2, views, "float32-sharded"),
+                      Train(views, 1, 2, views));
+    EXPECT_LT(Distance(Weights(views + "-2", 2), Weights(views, 2)), 1e-5) << views;
+  }
+  Train("one", 1, kSteps);
+  Train("changed", 3, 1, "none", "float32-sharded");
+  Train("changed", 2, 2);
+  Train("changed", 2, 3, "none", "float32-sharded");
+  Train("changed", 1, 4);
+  EXPECT_LT(Distance(Weights("changed", kSteps), Weights("one", kSteps)), 1e-5);
+}
+
+TEST_F(RanksTest, WithSlicesMastersOfBf16AreThoseOfWholeWeights) {
+  Train("whole", 2, 3, "none", "bfloat16");
+  Train("slices", 2, 3, "none", "bfloat16-sharded");
+  const auto masters = [this](const std::string& run) { return Load(run, 3, "optimizer", "w."); };
+  const double step =
+      Distance(Load("whole", 2, "optimizer", "w."), Load("whole", 3, "optimizer", "w."));
+  EXPECT_LT(Distance(masters("slices"), masters("whole")), step / 2);
+}
+
+TEST_F(RanksTest, WithSlicesAnExceptionInAPassPartsTheRanksAndTheNextLifeGoesOn) {
+  Train("calm", 2, 3, "none", "float32-sharded");
+  RankProcesses ranks = Start("run", 2, 3, "throw:forward", "none", "float32-sharded");
+  for (const auto& rank : ranks) {
+    EXPECT_EQ(rank->AwaitEnd(kPatience), 1) << rank->Output();
+    EXPECT_THAT(rank->Output(), HasSubstr("out of luck"));
+  }
+  EXPECT_THAT(ranks[0]->Output(), HasSubstr("rank 1"));
+  ranks.clear();
+  EXPECT_THAT(Train("run", 2, 3, "none", "float32-sharded"), testing::StartsWith("step 2 "));
+  EXPECT_EQ(Distance(Weights("run", 3), Weights("calm", 3)), 0);
+}
+
 // Each rank rounds the gradients of its share to bf16 before they are summed in fp32; where one is
 // near 0 Adam makes much of its sign, so masters are nearer than a step, and no more.
 TEST_F(RanksTest, InBf16TwoRanksAndAChangeOfRanksGiveTheSameAsFarAsGradientsAreRounded) {
@@ -210,38 +268,52 @@ TEST_F(RanksTest, AnExceptionOnOneRankIsTheAnswerOfAllAndTheSameBatchMayComeAgai
   EXPECT_EQ(Distance(Weights("run", 3), Weights("calm", 3)), 0);
 }
 
-class FaultTest : public RanksTest, public ::testing::WithParamInterface<const char*> {
+struct Struck {
+  const char* fault;
+  const char* dtype;
+};
+class FaultTest : public RanksTest, public ::testing::WithParamInterface<Struck> {
  protected:
   // The weights that an undisturbed run ends with.
   const Tensors& Calm() const {
-    static const Tensors calm = [this] {
-      Train("calm", 2, 3);
-      return Weights("calm", 3);
-    }();
-    return calm;
+    static std::map<std::string, Tensors> calm;
+    const std::string dtype = GetParam().dtype;
+    if (!calm.contains(dtype)) {
+      Train("calm", 2, 3, "none", dtype);
+      calm[dtype] = Weights("calm", 3);
+    }
+    return calm[dtype];
   }
 };
 
 TEST_P(FaultTest, NobodyHangsTheRankIsNamedAndTheRunGoesOnAsIfNothingHadHappened) {
-  RankProcesses ranks = Start("run", 2, 3, GetParam());
+  RankProcesses ranks = Start("run", 2, 3, GetParam().fault, "none", GetParam().dtype);
   EXPECT_EQ(ranks[0]->AwaitEnd(kPatience), 1) << ranks[0]->Output();
   EXPECT_THAT(ranks[0]->Output(), HasSubstr("ABORTED: "));
   EXPECT_THAT(ranks[0]->Output(), HasSubstr("rank 1 of 2 does not answer"));
   EXPECT_TRUE(fs::exists(Checkpoint("run", 1)));
   EXPECT_FALSE(fs::exists(Checkpoint("run", 2)));
   ranks.clear();  // as launch does
-  EXPECT_THAT(Train("run", 2, 3), testing::StartsWith("step 2 "));
+  EXPECT_THAT(Train("run", 2, 3, "none", GetParam().dtype), testing::StartsWith("step 2 "));
   EXPECT_EQ(Distance(Weights("run", 3), Calm()), 0);
 }
 
-INSTANTIATE_TEST_SUITE_P(InEachPhase, FaultTest,
-                         ::testing::Values("kill:forward", "kill:backward", "kill:save",
-                                           "stop:forward", "stop:backward", "stop:save"),
-                         [](const auto& fault) {
-                           std::string name = fault.param;
-                           name[4] = '_';
-                           return name;
-                         });
+std::string NameOf(const testing::TestParamInfo<Struck>& struck) {
+  std::string name = struck.param.fault;
+  name[4] = '_';
+  return name;
+}
+INSTANTIATE_TEST_SUITE_P(
+    InEachPhase, FaultTest,
+    ::testing::Values(Struck{"kill:forward", "float32"}, Struck{"kill:backward", "float32"},
+                      Struck{"kill:save", "float32"}, Struck{"stop:forward", "float32"},
+                      Struck{"stop:backward", "float32"}, Struck{"stop:save", "float32"}),
+    NameOf);
+INSTANTIATE_TEST_SUITE_P(WithSlices, FaultTest,
+                         ::testing::Values(Struck{"kill:backward", "float32-sharded"},
+                                           Struck{"stop:backward", "float32-sharded"},
+                                           Struck{"kill:save", "float32-sharded"}),
+                         NameOf);
 
 TEST(OwnedRangeTest, RangesTileTheTensorForAnyNumberOfRanks) {
   for (const int64_t count : {0, 1, 3, 8, 1000}) {

@@ -4,16 +4,21 @@
 // "kill:save",
 // .., "throw:forward", after which the batch is given again. VIEWS: "none", "dense" (the learner's
 // view), "d1", "d2" or "d3" (distillation); with all but "none" each step is rollouts of every
-// method. DTYPE: "float32" or "bfloat16".
+// method. DTYPE: "float32" or "bfloat16", or "float32-sharded", ..: ranks hold slices of the
+// layers.
+#include <ATen/core/Tensor.h>
+
 #include <atomic>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <set>
 #include <stdexcept>
 #include <thread>
 
+#include "absl/strings/str_format.h"
 #include "common/collective/gloo.h"
 #include "services/trainer/engine/engine.h"
 #include "tests/unit/services/trainer/engine/batches.h"
@@ -94,6 +99,20 @@ struct Arguments {
   std::string fault, views, dtype;
 };
 
+// "<bytes held> <bytes of them>" of the layers between passes.
+void NoteHeld(const Arguments& args, const model::Decoder& decoder) {
+  size_t held = 0, all = 0;
+  std::set<const void*> seen;  // some parameters stand in one storage
+  for (const auto& [name, tensor] : decoder.Parameters()) {
+    if (!name.starts_with("model.layers.")) continue;
+    all += tensor.nbytes();
+    if (seen.insert(tensor.storage().unsafeGetStorageImpl()).second) {
+      held += tensor.storage().nbytes();
+    }
+  }
+  std::ofstream(absl::StrFormat("%s/held-%d.txt", args.run, args.rank)) << held << " " << all;
+}
+
 rl::ViewOptions ViewsOf(const std::string& views) {
   using rl::Distillation;
   if (views == "dense") return {.learner = rl::View::kDense};
@@ -111,11 +130,16 @@ absl::Status Train(const Arguments& args, Collective& ranks) {
   EngineOptions options = TinyOptions(args.run, "run");
   options.keep_checkpoints = 9;
   options.shadow = ViewsOf(args.views);
-  if (args.dtype == "bfloat16") options.dtype = model::DType::kBFloat16;
+  if (args.dtype.starts_with("bfloat16")) options.dtype = model::DType::kBFloat16;
+  if (args.dtype.ends_with("sharded")) {
+    options.weights = WeightsHeld::kSharded;
+    options.activations = model::Activations::kRecomputed;
+  }
   ASSIGN_OR_RETURN(const SourceModel initial,
                    MakeModel(options.model, options.run.seed, options.dtype));
   ASSIGN_OR_RETURN(const auto engine, TrainerEngine::Open(options, clock, ranks));
-  if (args.rank == 0) RETURN_IF_ERROR(engine->Publish().status());
+  const absl::Status published = engine->Publish().status();
+  if (args.rank == 0) RETURN_IF_ERROR(published);
   std::thread watch;
   for (int64_t step = engine->step() + 1; step <= args.last_step; ++step) {
     if (step == 2 && !struck && args.fault.ends_with("forward")) clock.Arm(1);
@@ -139,6 +163,7 @@ absl::Status Train(const Arguments& args, Collective& ranks) {
     RETURN_IF_ERROR(engine->Save());
   }
   if (watch.joinable()) watch.join();
+  NoteHeld(args, engine->decoder());
   return absl::OkStatus();
 }
 
