@@ -27,16 +27,21 @@ class BegunTest : public EngineTest {
     if (method == context::Method::kEvict) r.context.parameters.chooser = context::Chooser::kRecent;
     return r;
   }
-  // All that there was of the samples when one of them had so many tokens.
-  static std::vector<rl::Rollout> CutAfter(size_t tokens, const GenerationRequest& r) {
-    const auto engine = Exact();
-    const auto sink = std::make_shared<Collector>(r.n);
-    EXPECT_TRUE(engine->Submit(r, sink).ok());
-    sink->WaitForTokens(tokens);
-    engine->AbortAll("", "enough");
-    sink->Wait();
+  // What an abort leaves of a sample when it has so many tokens.
+  static rl::Rollout CutAt(size_t tokens, rl::Rollout r) {
+    r.tokens.resize(tokens);
+    r.origins.resize(tokens);
+    r.logprobs.resize(tokens);
+    std::erase_if(r.events, [&](const auto& e) { return e.at >= static_cast<int32_t>(tokens); });
+    r.spans = {{r.prompt_tokens, static_cast<int32_t>(tokens), PolicyVersion(1), 0}};
+    r.finish_reason = rl::FinishReason::kCancelled;
+    return r;
+  }
+  static std::vector<rl::Rollout> CutAfter(size_t sampled, const GenerationRequest& r) {
+    const auto whole = Generate(*Exact(), r);
     std::vector<rl::Rollout> begun;
-    for (const auto& [sample, failure] : sink->failed) begun.push_back(*failure.partial);
+    for (const auto& [sample, finished] : whole->finished)
+      begun.push_back(CutAt(r.prompt.size() + sampled, finished.rollout));
     return begun;
   }
 };
@@ -120,17 +125,42 @@ TEST_F(BegunTest, NothingIsLostWhenTheyAreCutAgainBeforeTheirTurn) {
   EXPECT_FALSE(sink->failed.at(0).partial.has_value());
 }
 
+TEST_F(BegunTest, WhatAnAbortLeavesIsTheBeginningOfTheWhole) {
+  GenerationRequest r = Compacting(context::Method::kEvict);
+  r.sampling.max_tokens = 500;
+  const auto whole = Generate(*Exact(), r);
+  const auto engine = Exact();
+  const auto sink = std::make_shared<Collector>(r.n);
+  ASSERT_TRUE(engine->Submit(r, sink).ok());
+  sink->WaitForTokens(60);
+  engine->AbortAll("", "enough");
+  sink->Wait();
+  ASSERT_EQ(sink->failed.size(), 3u);
+  for (const auto& [sample, failure] : sink->failed) {
+    const rl::Rollout& partial = failure.partial.value();
+    const rl::Rollout cut = CutAt(partial.tokens.size(), whole->finished[sample].rollout);
+    EXPECT_EQ(partial.tokens, cut.tokens);
+    EXPECT_EQ(partial.logprobs, cut.logprobs);
+    EXPECT_EQ(partial.spans, cut.spans);
+    EXPECT_EQ(partial.finish_reason, cut.finish_reason);
+    // The event before the last token may be still to come.
+    EXPECT_THAT(cut.events.size() - partial.events.size(), testing::AnyOf(0u, 1u));
+  }
+}
+
 TEST_F(BegunTest, NoMoreRunThanMay) {
   GenerationRequest r = Compacting(context::Method::kEvict);
   r.begun = CutAfter(20, r);
-  int64_t most = 0;
+  std::atomic<Engine*> made = nullptr;
+  std::atomic<int> most = 0;
   auto engine = MakeEngine({.model_folder = Folder(1),
                             .version = PolicyVersion(1),
                             .limits = {.max_running = 2, .check_pages = true},
-                            .observer = {.step = [&](double, int rows) {
-                              if (rows <= 3) most = std::max<int64_t>(most, rows);
+                            .observer = {.step = [&](double, int) {
+                              if (Engine* e = made) most = std::max<int>(most, e->load().running);
                             }}});
   ASSERT_TRUE(engine.ok());
+  made = engine->get();
   EXPECT_EQ(Generate(**engine, r)->finished.size(), 3u);
   EXPECT_EQ(most, 2);
 }
