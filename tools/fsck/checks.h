@@ -47,6 +47,12 @@ Check NoFailureBecameAReward(const LedgerRows& ledger);
 // Every trained rollout names versions that the ledger knows, older than the step that it became.
 Check RolloutsNameTheirVersions(const LedgerRows& ledger);
 
+// Each message is a rollout whose context log holds, and says what the ledger's columns say.
+Check MessagesSayWhatTheLedgerSays(const LedgerRows& ledger);
+
+// What a stop left of a sample is whole, and its prompt still waits for it.
+Check CutSamplesCanGoOn(const LedgerRows& ledger);
+
 // No trained rollout is more than `bound` steps older than the weights that it changed.
 Check StalenessIsBounded(const LedgerRows& ledger, int64_t bound);
 

@@ -35,6 +35,18 @@ struct LedgerPrompt {
   std::optional<int64_t> step;
 };
 
+// What the message of a rollout says of itself.
+struct LedgerMessage {
+  std::string damage;  // why it cannot be read; empty: it can, and its context log holds
+  std::string id;
+  int64_t sample = 0;
+  int64_t prompt_tokens = 0;
+  int64_t total_tokens = 0;
+  int64_t events = 0;
+  int64_t min_version = 0;
+  int64_t max_version = 0;
+};
+
 struct LedgerRollout {
   std::string id;
   int64_t prompt = 0;
@@ -44,9 +56,19 @@ struct LedgerRollout {
   rl::Outcome outcome = rl::Outcome::kOk;
   std::optional<double> reward;
   std::optional<double> advantage;
+  int64_t prompt_tokens = 0;
+  int64_t total_tokens = 0;
+  int64_t events = 0;
   int64_t min_version = 0;
   int64_t max_version = 0;
-  int64_t bytes = 0;  // of its message
+  std::optional<LedgerMessage> message;  // missing: there are no bytes
+};
+
+// What there is of a sample that a stop cut off.
+struct LedgerCut {
+  int64_t prompt = 0;
+  int64_t sample = 0;
+  LedgerMessage message;
 };
 
 struct LedgerVersion {
@@ -63,6 +85,7 @@ struct LedgerRows {
   std::map<int64_t, int64_t> recorded;        // step that was trained -> its largest staleness
   std::vector<LedgerPrompt> prompts;          // ascending
   std::vector<LedgerRollout> rollouts;        // ascending by prompt and sample
+  std::vector<LedgerCut> cuts;                // ascending by prompt and sample
   std::map<int64_t, LedgerVersion> versions;  // abandoned ones too
   std::map<std::string, int64_t> counts;      // how often something happened to rollouts
 };

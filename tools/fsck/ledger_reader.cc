@@ -10,6 +10,7 @@
 #include <string_view>
 
 #include "absl/strings/str_format.h"
+#include "tools/fsck/message_reader.h"
 
 namespace palimpsest::tools {
 namespace {
@@ -34,6 +35,12 @@ class Row {
   std::string Text(int column) const {
     const unsigned char* text = sqlite3_column_text(statement_, column);
     return text == nullptr ? "" : reinterpret_cast<const char*>(text);
+  }
+  // Until the next row.
+  std::string_view Bytes(int column) const {
+    const auto* bytes = static_cast<const char*>(sqlite3_column_blob(statement_, column));
+    return {bytes,
+            bytes == nullptr ? 0 : static_cast<size_t>(sqlite3_column_bytes(statement_, column))};
   }
 
  private:
@@ -118,21 +125,37 @@ absl::Status ReadRollouts(const LedgerFile& file, LedgerRows& rows) {
                             [&](const Row& row) { rows.counts[row.Text(0)] = row.Int(1); }));
   return file.Each(
       "SELECT id, grp, sample, task || ' of split ' || split || ', seed ' || seed, idx, outcome, "
-      "reward, advantage, min_version, max_version, COALESCE(LENGTH(bytes), 0) "
+      "reward, advantage, prompt_tokens, total_tokens, events, min_version, max_version, bytes "
       "FROM rollouts ORDER BY grp, sample",
       [&](const Row& row) {
-        rows.rollouts.push_back({.id = row.Text(0),
-                                 .prompt = row.Int(1),
-                                 .sample = row.Int(2),
-                                 .episode = row.Text(3),
-                                 .index = row.Int(4),
-                                 .outcome = static_cast<rl::Outcome>(row.Int(5)),
-                                 .reward = row.OptionalReal(6),
-                                 .advantage = row.OptionalReal(7),
-                                 .min_version = row.Int(8),
-                                 .max_version = row.Int(9),
-                                 .bytes = row.Int(10)});
+        LedgerRollout rollout{.id = row.Text(0),
+                              .prompt = row.Int(1),
+                              .sample = row.Int(2),
+                              .episode = row.Text(3),
+                              .index = row.Int(4),
+                              .outcome = static_cast<rl::Outcome>(row.Int(5)),
+                              .reward = row.OptionalReal(6),
+                              .advantage = row.OptionalReal(7),
+                              .prompt_tokens = row.Int(8),
+                              .total_tokens = row.Int(9),
+                              .events = row.Int(10),
+                              .min_version = row.Int(11),
+                              .max_version = row.Int(12)};
+        if (!row.Bytes(13).empty()) rollout.message = ReadMessage(row.Bytes(13));
+        rows.rollouts.push_back(std::move(rollout));
       });
+}
+
+// A ledger of before has no such table.
+absl::Status ReadCuts(const LedgerFile& file, LedgerRows& rows) {
+  bool there = false;
+  RETURN_IF_ERROR(file.Each("SELECT 1 FROM sqlite_master WHERE name = 'cut_samples'",
+                            [&](const Row&) { there = true; }));
+  if (!there) return absl::OkStatus();
+  return file.Each("SELECT grp, sample, bytes FROM cut_samples ORDER BY grp, sample",
+                   [&](const Row& row) {
+                     rows.cuts.push_back({row.Int(0), row.Int(1), ReadMessage(row.Bytes(2))});
+                   });
 }
 
 }  // namespace
@@ -147,6 +170,7 @@ absl::StatusOr<LedgerRows> ReadLedger(const std::string& path) {
   RETURN_IF_ERROR(ReadMeta(file, rows));
   RETURN_IF_ERROR(ReadTraining(file, rows));
   RETURN_IF_ERROR(ReadRollouts(file, rows));
+  RETURN_IF_ERROR(ReadCuts(file, rows));
   return rows;
 }
 

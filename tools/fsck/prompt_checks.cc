@@ -1,6 +1,5 @@
-// Prompts and their rollouts; batches and versions stand in training_checks.cc.
+// Prompts and their states; what their rollouts are stands in rollout_checks.cc.
 #include <algorithm>
-#include <cmath>
 #include <set>
 
 #include "tools/fsck/finding.h"
@@ -25,14 +24,6 @@ std::string StateName(int64_t state) {
 
 bool IsKnown(int64_t state) {
   return state >= LedgerPrompt::kOpen && state <= LedgerPrompt::kDropped;
-}
-
-std::map<int64_t, int64_t> StepsOfPrompts(const LedgerRows& ledger) {
-  std::map<int64_t, int64_t> steps;
-  for (const LedgerPrompt& prompt : ledger.prompts) {
-    if (prompt.step.has_value()) steps[prompt.id] = *prompt.step;
-  }
-  return steps;
 }
 
 // One prompt, one episode, and the other way round.
@@ -141,7 +132,7 @@ Check AcceptedRolloutsAreThere(const LedgerRows& ledger) {
       Find(check, "step %d: %s is sample %d, and one before it is missing", steps.at(r.prompt),
            Named(r), r.sample);
     }
-    if (r.bytes == 0) Find(check, "step %d: %s has no message", steps.at(r.prompt), Named(r));
+    if (!r.message) Find(check, "step %d: %s has no message", steps.at(r.prompt), Named(r));
   }
   std::map<int64_t, std::pair<int64_t, int64_t>> first;  // of a step: prompt, samples
   for (const auto& [prompt, n] : samples) {
@@ -151,75 +142,6 @@ Check AcceptedRolloutsAreThere(const LedgerRows& ledger) {
       Find(check, "step %d: prompt %d has %d rollouts, prompt %d has %d", steps.at(prompt), prompt,
            n, other, expected);
     }
-  }
-  return check;
-}
-
-Check NoFailureBecameAReward(const LedgerRows& ledger) {
-  Check check{.name = "no_failure_became_a_reward"};
-  const std::map<int64_t, int64_t> steps = StepsOfPrompts(ledger);
-  for (const LedgerRollout& r : ledger.rollouts) {
-    ++check.looked_at;
-    const auto step = steps.find(r.prompt);
-    const std::string where =
-        step == steps.end() ? "no batch yet" : absl::StrFormat("step %d", step->second);
-    const bool judged = r.outcome == rl::Outcome::kOk || r.outcome == rl::Outcome::kTruncated;
-    if (!judged && (r.reward.has_value() || step != steps.end())) {
-      Find(check, "%s: %s has outcome %d, which is a failure, and counts with reward %g", where,
-           Named(r), static_cast<int>(r.outcome), r.reward.value_or(0));
-    }
-    if (step == steps.end()) continue;
-    if (!r.reward.has_value() || !std::isfinite(*r.reward)) {
-      Find(check, "%s: %s has no finite reward and would count as 0", where, Named(r));
-    }
-    if (!r.advantage.has_value() || !std::isfinite(*r.advantage)) {
-      Find(check, "%s: %s has no finite advantage", where, Named(r));
-    }
-  }
-  return check;
-}
-
-Check RolloutsNameTheirVersions(const LedgerRows& ledger) {
-  Check check{.name = "rollouts_name_their_versions"};
-  const std::map<int64_t, int64_t> steps = StepsOfPrompts(ledger);
-  for (const LedgerRollout& r : ledger.rollouts) {
-    const auto step = steps.find(r.prompt);
-    if (step == steps.end()) continue;
-    ++check.looked_at;
-    const auto made = ledger.versions.find(r.min_version);
-    if (made == ledger.versions.end()) {
-      Find(check, "step %d: %s names version %d, which the ledger does not know", step->second,
-           Named(r), r.min_version);
-    } else if (made->second.step >= step->second) {
-      Find(check, "step %d: %s was made by version %d of step %d, which came later", step->second,
-           Named(r), r.min_version, made->second.step);
-    }
-    if (r.max_version < r.min_version) {
-      Find(check, "step %d: %s has versions %d to %d", step->second, Named(r), r.min_version,
-           r.max_version);
-    }
-  }
-  return check;
-}
-
-Check StalenessIsBounded(const LedgerRows& ledger, int64_t bound) {
-  Check check{.name = "staleness_is_bounded"};
-  const std::map<int64_t, int64_t> steps = StepsOfPrompts(ledger);
-  for (const LedgerRollout& r : ledger.rollouts) {
-    const auto step = steps.find(r.prompt);
-    const auto made = ledger.versions.find(r.min_version);
-    if (step == steps.end() || made == ledger.versions.end()) continue;
-    ++check.looked_at;
-    const int64_t staleness = step->second - 1 - made->second.step;
-    if (staleness > bound) {
-      Find(check, "step %d: %s is %d steps old (version %d of step %d), the bound is %d",
-           step->second, Named(r), staleness, r.min_version, made->second.step, bound);
-    }
-  }
-  for (const auto& [step, staleness] : ledger.recorded) {
-    if (staleness <= bound) continue;
-    Find(check, "step %d was trained with a recorded staleness of %d, the bound is %d", step,
-         staleness, bound);
   }
   return check;
 }

@@ -170,7 +170,8 @@ std::vector<Check> CheckAll(const Evidence& evidence, std::optional<int64_t> max
       NoPromptWasSkipped(ledger),        AcceptedRolloutsAreThere(ledger),
       BatchesAreInOrder(ledger),         WeightsContainEachBatchOnce(evidence),
       VersionsAreOfTheirSteps(evidence), NoFailureBecameAReward(ledger),
-      RolloutsNameTheirVersions(ledger)};
+      RolloutsNameTheirVersions(ledger), MessagesSayWhatTheLedgerSays(ledger),
+      CutSamplesCanGoOn(ledger)};
   if (max_staleness.has_value()) checks.push_back(StalenessIsBounded(ledger, *max_staleness));
   return checks;
 }

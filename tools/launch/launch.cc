@@ -143,6 +143,8 @@ absl::Status Launch::Prepare() {
   if (options_.slurm) {
     ASSIGN_OR_RETURN(slurm_, SlurmPlace::OfThisJob());
     RETURN_IF_ERROR(ValidateNodes(config_.placement, slurm_->nodes().size()));
+  } else {
+    RETURN_IF_ERROR(ValidateWithoutSlurm(config_.placement));
   }
   ASSIGN_OR_RETURN(specs_, MakeSpecs(options_, config_, slurm_ ? &slurm_->nodes() : nullptr));
   // All daemons read the file before any of them starts.

@@ -77,4 +77,20 @@ absl::Status ValidateNodes(const PlacementSection& c, size_t node_count) {
   return absl::OkStatus();
 }
 
+absl::Status ValidateWithoutSlurm(const PlacementSection& c) {
+  for (const std::string_view role : kRoles) {
+    const RolePlacement& own = c.Of(role);
+    const auto refuse = [&](std::string_view key, int32_t value) {
+      return absl::InvalidArgumentError(absl::StrFormat(
+          "placement.%s.%s=%d is for a Slurm job, and --slurm is not given", role, key, value));
+    };
+    for (const int32_t node : own.nodes) {
+      if (node != 0) return refuse("nodes", node);
+    }
+    if (own.cpus != 0) return refuse("cpus", own.cpus);
+    if (own.gpus != 0) return refuse("gpus", own.gpus);
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace palimpsest::tools

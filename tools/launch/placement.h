@@ -10,8 +10,8 @@
 
 namespace palimpsest::tools {
 
-// How many daemons of one role there are, and where each runs. On one machine only `replicas` and
-// `ranks` are meant; `nodes`, `cpus` and `gpus` are for a Slurm job.
+// How many daemons of one role there are, and where each runs. `nodes`, `cpus` and `gpus` are for a
+// Slurm job alone.
 struct RolePlacement {
   int32_t replicas = 1;
   int32_t ranks = 1;                 // of the trainer: processes that train one model together
@@ -38,6 +38,9 @@ absl::Status Validate(const PlacementSection& c);
 
 // `node_count`: nodes of the job. INVALID_ARGUMENT names the key that points beyond them.
 absl::Status ValidateNodes(const PlacementSection& c, size_t node_count);
+
+// On one machine: INVALID_ARGUMENT names the first key that only a Slurm job can keep.
+absl::Status ValidateWithoutSlurm(const PlacementSection& c);
 
 // The roles in the order in which they are started.
 inline constexpr std::string_view kRoles[] = {"env", "trainer", "inference", "router",

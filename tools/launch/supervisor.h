@@ -14,7 +14,7 @@ namespace palimpsest::tools {
 struct RestartLimits {
   int per_daemon = 3;                               // restarts, over the whole run
   absl::Duration first_backoff = absl::Seconds(1);  // doubles with each restart of the daemon
-  absl::Duration stop_grace = absl::Seconds(30);    // from SIGTERM to SIGKILL
+  absl::Duration stop_grace = absl::Seconds(30);    // from SIGTERM to SIGKILL: leader 3/4 of it
   absl::Duration team_grace = absl::Seconds(15);    // from the end of one of a team to SIGKILL
 };
 
@@ -34,10 +34,11 @@ struct RunEnding {
 // Keeps the daemons alive in `place` until the leading one ends with code 0, one cannot be kept
 // alive (it dies more often than the limits allow, says that another start would fail as well by
 // exit code 3, or is lost with its machine), one refuses its configuration (exit code 2), or `stop`
-// is raised; then stops them all, the leading one first. A replica that cannot be kept alive is
-// done without while another one of its role is left. When one of a team ends, the others get
-// team_grace to say whom they miss; all of them then count as one daemon that has died. `say` gets
-// one line for each thing that happens. Polls ten times a second on the calling thread.
+// is raised; then stops them all, the leading one first. Killing what does not stop in time changes
+// no exit code: what is durable at any moment is enough to go on from. A replica that cannot be
+// kept alive is done without while another one of its role is left. When one of a team ends, the
+// others get team_grace to say whom they miss; all of them then count as one daemon that has died.
+// `say` gets one line for each thing that happens. Polls ten times a second on the calling thread.
 RunEnding Supervise(const std::vector<DaemonSpec>& daemons, const RestartLimits& limits,
                     const Place& place, const StopSignal& stop, Clock& clock,
                     const std::function<void(const std::string&)>& say);

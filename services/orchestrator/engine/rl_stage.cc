@@ -18,9 +18,7 @@ constexpr absl::Duration kLook = absl::Milliseconds(200);
 
 }  // namespace
 
-RlStage::~RlStage() { AwaitWorkers(); }
-
-void RlStage::AwaitWorkers() {
+RlStage::~RlStage() {
   const auto idle = [this]()
                         ABSL_SHARED_LOCKS_REQUIRED(inbox_->mu) { return inbox_->working == 0; };
   absl::MutexLock lock(&inbox_->mu);

@@ -53,7 +53,6 @@ class RlStage {
   absl::Status Loop();
   absl::Status KeepWhatThereIs();
   absl::Status Load();
-  void AwaitWorkers();
   absl::StatusOr<RlSnapshot> Look();
   absl::Status Act(RlAction action);
   absl::StatusOr<std::string> NextTask() const;

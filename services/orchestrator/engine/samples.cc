@@ -148,11 +148,15 @@ class Making {
 
   // Those of an earlier order that lack their judgement alone.
   absl::Status JudgeEnded() {
-    const CutSamples cut = made_.cut;
-    for (const auto& [number, sample] : cut) {
-      if (!sample.ended()) continue;
-      Played played{{.sample = number, .rollout = sample.rollout, .text = sample.text},
-                    prompt_.episode};
+    std::vector<int32_t> ended;
+    for (const auto& [number, sample] : made_.cut) {
+      if (sample.ended()) ended.push_back(number);
+    }
+    for (const int32_t number : ended) {
+      CutSample sample = std::move(made_.cut.extract(number).mapped());
+      Played played{
+          {.sample = number, .rollout = std::move(sample.rollout), .text = std::move(sample.text)},
+          prompt_.episode};
       RETURN_IF_ERROR(Take(std::move(played), order_.tries));
     }
     std::sort(have_.begin(), have_.end());
@@ -219,8 +223,8 @@ class Making {
       return verdict.status();
     }
     const auto cut = made_.cut.find(sample.sample);
-    const bool continued = cut != made_.cut.end() && !cut->second.ended();
-    if (cut != made_.cut.end()) made_.cut.erase(cut);
+    const bool continued = cut != made_.cut.end();
+    if (continued) made_.cut.erase(cut);
     if (verdict->outcome != rl::Outcome::kOk) {
       made_.failure = verdict->reason;
       return CountLoss(place_, verdict->outcome, verdict->reason);

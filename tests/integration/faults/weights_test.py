@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
 """Weights and checkpoints that are damaged or deleted on the disk. Usage: see case.py."""
+import fcntl
+import os
 import shutil
 import signal
 import sys
@@ -51,20 +53,46 @@ class Disk(case.Case):
         self.assertEqual(crew.ends, [])
         self.assert_undisturbed(crew, last)
 
-    def test_a_version_that_is_deleted_while_it_is_loaded_is_written_anew(self):
+    def take_lease(self, file):
+        try:
+            return fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK) == 0
+        except BlockingIOError:  # somebody has it open
+            return False
+
+    def while_it_is_read(self, crew, folder, spoil):
+        """Inference, which stands still, goes on; `spoil` is called while it waits for a file of this folder to open."""
+        file = os.open(self.random.choice(sorted(folder.glob("*.safetensors")) + [folder / "tokenizer.json"]), os.O_RDONLY)
+        try:
+            crew.until("a lease", lambda: self.take_lease(file), 10)  # who opens it waits for us, and we can tell
+            crew.signal("inference", signal.SIGCONT)
+            crew.until("inference reads the version", lambda: fcntl.fcntl(file, fcntl.F_GETLEASE) != fcntl.F_WRLCK, 30)
+            spoil(folder)
+        finally:
+            os.close(file)
+
+    def deleted(self, in_between):
+        """`in_between` deletes the version of which it gets the crew and the folder, and lets inference go on."""
         crew = self.started()
         refused = 0
         while refused < (10 if case.WORDS.long else 2):
             before = crew.log("inference").count("weights not taken over")
-            self.before_it_is_read(crew, shutil.rmtree)
+            self.before_it_is_read(crew, lambda folder: in_between(crew, folder))
             self.assert_sound(crew)
-            crew.signal("inference", signal.SIGCONT)
             crew.await_steps(2)
             refused += crew.log("inference").count("weights not taken over") > before
         last = crew.finish()
         self.assert_sound(crew)
         self.assertEqual(crew.ends, [])
         self.assert_undisturbed(crew, last)
+
+    def test_a_version_that_is_deleted_before_it_is_loaded_is_written_anew(self):
+        def in_between(crew, folder):
+            shutil.rmtree(folder)
+            crew.signal("inference", signal.SIGCONT)
+        self.deleted(in_between)
+
+    def test_a_version_that_is_deleted_while_it_is_loaded_is_written_anew(self):
+        self.deleted(lambda crew, folder: self.while_it_is_read(crew, folder, shutil.rmtree))
 
     def test_a_bit_that_flips_in_a_checkpoint_costs_the_steps_since_the_one_before(self):
         crew = self.started()
@@ -89,4 +117,5 @@ class Disk(case.Case):
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGIO, signal.SIG_IGN)  # which the kernel sends to the holder of a lease
     case.main()

@@ -51,6 +51,27 @@ TEST(PlacementTest, ANodeBeyondTheJobIsRefused) {
               HasSubstr("placement.inference.nodes=2: the job has 2 nodes"));
 }
 
+TEST(PlacementTest, OnOneMachineWhatOnlySlurmCanKeepIsRefused) {
+  const auto refusal = [](auto change) {
+    PlacementSection c;
+    change(c);
+    return std::string(ValidateWithoutSlurm(c).message());
+  };
+  EXPECT_EQ(refusal([](auto& c) {
+              c.inference.replicas = 4;
+              c.trainer.ranks = 2;
+              c.env.nodes = {0, 0};
+            }),
+            "");
+  const std::string why = " is for a Slurm job, and --slurm is not given";
+  EXPECT_EQ(refusal([](auto& c) {
+              c.inference.nodes = {0, 1};
+            }),
+            "placement.inference.nodes=1" + why);
+  EXPECT_EQ(refusal([](auto& c) { c.trainer.cpus = 8; }), "placement.trainer.cpus=8" + why);
+  EXPECT_EQ(refusal([](auto& c) { c.inference.gpus = 1; }), "placement.inference.gpus=1" + why);
+}
+
 class SlurmPlaceTest : public ::testing::Test {
  protected:
   const SlurmPlace place_{"42", {"a", "b"}};

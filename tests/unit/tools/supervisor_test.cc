@@ -168,6 +168,23 @@ TEST_F(SupervisorTest, ASignalStopsAllAndTheDeafAreKilled) {
   EXPECT_THAT(Said(), HasSubstr("deaf-0 did not stop"));
 }
 
+TEST_F(SupervisorTest, ADeafLeaderLeavesTheOthersTimeToSave) {
+  limits_.stop_grace = absl::Seconds(4);
+  std::thread later([] {
+    usleep(300'000);
+    kill(getpid(), SIGUSR1);
+  });
+  const RunEnding ending =
+      Run({Script("trainer-0",
+                  "trap 'sleep 0.1; echo saved; exit 0' USR1; while :; do sleep 0.05; done"),
+           Script("lead-0", "trap '' USR1; while :; do sleep 0.05; done", true)},
+          FailingPlace());
+  later.join();
+  EXPECT_EQ(ending.exit_code, kExitLater);
+  EXPECT_EQ(File("trainer-0.log"), "saved\n");
+  EXPECT_THAT(Said(), HasSubstr("lead-0 did not stop within 3s and is killed"));
+}
+
 TEST_F(SupervisorTest, AWarningStopsAllToGoOnLater) {
   std::thread later([] {
     usleep(300'000);

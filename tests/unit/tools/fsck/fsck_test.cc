@@ -23,6 +23,7 @@ using nlohmann::json;
 using orchestrator::FakeWorld;
 using orchestrator::Ledger;
 using testing::HasSubstr;
+using testing::Not;
 
 constexpr char kRun[] = "test";
 constexpr uint64_t kSeed = 11;
@@ -151,13 +152,15 @@ class FsckTest : public testing::Test {
     Look();
     EXPECT_EQ(code_, 0) << table_;
     EXPECT_EQ(json_["run"], kRun);
-    EXPECT_EQ(json_["checks"].size(), 10u);
+    EXPECT_EQ(json_["checks"].size(), 12u);
     std::map<std::string, int64_t> looked_at;
     for (const json& check : json_["checks"]) looked_at[check["name"]] = check["looked_at"];
     EXPECT_EQ(looked_at["prompts_have_one_state"], 8);
     EXPECT_EQ(looked_at["batches_are_in_order"], 6);
     EXPECT_EQ(looked_at["weights_contain_each_batch_once"], 2);
     EXPECT_EQ(looked_at["staleness_is_bounded"], 16);
+    EXPECT_EQ(looked_at["messages_say_what_the_ledger_says"], 16);
+    EXPECT_EQ(looked_at["cut_samples_can_go_on"], 0);
   }
 
   static std::string whole_;
@@ -367,12 +370,64 @@ TEST_F(FsckTest, ARolloutOfAVersionThatNobodyKnowsIsFound) {
 
 TEST_F(FsckTest, StalenessOverTheBoundIsFoundAndOnlyWhenABoundIsGiven) {
   Corrupt("UPDATE rollouts SET min_version = 1 WHERE grp = 6 AND sample = 0");
-  ExpectOnly("staleness_is_bounded",
-             "of prompt 6 is 5 steps old (version 1 of step 0), the bound is 0");
+  Look();
+  EXPECT_EQ(code_, 1);
+  const std::string old = "of prompt 6 is 5 steps old (version 1 of step 0), the bound is 0";
+  EXPECT_THAT(table_, HasSubstr(old));
+  Look(5);
+  EXPECT_THAT(table_, Not(HasSubstr(old)));
   std::ostringstream out, table;
-  EXPECT_EQ(RunFsck({.run = folder_}, out, table), 0);
+  RunFsck({.run = folder_}, out, table);
   EXPECT_THAT(table.str(), HasSubstr("staleness is not judged"));
-  EXPECT_EQ(RunFsck({.run = folder_, .max_staleness = 5}, out, table), 0);
+  EXPECT_THAT(table.str(), Not(HasSubstr(old)));
+}
+
+TEST_F(FsckTest, TheNewestVersionOfARolloutCountsToo) {
+  Corrupt("UPDATE rollouts SET max_version = 77 WHERE grp = 7 AND sample = 0");
+  Look();
+  EXPECT_EQ(code_, 1);
+  EXPECT_THAT(table_, HasSubstr("of prompt 7 names version 77, which the ledger does not know"));
+}
+
+TEST_F(FsckTest, AMessageThatIsDamagedIsFound) {
+  Corrupt("UPDATE rollouts SET bytes = x'00ff00' WHERE grp = 3 AND sample = 0");
+  ExpectOnly("messages_say_what_the_ledger_says", "of prompt 3 is damaged: its bytes are no");
+}
+
+TEST_F(FsckTest, AMessageOfAnotherRolloutIsFound) {
+  Corrupt(
+      "UPDATE rollouts SET bytes = (SELECT bytes FROM rollouts WHERE grp = 0 AND sample = 0) "
+      "WHERE grp = 3 AND sample = 0");
+  ExpectOnly("messages_say_what_the_ledger_says", "of prompt 3 calls itself g000000");
+}
+
+TEST_F(FsckTest, ARowThatContradictsItsMessageIsFound) {
+  Corrupt("UPDATE rollouts SET total_tokens = total_tokens + 1 WHERE grp = 5 AND sample = 1");
+  ExpectOnly("messages_say_what_the_ledger_says", "of prompt 5: total_tokens is ");
+}
+
+// With the message of sample 1 of prompt 7.
+constexpr char kKeep[] =
+    "INSERT INTO cut_samples SELECT %d, %d, '', bytes FROM rollouts WHERE grp = 7 AND sample = 1";
+
+TEST_F(FsckTest, ASampleThatWasCutOffAnOpenPromptIsSound) {
+  ASSERT_TRUE(
+      (*Ledger::Open(folder_ + "/ledger.sqlite", kRun, kSeed))->OpenGroup("registers").ok());
+  Corrupt(absl::StrFormat(kKeep, 8, 1));
+  Look();
+  EXPECT_EQ(code_, 0) << table_;
+  Corrupt("UPDATE cut_samples SET sample = 0");
+  ExpectOnly("cut_samples_can_go_on", "sample 0 of prompt 8 says that it is of sample 1");
+  Corrupt("UPDATE cut_samples SET bytes = x'00ff00'");
+  ExpectOnly("cut_samples_can_go_on", "sample 0 of prompt 8 is damaged");
+  Corrupt("UPDATE cut_samples SET grp = 30");
+  ExpectOnly("cut_samples_can_go_on", "there is no such prompt");
+}
+
+TEST_F(FsckTest, ASampleThatIsKeptThoughItWasAcceptedIsFound) {
+  Corrupt(absl::StrFormat(kKeep, 7, 1));
+  ExpectOnly("cut_samples_can_go_on", "sample 1 of prompt 7: the prompt is not open any more");
+  EXPECT_THAT(table_, HasSubstr("sample 1 of prompt 7: its rollout was accepted"));
 }
 
 }  // namespace
