@@ -74,11 +74,11 @@ Finding AskDaemon(const std::string& role, const DoctorOptions& options,
 }
 
 // The model of a run that has begun is in its checkpoints.
-Finding LookAtModel(const RunNeeds& needs, const absl::StatusOr<int64_t>& parameters) {
+Finding LookAtModel(const RunNeeds& needs, const absl::StatusOr<ParameterCount>& parameters) {
   std::error_code ignored;
   Finding finding{"model"};
   if (parameters.ok()) {
-    finding.saw = absl::StrFormat("%d parameters", *parameters);
+    finding.saw = absl::StrFormat("%d parameters", parameters->all);
     const std::string tokenizer = needs.model.folder + "/tokenizer.json";
     if (needs.model.folder.empty() || std::filesystem::exists(tokenizer, ignored)) return finding;
     finding.saw = tokenizer + " is not there";
@@ -96,19 +96,20 @@ void LookAtMachine(const RunNeeds& needs, std::vector<Finding>& findings) {
   const auto add = [&findings](std::vector<Finding> more) {
     for (Finding& f : more) findings.push_back(std::move(f));
   };
-  const absl::StatusOr<int64_t> parameters = ParametersOf(needs.model);
-  findings.push_back(LookAtModel(needs, parameters));
+  const absl::StatusOr<ParameterCount> counted = ParametersOf(needs.model);
+  const ParameterCount parameters = counted.value_or(ParameterCount{});
+  findings.push_back(LookAtModel(needs, counted));
   add(ProbeCertificates(needs.tls, SystemClock().Now()));
   add(ProbeFolder(needs.run, needs.lease));
   const absl::StatusOr<Space> space = MeasureSpace(needs.run.folder);
   if (space.ok()) {
-    findings.push_back(JudgeSpace(DiskBytes(needs, parameters.value_or(0)), *space));
+    findings.push_back(JudgeSpace(DiskBytes(needs, parameters.all), *space));
     findings.push_back(JudgeInodes(*space));
   }
   const Machine machine = MeasureMachine();
   findings.push_back(JudgeOpenFiles(machine));
   findings.push_back(JudgeProcesses(machine));
-  findings.push_back(JudgeMemory(MemoryBytes(needs, parameters.value_or(0)), machine));
+  findings.push_back(JudgeMemory(MemoryBytes(needs, parameters), machine));
   findings.push_back(JudgeCores(needs, machine));
   add(JudgeGpus(needs, MeasureGpus()));
   add(ProbePorts(needs.places));

@@ -59,6 +59,9 @@ absl::StatusOr<RunNeeds> NeedsOf(const std::map<std::string, Node>& printed,
   RunNeeds needs;
   needs.ranks = ProcessesOn(placement.trainer, node);
   needs.replicas = ProcessesOn(placement.inference, node);
+  ASSIGN_OR_RETURN(const Node weights, At(printed, "trainer", "trainer.weights"));
+  ASSIGN_OR_RETURN(const std::string held, ReadString(weights, "trainer.weights"));
+  if (held == "sharded") needs.slices = placement.trainer.ranks;
   for (const std::string_view role : kRoles) {
     needs.gpus += placement.Of(role).gpus * ProcessesOn(placement.Of(role), node);
   }
@@ -90,15 +93,17 @@ absl::StatusOr<RunNeeds> NeedsOf(const std::map<std::string, Node>& printed,
   return needs;
 }
 
-absl::StatusOr<int64_t> ParametersOf(const ModelSection& model) {
+absl::StatusOr<ParameterCount> ParametersOf(const ModelSection& model) {
   if (!model.folder.empty()) {
     ASSIGN_OR_RETURN(const auto reader, weights::CheckpointReader::Open(model.folder));
-    int64_t parameters = 0;
+    ParameterCount count;
     for (const std::string& name : reader->names()) {
       ASSIGN_OR_RETURN(const weights::TensorView tensor, reader->Find(name));
-      parameters += static_cast<int64_t>(tensor.bytes.size()) / weights::SizeOf(tensor.type);
+      const auto n = static_cast<int64_t>(tensor.bytes.size()) / weights::SizeOf(tensor.type);
+      count.all += n;
+      if (name.starts_with("model.layers.")) count.of_layers += n;
     }
-    return parameters;
+    return count;
   }
   const InitModel& m = model.init;
   const int64_t vocabulary = 256 + static_cast<int64_t>(m.special_tokens.size());
@@ -106,7 +111,8 @@ absl::StatusOr<int64_t> ParametersOf(const ModelSection& model) {
   const int64_t keys = int64_t{m.kv_heads} * m.head_dim;
   const int64_t layer =
       hidden * (2 * queries + 2 * keys + 3 * int64_t{m.intermediate} + 2) + 2 * m.head_dim;
-  return m.layers * layer + hidden + vocabulary * hidden * (m.tied ? 1 : 2);
+  const int64_t rest = hidden + vocabulary * hidden * (m.tied ? 1 : 2);
+  return ParameterCount{.all = m.layers * layer + rest, .of_layers = m.layers * layer};
 }
 
 int64_t DiskBytes(const RunNeeds& needs, int64_t parameters) {
@@ -116,10 +122,13 @@ int64_t DiskBytes(const RunNeeds& needs, int64_t parameters) {
          kRest;
 }
 
-int64_t MemoryBytes(const RunNeeds& needs, int64_t parameters) {
-  const int64_t of_a_rank = needs.reference ? 3 : 2, moments = needs.ranks > 0 ? 2 : 0;
-  const int64_t copies = needs.ranks * of_a_rank + moments + needs.replicas;
-  return parameters * kBytesOfFloat * copies + needs.replicas * needs.kv_pool_bytes;
+int64_t MemoryBytes(const RunNeeds& needs, const ParameterCount& parameters) {
+  const int64_t slice = (parameters.of_layers + needs.slices - 1) / needs.slices;
+  const int64_t held = parameters.all - parameters.of_layers + slice;
+  const int64_t rank = 2 * held + (needs.reference ? parameters.all : 0);
+  const int64_t moments = needs.ranks > 0 ? 2 : 0;
+  const int64_t floats = needs.ranks * rank + (moments + needs.replicas) * parameters.all;
+  return floats * kBytesOfFloat + needs.replicas * needs.kv_pool_bytes;
 }
 
 }  // namespace palimpsest::tools

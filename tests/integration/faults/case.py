@@ -45,7 +45,7 @@ class Case(unittest.TestCase):
 
     def assert_undisturbed(self, crew, last_step, *sets):
         """The ledger is that of a run to which nothing happened: no prompt, draw, reward or gradient is another."""
-        other = self.crew(*sets, f"orchestrator.rl.steps={last_step}")
+        self.undisturbed = other = self.crew(*sets, f"orchestrator.rl.steps={last_step}")
         other.start()
         other.until("the end of the undisturbed run", lambda: other.done, 60 + 4 * last_step)
         self.assertEqual(other.ends, [])

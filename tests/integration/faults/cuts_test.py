@@ -2,10 +2,13 @@
 """Daemons that are asked to end while samples are on their way and get no time for them. Usage: see case.py."""
 import signal
 import sys
+import time
 
 sys.dont_write_bytecode = True
 import case  # noqa: E402
 
+SOON = 30  # seconds: far less than the deadlines of a response, far more than an answer takes on a busy machine
+EVALUATIONS = "SELECT name, greedy, idx, reward, text FROM evaluations ORDER BY name, greedy, idx"
 NO_TIME = ("orchestrator.drain_grace=0s", "inference.drain_grace=0s")
 
 
@@ -33,6 +36,49 @@ class Cuts(case.Case):
         self.assertNotIn("they begin anew", crew.log("orchestrator"))
         print(f"long: {cuts} cuts, {continued} samples went on from their logs, {last} steps, seed {case.WORDS.seed}")
         self.assert_undisturbed(crew, last)
+
+    def stop_orchestrator(self, crew):
+        start = time.monotonic()
+        self.assertEqual(crew.kill("orchestrator", signal.SIGTERM, again=None), 0, crew.said())
+        self.assertLess(time.monotonic() - start, SOON, crew.said())
+
+    def test_a_stop_does_not_wait_for_a_replica_that_is_silent(self):
+        crew = self.started(*NO_TIME)
+        for _ in range(5 if case.WORDS.long else 2):
+            crew.pause(0.3 * self.random.random())
+            crew.signal("inference", signal.SIGSTOP)
+            crew.pause(1)  # by now it is waited for
+            self.stop_orchestrator(crew)
+            self.assert_sound(crew)
+            crew.signal("inference", signal.SIGCONT)
+            crew.start("orchestrator")
+            crew.await_steps(1)
+        last = crew.finish()
+        self.assertIn("rollouts were not aborted", crew.log("orchestrator"), "the control: it was silent")
+        self.assert_sound(crew)
+        self.assertEqual(crew.ends, [], crew.said())
+        self.assert_undisturbed(crew, last)
+
+    def evaluations(self, crew):
+        with crew.ledger() as db:
+            return db.execute(EVALUATIONS).fetchall()
+
+    def test_a_stop_in_the_middle_of_an_evaluation_is_soon_over_and_the_evaluation_goes_on_where_it_was(self):
+        often = ("orchestrator.rl.eval_every=1", "orchestrator.heldout.prompts=64")
+        crew = self.started(*NO_TIME, *often)
+        in_the_middle = 0
+        while in_the_middle < (10 if case.WORDS.long else 2):
+            crew.await_steps(1)
+            crew.pause(self.random.random())
+            self.stop_orchestrator(crew)
+            self.assert_sound(crew)
+            in_the_middle += len(self.evaluations(crew)) % 64 > 0
+            crew.start("orchestrator")
+        last = crew.finish(1)
+        self.assert_sound(crew)
+        self.assertEqual(crew.ends, [], crew.said())
+        self.assert_undisturbed(crew, last, *often)
+        self.assertEqual(self.evaluations(crew), self.evaluations(self.undisturbed))
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ TEST(JudgeTest, LowLimitsAreNamedWithTheCommandThatRaisesThem) {
 TEST(JudgeTest, MemoryIsThatOfTheKvPoolAndFiveCopiesOfTheWeights) {
   RunNeeds needs;
   needs.kv_pool_bytes = 512 * kMiB;
-  const int64_t bytes = MemoryBytes(needs, 10 * kMiB);
+  const int64_t bytes = MemoryBytes(needs, {.all = 10 * kMiB});
   EXPECT_EQ(bytes, 512 * kMiB + 200 * kMiB);
   Expect(JudgeMemory(bytes, {.memory_bytes = 2 * bytes}), "memory", Verdict::kPass);
   Expect(JudgeMemory(bytes, {.memory_bytes = bytes + 1}), "memory", Verdict::kWarn);
@@ -58,12 +58,15 @@ TEST(JudgeTest, EachRankHoldsWeightsAndGradientsAndAReferenceIfThereIsOne) {
   RunNeeds needs;
   needs.kv_pool_bytes = 7;
   needs.ranks = 3;
-  EXPECT_EQ(MemoryBytes(needs, 1000), 4000 * (3 * 2 + 2 + 1) + 7);
+  EXPECT_EQ(MemoryBytes(needs, {.all = 1000, .of_layers = 900}), 4000 * (3 * 2 + 2 + 1) + 7);
   needs.reference = true;
-  EXPECT_EQ(MemoryBytes(needs, 1000), 4000 * (3 * 3 + 2 + 1) + 7);
+  EXPECT_EQ(MemoryBytes(needs, {.all = 1000, .of_layers = 900}), 4000 * (3 * 3 + 2 + 1) + 7);
+  needs.slices = 5;  // one for each rank, two of which are on other nodes
+  EXPECT_EQ(MemoryBytes(needs, {.all = 1000, .of_layers = 900}),
+            4 * (3 * (2 * (100 + 180) + 1000) + (2 + 1) * 1000) + 7);
   needs.ranks = 0;  // another node's
   needs.replicas = 2;
-  EXPECT_EQ(MemoryBytes(needs, 1000), 2 * (4000 + 7));
+  EXPECT_EQ(MemoryBytes(needs, {.all = 1000, .of_layers = 900}), 2 * (4000 + 7));
 }
 
 TEST(JudgeTest, ANodeThatCannotBeReachedIsNamedWithNothingElse) {
@@ -139,7 +142,10 @@ TEST(NeedsTest, ParametersOfAFreshModelAreCountedByItsTensors) {
                        .tied = true};
   const int64_t embedding = 257 * 3, q = 3 * 8, k = 3 * 4, v = 3 * 4, o = 8 * 3;
   const int64_t mlp = 3 * 5 + 3 * 5 + 5 * 3, norms = 3 + 3 + 2 + 2, last = 3;
-  EXPECT_EQ(*ParametersOf({.init = init}), embedding + 2 * (q + k + v + o + mlp + norms) + last);
+  const int64_t layers = 2 * (q + k + v + o + mlp + norms);
+  const ParameterCount count = *ParametersOf({.init = init});
+  EXPECT_EQ(count.all, embedding + layers + last);
+  EXPECT_EQ(count.of_layers, layers);
 }
 
 TEST(NeedsTest, AMissingModelFolderIsNotFound) {
@@ -166,7 +172,7 @@ std::map<std::string, Node> Printed() {
   add("trainer",
       "run: {folder: runs/x}\nmodel: {folder: ''}\ntls: {folder: certs}\n"
       "trainer: {listen: '127.0.0.1:0', metrics: '127.0.0.1:0', threads: 2, keep_versions: 3, "
-      "keep_checkpoints: 2, loss: {reference_kl: {coefficient: 0.1}}}");
+      "keep_checkpoints: 2, weights: sharded, loss: {reference_kl: {coefficient: 0.1}}}");
   return printed;
 }
 
@@ -191,6 +197,7 @@ TEST(NeedsTest, OfOneNodeOnlyWhatIsPlacedThereCounts) {
   const auto first = NeedsOf(Printed(), placement, 0), second = NeedsOf(Printed(), placement, 1);
   ASSERT_TRUE(all.ok() && first.ok() && second.ok()) << all.status();
   EXPECT_TRUE(all->reference);
+  EXPECT_EQ(first->slices, 3);
   EXPECT_EQ(all->tls.folder, "certs");
   EXPECT_THAT((std::vector{all->ranks, all->replicas, all->gpus}), testing::ElementsAre(3, 2, 8));
   EXPECT_THAT((std::vector{first->ranks, first->replicas, first->gpus}),
