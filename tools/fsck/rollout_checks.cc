@@ -65,9 +65,9 @@ Check MessagesSayWhatTheLedgerSays(const LedgerRows& ledger) {
       continue;
     }
     if (r.message->id != r.id) Find(check, "%s calls itself %s", Named(r), r.message->id);
-    const auto same = [&](const char* what, int64_t ledger, int64_t message) {
-      if (ledger != message)
-        Find(check, "%s: %s is %d, its message says %d", Named(r), what, ledger, message);
+    const auto same = [&](const char* what, int64_t row, int64_t message) {
+      if (row != message)
+        Find(check, "%s: %s is %d, its message says %d", Named(r), what, row, message);
     };
     same("prompt_tokens", r.prompt_tokens, r.message->prompt_tokens);
     same("total_tokens", r.total_tokens, r.message->total_tokens);

@@ -21,7 +21,7 @@ namespace palimpsest {
 class RankProcess {
  public:
   RankProcess(std::vector<std::string> argv, std::string output)
-      : output_(std::move(output)), pid_(fork()) {
+      : output_(Fresh(std::move(output))), pid_(fork()) {
     if (pid_ != 0) return;
     constexpr int kNew = O_WRONLY | O_CREAT | O_TRUNC;
     dup2(open(output_.c_str(), kNew, 0644), STDOUT_FILENO);
@@ -77,6 +77,12 @@ class RankProcess {
   }
 
  private:
+  // What an earlier process wrote there is not this one's.
+  static std::string Fresh(std::string output) {
+    unlink(output.c_str());
+    return output;
+  }
+
   const std::string output_;
   const pid_t pid_;
   std::optional<int> ended_;
