@@ -218,7 +218,7 @@ void Run::Stop() {
   absl::MutexLock lock(&stop_mu_);
   if (stop_.HasBeenNotified()) return;
   stop_.Notify();
-  if (in_flight_ == 0) return;
+  // Whatever is in flight: a silent replica may hold up a call that is about weights.
   const absl::Status status = peers_.inference.AbortAll("the orchestrator stops");
   if (!status.ok()) {
     Log(Severity::kWarning, "rollouts were not aborted", {{"status", status.ToString()}});

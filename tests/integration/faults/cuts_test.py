@@ -74,6 +74,7 @@ class Cuts(case.Case):
             self.assert_sound(crew)
             in_the_middle += len(self.evaluations(crew)) % 64 > 0
             crew.start("orchestrator")
+        crew.await_steps(1)
         last = crew.finish(1)
         self.assert_sound(crew)
         self.assertEqual(crew.ends, [], crew.said())
