@@ -7,7 +7,6 @@
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
 
 #include "absl/strings/str_format.h"
-#include "common/collective/meeting.h"
 #include "common/collective/note_store_torch.h"
 #include "common/collective/roll_call.h"
 
@@ -42,7 +41,7 @@ std::string FirstLine(const std::exception& error) {
 
 class GlooCollective final : public Collective {
  public:
-  GlooCollective(const GlooOptions& options, const std::string& life, Clock& clock)
+  GlooCollective(const JoinOptions& options, const std::string& life, Clock& clock)
       : options_(options), roll_call_(life, options.rank, options.size, options.roll_call, clock) {}
 
   // Throws what c10d throws.
@@ -109,12 +108,8 @@ class GlooCollective final : public Collective {
     return Do("barrier", [&] { return group_->barrier(); });
   }
 
-  void Fail(const absl::Status& why) override {
-    if (!health_.ok()) return;
-    health_ = why;
-    roll_call_.Fail(why);
-  }
-  absl::Status health() const override { return health_; }
+  void Fail(const absl::Status& why) override { roll_call_.Fail(why); }
+  absl::Status health() const override { return roll_call_.health(); }
 
  private:
   absl::Status BroadcastOf(at::Tensor tensor, int root, absl::Duration patience) {
@@ -129,33 +124,26 @@ class GlooCollective final : public Collective {
 
   template <class Begin>
   absl::Status Do(const char* operation, const Begin& begin) {
-    if (!health_.ok()) return health_;
-    roll_call_.Enter(operation);
-    if (roll_call_.called()) return health_ = roll_call_.Blame("another rank has called the roll");
-    try {
-      const Work work = begin();
-      work->wait();
-      return absl::OkStatus();
-    } catch (const std::exception& error) {
-      return health_ = roll_call_.Blame(FirstLine(error));
-    }
+    return roll_call_.Together(operation, [&]() -> absl::Status {
+      try {
+        const Work work = begin();
+        work->wait();
+        return absl::OkStatus();
+      } catch (const std::exception& error) {
+        return absl::UnavailableError(FirstLine(error));
+      }
+    });
   }
 
-  const GlooOptions options_;
+  const JoinOptions options_;
   RollCall roll_call_;
-  absl::Status health_;
   c10::intrusive_ptr<c10d::ProcessGroupGloo> group_;
 };
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Collective>> JoinGloo(const GlooOptions& options, Clock& clock) {
-  ASSIGN_OR_RETURN(const std::string life, Meet({.folder = options.folder,
-                                                 .rank = options.rank,
-                                                 .size = options.size,
-                                                 .patience = options.meeting,
-                                                 .give_up = options.give_up},
-                                                clock));
+absl::StatusOr<std::unique_ptr<Collective>> ConnectGloo(const JoinOptions& options,
+                                                        const std::string& life, Clock& clock) {
   auto ranks = std::make_unique<GlooCollective>(options, life, clock);
   try {
     ranks->Connect(life);
@@ -164,7 +152,6 @@ absl::StatusOr<std::unique_ptr<Collective>> JoinGloo(const GlooOptions& options,
                                                   options.rank, options.size, options.host,
                                                   FirstLine(error)));
   }
-  RETURN_IF_ERROR(ranks->Barrier());
   return ranks;
 }
 

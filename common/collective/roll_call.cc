@@ -97,7 +97,20 @@ void RollCall::Answer() {
   }
 }
 
-void RollCall::Fail(const absl::Status& why) { Leave(kFailed, why.ToString()); }
+void RollCall::Fail(const absl::Status& why) {
+  if (!health_.ok()) return;
+  health_ = why;
+  Leave(kFailed, why.ToString());
+}
+
+absl::Status RollCall::Together(std::string_view operation,
+                                const std::function<absl::Status()>& work) {
+  if (!health_.ok()) return health_;
+  Enter(operation);
+  const absl::Status done =
+      called() ? absl::AbortedError("another rank has called the roll") : work();
+  return done.ok() ? done : health_ = Blame(std::string(done.message()));
+}
 
 std::string RollCall::Verdict(bool wait_is_over) const {
   int64_t entered = 0;

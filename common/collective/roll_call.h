@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <string_view>
 #include <thread>
@@ -26,19 +27,23 @@ class RollCall {
   RollCall(const RollCall&) = delete;
   RollCall& operator=(const RollCall&) = delete;
 
-  // This rank begins its next joint operation.
-  void Enter(std::string_view operation);
-  // Whether any rank has called the roll: the next operation cannot succeed.
-  bool called() const { return called_.load(); }
-
-  // The operation entered last has failed by `how`: calls the roll, waits until all have answered
-  // or patience ends. ABORTED: names the operation and the rank to blame.
-  absl::Status Blame(std::string_view how);
-  // This rank cannot go on for a reason of its own.
+  // The next joint operation, of which this rank does `work`. When that fails, or any rank has
+  // called the roll before: calls it, waits until all have answered or patience ends. ABORTED:
+  // names the operation and the rank to blame; every later operation then fails likewise. One
+  // thread.
+  absl::Status Together(std::string_view operation, const std::function<absl::Status()>& work);
+  // This rank cannot go on for a reason of its own. Same thread.
   void Fail(const absl::Status& why);
+  // OK, or what all operations return from now on. Same thread.
+  const absl::Status& health() const { return health_; }
+
+  // Whether any rank has called the roll: no operation can succeed any more. Any thread.
+  bool called() const { return called_.load(); }
 
  private:
   struct Note;
+  void Enter(std::string_view operation);
+  absl::Status Blame(std::string_view how);
   void Leave(std::string_view kind, std::string_view text);
   Note Read(int rank) const;
   // Empty while it is worth waiting for more answers.
@@ -49,6 +54,7 @@ class RollCall {
   const int rank_, size_;
   const absl::Duration patience_;
   Clock& clock_;
+  absl::Status health_;
   std::atomic<bool> called_ = false;
   mutable absl::Mutex mu_;
   int64_t entered_ ABSL_GUARDED_BY(mu_) = 0;

@@ -206,7 +206,7 @@ absl::Status Validate(const DaemonConfig& c) {
     return absl::InvalidArgumentError(absl::StrFormat("trainer.collective_timeout=%s is below 1s",
                                                       absl::FormatDuration(t.collective_timeout)));
   }
-  RETURN_IF_ERROR(GlooOptionsOf(c).status());
+  RETURN_IF_ERROR(JoinOptionsOf(c).status());
   RETURN_IF_ERROR(Validate(EngineOptionsOf(c)));
   std::error_code ignored;
   const std::string& reference = c.trainer.engine.reference_folder;
@@ -217,21 +217,22 @@ absl::Status Validate(const DaemonConfig& c) {
   return CheckModelFolder(c);
 }
 
-absl::StatusOr<GlooOptions> GlooOptionsOf(const DaemonConfig& c) {
+absl::StatusOr<JoinOptions> JoinOptionsOf(const DaemonConfig& c) {
   const TrainerSection& t = c.trainer;
   ASSIGN_OR_RETURN(const Listening at, ReadListen("trainer", t.serve, c.tls));
   const std::string host = AdvertisedHost(at.rpc);
-  if (t.ranks > 1 && !IsLoopback(host) && !at.rpc.insecure) {
+  if (t.ranks > 1 && !IsLoopback(host) && !at.rpc.insecure && !c.tls.on()) {
     return absl::InvalidArgumentError(
         absl::StrFormat("trainer.advertise=%s: ranks speak to one another there and nothing is "
-                        "encrypted, under tls "
-                        "neither; set trainer.insecure: true without tls on a network you trust",
+                        "encrypted; give tls.folder, or set trainer.insecure: true on a network "
+                        "that you trust",
                         host));
   }
-  return GlooOptions{.folder = c.run.folder + "/ranks",
+  return JoinOptions{.folder = c.run.folder + "/ranks",
                      .rank = t.rank,
                      .size = t.ranks,
                      .host = host,
+                     .tls = c.tls,
                      .timeout = t.collective_timeout};
 }
 

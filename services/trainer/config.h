@@ -3,7 +3,7 @@
 #include <string>
 #include <string_view>
 
-#include "common/collective/gloo.h"
+#include "common/collective/join.h"
 #include "common/config/binder.h"
 #include "common/rpc/listen.h"
 #include "services/trainer/engine/options.h"
@@ -33,7 +33,7 @@ void Bind(Binder& b, DaemonConfig& c);
 absl::Status Validate(const DaemonConfig& c);
 
 // How this rank joins the others; the folder is the run's. `give_up` is not set.
-absl::StatusOr<GlooOptions> GlooOptionsOf(const DaemonConfig& c);
+absl::StatusOr<JoinOptions> JoinOptionsOf(const DaemonConfig& c);
 
 // trainer.engine with the shared sections.
 EngineOptions EngineOptionsOf(const DaemonConfig& c);

@@ -76,10 +76,11 @@ absl::Status Run(const DaemonConfig& config, StopSignal& stop) {
   Clock& clock = SystemClock();
   std::unique_ptr<Collective> joined;
   if (section.ranks > 1) {
-    ASSIGN_OR_RETURN(GlooOptions options, GlooOptionsOf(config));
+    ASSIGN_OR_RETURN(JoinOptions options, JoinOptionsOf(config));
     options.give_up = [&stop] { return stop.Requested(); };
-    ASSIGN_OR_RETURN(joined, JoinGloo(options, clock));
-    Log(Severity::kInfo, "joined", {{"rank", section.rank}, {"ranks", section.ranks}});
+    ASSIGN_OR_RETURN(joined, Join(options, clock));
+    Log(Severity::kInfo, "joined",
+        {{"rank", section.rank}, {"ranks", section.ranks}, {"encrypted", config.tls.on()}});
   }
   Collective& ranks = joined ? *joined : Alone();
   const absl::StatusOr<std::unique_ptr<TrainerEngine>> engine =

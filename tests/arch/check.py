@@ -25,7 +25,7 @@ EDGES = {
     "common/model/cuda": BASE | {"common/cuda"},
     "common/compaction/cuda": BASE | {"common/cuda"},
     "common/rl": BASE | {"common/context", "common/attention", "common/compaction", "common/model"},
-    "common/collective": BASE | {"common/weights"},
+    "common/collective": BASE | {"common/tls", "common/weights"},
     "common/wire": BASE | {"common/context", "common/rl", "common/model", "protos"},
     "common/rpc": BASE | {"common/config", "common/telemetry", "common/tls", "protos"},
 }

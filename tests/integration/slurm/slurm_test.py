@@ -133,6 +133,11 @@ class Slurm(unittest.TestCase):
         self.assertEqual([row[0] for row in ledger["steps"]], list(range(1, SFT_STEPS + STEPS + 1)))
         for table, rows in ledger.items():
             self.assertEqual(rows, self.undisturbed[table], table)
+        self.assert_sound(job)
+
+    def assert_sound(self, job):
+        looked = subprocess.run([BINARY, "fsck", job.folder], capture_output=True, text=True, timeout=120)
+        self.assertEqual(looked.returncode, 0, looked.stderr)
 
     def log(self, job, attempt, name):
         return (job.folder / f"logs/attempt-{attempt:03}" / f"{name}.log").read_text()
@@ -247,18 +252,18 @@ class Slurm(unittest.TestCase):
         self.assertEqual(list(self.slurm.shared.glob(".tmp-*")), [])
 
     def test_7_two_ranks_of_the_trainer_on_two_nodes_learn_what_one_learns(self):
-        open_network = [f"{role}.insecure=true" for role in ("env", "trainer", "inference", "orchestrator")]  # ranks speak in clear text
-        job = Job(self.slurm, "ranks", 'tls.folder=""', *open_network, "placement.trainer.ranks=2", "placement.trainer.nodes=[0,1]",
+        job = Job(self.slurm, "ranks", "placement.trainer.ranks=2", "placement.trainer.nodes=[0,1]",
                   "placement.trainer.cpus=1", "placement.inference.cpus=1")
         job.finish()
         [outcome] = job.outcomes()
         self.assertEqual((outcome["exit_code"], outcome["restarts"]), (0, 0))
         [joined] = self.events(job, 1, "trainer-1", "joined")
-        self.assertEqual((joined["rank"], joined["ranks"]), (1, 2))
+        self.assertEqual((joined["rank"], joined["ranks"], joined["encrypted"]), (1, 2, True))
         alone, ranks = self.undisturbed["steps"], job.ledger()["steps"]
         self.assertEqual(len(ranks), len(alone))
         for one, two in zip(alone[:SFT_STEPS], ranks[:SFT_STEPS]):  # the same batches, whatever was sampled later
             self.assertAlmostEqual(one[2], two[2], delta=1e-4, msg=f"the loss of step {one[0]}")
+        self.assert_sound(job)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-// One rank of the tests: collective_rank FOLDER RANK SIZE WHAT. Prints "ready" once all are
-// connected; ends with 0, or with 1 after the error of the collective.
+// One rank of the tests: collective_rank FOLDER RANK SIZE WHAT [TLS_FOLDER]. Prints "ready" once
+// all are connected; ends with 0, or with 1 after the error of the collective.
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
@@ -7,7 +7,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_format.h"
-#include "common/collective/gloo.h"
+#include "common/collective/join.h"
 
 namespace palimpsest {
 namespace {
@@ -106,16 +106,17 @@ absl::Status Do(Collective& c, std::string_view what) {
   return Sums(c);
 }
 
-absl::Status Run(char** argv) {
-  const GlooOptions options = {.folder = argv[1],
+absl::Status Run(int argc, char** argv) {
+  const JoinOptions options = {.folder = argv[1],
                                .rank = std::atoi(argv[2]),
                                .size = std::atoi(argv[3]),
+                               .tls = {.folder = argc > 5 ? argv[5] : ""},
                                .meeting = absl::Seconds(60),
                                .timeout = absl::Seconds(3),
                                .roll_call = absl::Seconds(1)};
   std::unique_ptr<Collective> joined;
   if (options.size > 1) {
-    ASSIGN_OR_RETURN(joined, JoinGloo(options, SystemClock()));
+    ASSIGN_OR_RETURN(joined, Join(options, SystemClock()));
   }
   std::puts("ready");
   std::fflush(stdout);
@@ -126,9 +127,9 @@ absl::Status Run(char** argv) {
 }  // namespace palimpsest
 
 int main(int argc, char** argv) {
-  if (argc != 5) return 2;
+  if (argc != 5 && argc != 6) return 2;
   std::signal(SIGPIPE, SIG_IGN);
-  const absl::Status status = palimpsest::Run(argv);
+  const absl::Status status = palimpsest::Run(argc, argv);
   std::puts(status.ToString().c_str());
   return status.ok() ? 0 : 1;
 }

@@ -19,7 +19,7 @@
 #include <thread>
 
 #include "absl/strings/str_format.h"
-#include "common/collective/gloo.h"
+#include "common/collective/join.h"
 #include "services/trainer/engine/engine.h"
 #include "tests/unit/services/trainer/engine/batches.h"
 
@@ -170,7 +170,7 @@ absl::Status Train(const Arguments& args, Collective& ranks) {
 absl::Status Run(const Arguments& args) {
   std::unique_ptr<Collective> joined;
   if (args.size > 1) {
-    ASSIGN_OR_RETURN(joined, JoinGloo({.folder = args.run + "/ranks",
+    ASSIGN_OR_RETURN(joined, Join({.folder = args.run + "/ranks",
                                        .rank = args.rank,
                                        .size = args.size,
                                        .meeting = absl::Minutes(2),

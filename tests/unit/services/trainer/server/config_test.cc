@@ -89,7 +89,7 @@ TEST(ConfigTest, WhatCannotWorkIsRefusedByItsField) {
 }
 
 TEST(ConfigTest, RanksMeetInTheFolderOfTheRunUnderTheNameThatOthersReachThemBy) {
-  const auto local = GlooOptionsOf(*Read("run: {folder: r}\ntrainer: {ranks: 4, rank: 3}"));
+  const auto local = JoinOptionsOf(*Read("run: {folder: r}\ntrainer: {ranks: 4, rank: 3}"));
   ASSERT_TRUE(local.ok()) << local.status();
   EXPECT_EQ(local->folder, "r/ranks");
   EXPECT_EQ(local->rank, 3);
@@ -97,7 +97,7 @@ TEST(ConfigTest, RanksMeetInTheFolderOfTheRunUnderTheNameThatOthersReachThemBy) 
   EXPECT_EQ(local->host, "127.0.0.1");
   const auto far = Read("trainer: {ranks: 2, listen: \"0.0.0.0:0\", insecure: true, advertise: b}");
   ASSERT_TRUE(far.ok()) << far.status();
-  EXPECT_EQ(GlooOptionsOf(*far)->host, "b");
+  EXPECT_EQ(JoinOptionsOf(*far)->host, "b");
 }
 
 TEST(ConfigTest, AModelFolderMustBeThereUntilTheRunHasACheckpoint) {

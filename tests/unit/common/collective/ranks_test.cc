@@ -1,12 +1,12 @@
-#include "common/collective/gloo.h"
-
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <filesystem>
 
 #include "absl/strings/str_format.h"
+#include "common/collective/join.h"
 #include "tests/unit/common/collective/rank_process.h"
+#include "tests/unit/common/tls/pki.h"
 
 namespace palimpsest {
 namespace {
@@ -15,27 +15,29 @@ using ::testing::HasSubstr;
 
 constexpr absl::Duration kPatience = absl::Minutes(2);  // other tests share the cores
 
-class GlooTest : public ::testing::Test {
+// Both ways: Gloo in clear text, and the mesh under TLS.
+class RanksTest : public ::testing::TestWithParam<bool> {
  protected:
-  GlooTest()
-      : folder_(::testing::TempDir() + "gloo-" +
-                ::testing::UnitTest::GetInstance()->current_test_info()->name() +
-                std::to_string(getpid())) {
+  RanksTest()
+      : folder_(absl::StrFormat("%s/ranks-%d-%d", ::testing::TempDir(), GetParam(), getpid())) {
     std::filesystem::remove_all(folder_);
-    std::filesystem::create_directories(folder_);
+    std::filesystem::create_directories(tls());
+    Pki().WriteTo(tls());
   }
-  ~GlooTest() override { std::filesystem::remove_all(folder_); }
+  ~RanksTest() override { std::filesystem::remove_all(folder_); }
 
   RankProcesses Start(int size, const std::string& what) const {
     RankProcesses ranks;
     for (int rank = 0; rank < size; ++rank) {
-      ranks.push_back(std::make_unique<RankProcess>(
-          std::vector<std::string>{COLLECTIVE_RANK, folder_ + "/ranks", std::to_string(rank),
-                                   std::to_string(size), what},
-          absl::StrFormat("%s/%d.txt", folder_, rank)));
+      std::vector<std::string> words = {COLLECTIVE_RANK, folder_ + "/ranks", std::to_string(rank),
+                                        std::to_string(size), what};
+      if (GetParam()) words.push_back(tls());
+      ranks.push_back(
+          std::make_unique<RankProcess>(words, absl::StrFormat("%s/%d.txt", folder_, rank)));
     }
     return ranks;
   }
+  std::string tls() const { return folder_ + "/tls"; }
   // Of all ranks but `victim`: they end with an error that holds `text`, and soon.
   void ExpectErrors(RankProcesses& ranks, int victim, const std::string& text) const {
     const absl::Time start = absl::Now();
@@ -54,14 +56,14 @@ class GlooTest : public ::testing::Test {
   const std::string folder_;
 };
 
-TEST_F(GlooTest, AllCallsDoWhatTheySayForOneTwoAndFourRanks) {
+TEST_P(RanksTest, AllCallsDoWhatTheySayForOneTwoAndFourRanks) {
   for (const int size : {1, 2, 4}) {
     RankProcesses ranks = Start(size, "all");
     for (const auto& rank : ranks) EXPECT_EQ(rank->AwaitEnd(kPatience), 0) << rank->Output();
   }
 }
 
-TEST_F(GlooTest, AKilledRankIsNamedByAllOthers) {
+TEST_P(RanksTest, AKilledRankIsNamedByAllOthers) {
   for (const int victim : {0, 2}) {
     RankProcesses ranks = Start(3, "sums");
     AwaitReady(ranks);
@@ -70,7 +72,7 @@ TEST_F(GlooTest, AKilledRankIsNamedByAllOthers) {
   }
 }
 
-TEST_F(GlooTest, AStoppedRankIsNamedByAllOthers) {
+TEST_P(RanksTest, AStoppedRankIsNamedByAllOthers) {
   for (const int victim : {0, 1}) {
     RankProcesses ranks = Start(3, "sums");
     AwaitReady(ranks);
@@ -79,24 +81,28 @@ TEST_F(GlooTest, AStoppedRankIsNamedByAllOthers) {
   }
 }
 
-TEST_F(GlooTest, ARankThatIsAliveButDoesNotComeIsNamedWithItsLastCall) {
+TEST_P(RanksTest, ARankThatIsAliveButDoesNotComeIsNamedWithItsLastCall) {
   RankProcesses ranks = Start(3, "late");
   AwaitReady(ranks);
   ExpectErrors(ranks, 1, "rank 1 is alive but has not come: its last was call 1, barrier");
 }
 
-TEST_F(GlooTest, ARankThatFailsTellsTheOthersWhy) {
+TEST_P(RanksTest, ARankThatFailsTellsTheOthersWhy) {
   RankProcesses ranks = Start(3, "fails");
   ExpectErrors(ranks, 1, "rank 1 failed: RESOURCE_EXHAUSTED: out of memory");
   EXPECT_EQ(ranks[1]->AwaitEnd(kPatience), 1);
 }
 
-TEST_F(GlooTest, WhoWaitsWithoutEndNoticesTheDeathOfTheOneItWaitsFor) {
+TEST_P(RanksTest, WhoWaitsWithoutEndNoticesTheDeathOfTheOneItWaitsFor) {
   RankProcesses ranks = Start(2, "idle");
   AwaitReady(ranks);
   ranks[0]->Signal(SIGKILL);
   ExpectErrors(ranks, 0, "rank 0 of 2 does not answer");
 }
+
+INSTANTIATE_TEST_SUITE_P(Both, RanksTest, ::testing::Bool(), [](const auto& way) {
+  return std::string(way.param ? "UnderTls" : "InClearText");
+});
 
 }  // namespace
 }  // namespace palimpsest
