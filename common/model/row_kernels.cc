@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "common/base/lanes.h"
+#include "common/model/native_products.h"
 
 namespace palimpsest::model {
 namespace {
@@ -94,7 +95,7 @@ void SumOutputs(const Product<Stored>& p, int64_t n, int64_t first, int64_t rows
                 int64_t y_stride) {
   const int64_t groups = p.k / kGroup, left = p.k % kGroup, width = PackedWidth(p.k);
   const Stored* w = p.w + n * p.k;
-  const float* x = p.x + first * width;
+  const float* x = p.packed + first * width;
   Stored rest[Outputs * kGroup] = {};
   for (int o = 0; o < Outputs && left > 0; ++o)
     std::copy_n(w + o * p.k + groups * kGroup, left, rest + o * kGroup);
@@ -110,8 +111,7 @@ void SumOutputs(const Product<Stored>& p, int64_t n, int64_t first, int64_t rows
   AllRows<Stored, Outputs>(w, p.k, left > 0 ? rest : nullptr, x, width, groups, rows, to, y_stride);
 }
 
-}  // namespace
-
+// x [k] -> out [PackedWidth(k)].
 template <class Stored>
 void PackRow(const Stored* x, int64_t k, float* out) {
   const int64_t whole = k / kGroup * kGroup;
@@ -136,9 +136,28 @@ void PackRow(const Stored* x, int64_t k, float* out) {
   }
 }
 
+}  // namespace
+
+template <class Stored>
+void Pack(Product<Stored>& p, std::vector<float>& to) {
+  const int64_t width = PackedWidth(p.k);
+  to.resize(static_cast<size_t>(p.m * width));
+  for (int64_t t = 0; t < p.m; ++t) PackRow(p.x + t * p.k, p.k, to.data() + t * width);
+  p.packed = to.data();
+}
+
+template <class Stored>
+void Prepare(Product<Stored>& p, std::vector<float>& to) {
+  if (std::is_same_v<Stored, float> || !HasNativeProducts()) Pack(p, to);
+}
+
 template <class Stored>
 void MultiplyRows(const Product<Stored>& p, int64_t begin, int64_t end, float* y,
                   int64_t y_stride) {
+  if constexpr (std::is_same_v<Stored, BFloat16>) {
+    if (p.packed == nullptr)
+      return MultiplyRowsNatively(p.w, p.x, p.m, p.k, begin, end, y, y_stride);
+  }
   const int64_t panel = std::max<int64_t>(3, kPanel / PackedWidth(p.k) / 3 * 3);
   for (int64_t first = 0; first < p.m; first += panel) {
     const int64_t rows = std::min(panel, p.m - first);
@@ -190,7 +209,8 @@ void GateRow(const Stored* gate, const Stored* up, int64_t n, Stored* out) {
 }
 
 #define PALIMPSEST_ROW_KERNELS(Stored)                                                   \
-  template void PackRow(const Stored*, int64_t, float*);                                 \
+  template void Pack(Product<Stored>&, std::vector<float>&);                             \
+  template void Prepare(Product<Stored>&, std::vector<float>&);                          \
   template void MultiplyRows(const Product<Stored>&, int64_t, int64_t, float*, int64_t); \
   template void NormRow(const Stored*, const Stored*, int64_t, float, Stored*);          \
   template void RotateHead(const Stored*, const float*, const float*, int, Stored*);     \

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "common/base/bfloat16.h"
 
@@ -12,21 +13,28 @@
 // Letters: M rows, K inputs, N outputs, H heads, d head width.
 namespace palimpsest::model {
 
-// Rows of x as the products read them: fp32, K padded with zeros to a multiple of 16, and each 16
-// in the order 0 2 .. 14 1 3 .. 15 when the weights are bf16 (a bf16 pair is widened in place).
-inline int64_t PackedWidth(int64_t k) { return (k + 15) / 16 * 16; }
-// x [k] -> out [PackedWidth(k)].
-template <class Stored>
-void PackRow(const Stored* x, int64_t k, float* out);
-
-// x w': w [N, K] row-major, x [M, PackedWidth(K)] packed.
+// x w', all row-major. Without `packed` it is the processor that multiplies bf16.
 template <class Stored>
 struct Product {
   const Stored* w = nullptr;  // [N, K]
-  const float* x = nullptr;   // [M, PackedWidth(K)]
+  const Stored* x = nullptr;  // [M, K]
   int64_t m = 0, k = 0;
+  const float* packed = nullptr;  // x as other processors read it, see Pack
 };
-// y [M, N] fp32 for n in [begin, end); y_stride floats from row to row.
+
+// Rows of x for processors that have no products of bf16: fp32, K padded with zeros to a multiple
+// of 16, and each 16 in the order 0 2 .. 14 1 3 .. 15 when the weights are bf16 (a bf16 pair is
+// widened in place). `product` points to them then, in `to`.
+inline int64_t PackedWidth(int64_t k) { return (k + 15) / 16 * 16; }
+template <class Stored>
+void Pack(Product<Stored>& product, std::vector<float>& to);
+
+// Pack, where this processor needs it for such weights.
+template <class Stored>
+void Prepare(Product<Stored>& product, std::vector<float>& to);
+
+// y [M, N] fp32 for n in [begin, end), of a product that was prepared; y_stride floats from row to
+// row.
 template <class Stored>
 void MultiplyRows(const Product<Stored>& product, int64_t begin, int64_t end, float* y,
                   int64_t y_stride);

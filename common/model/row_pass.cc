@@ -13,14 +13,13 @@ constexpr int64_t kWorkPerTask = 200'000;  // multiply-adds that are worth a thr
 
 int64_t Grain(int64_t work_each) { return std::max<int64_t>(1, kWorkPerTask / work_each); }
 
-// The operands of x w', x packed into `to`.
+// x w', prepared with the help of `scratch`.
 template <class Stored>
-Product<Stored> Pack(const at::Tensor& x, const at::Tensor& w, std::vector<float>& to) {
-  const int64_t rows = x.size(0), k = w.size(1), width = PackedWidth(k);
-  to.resize(rows * width);
-  const auto* from = static_cast<const Stored*>(x.const_data_ptr());
-  for (int64_t t = 0; t < rows; ++t) PackRow(from + t * k, k, to.data() + t * width);
-  return {static_cast<const Stored*>(w.const_data_ptr()), to.data(), rows, k};
+Product<Stored> ProductOf(const at::Tensor& x, const at::Tensor& w, std::vector<float>& scratch) {
+  Product<Stored> product{static_cast<const Stored*>(w.const_data_ptr()),
+                          static_cast<const Stored*>(x.const_data_ptr()), x.size(0), w.size(1)};
+  Prepare(product, scratch);
+  return product;
 }
 
 // One pass of T rows. Letters: T rows, D hidden width, I inner width, H heads, Hk KV heads, d head
@@ -128,7 +127,7 @@ class RowPass {
     const int64_t n = w.size(0);
     sums_.resize(t_ * n);
     const Stored* b = bias.defined() ? In(bias) : nullptr;
-    const Product<Stored> product = Pack<Stored>(x, w, packed_);
+    const Product<Stored> product = ProductOf<Stored>(x, w, packed_);
     at::parallel_for(0, n, Grain(t_ * w.size(1)), [&](int64_t begin, int64_t end) {
       MultiplyRows(product, begin, end, sums_.data(), n);
       for (int64_t t = 0; t < t_; ++t) {
@@ -151,7 +150,7 @@ template <class Stored>
 at::Tensor Logits(const at::Tensor& hidden, const at::Tensor& head) {
   const int64_t rows = hidden.size(0), n = head.size(0), k = head.size(1);
   std::vector<float> packed;
-  const Product<Stored> product = Pack<Stored>(hidden, head, packed);
+  const Product<Stored> product = ProductOf<Stored>(hidden, head, packed);
   at::Tensor out = at::empty({rows, n}, at::kFloat);
   at::parallel_for(0, n, Grain(rows * k), [&](int64_t begin, int64_t end) {
     MultiplyRows(product, begin, end, out.data_ptr<float>(), n);

@@ -1,0 +1,107 @@
+// Compiled for AVX-512 BF16 (CMakeLists.txt): nothing here may run before HasNativeProducts. No
+// templates of the standard library: the linker could take this file's instance of one for all.
+#include "common/model/native_products.h"
+
+#include <immintrin.h>
+
+// Letters: M rows of x, N outputs (rows of w), K inputs.
+namespace palimpsest::model {
+namespace {
+
+constexpr int64_t kPairs = 32;  // bf16 of a register
+constexpr int64_t kPanelBytes = 256
+                                << 10;  // of x, gone over once per block of outputs: they fit L2
+constexpr int kRows = 4, kOutputs = 6;  // of a block: 24 sums, in registers
+
+inline __m512bh Load(const BFloat16* from) {
+  return reinterpret_cast<__m512bh>(_mm512_loadu_si512(from));
+}
+// The first `mask` says of it, zeros behind.
+inline __m512bh Load(const BFloat16* from, __mmask32 mask) {
+  return reinterpret_cast<__m512bh>(_mm512_maskz_loadu_epi16(mask, from));
+}
+
+// The sums over the lanes of four registers, each in the same order.
+inline __m128 Sums(__m512 a, __m512 b, __m512 c, __m512 d) {
+  const __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+  const __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+  const __m512d low = _mm512_unpacklo_pd(_mm512_castps_pd(ab), _mm512_castps_pd(cd));
+  const __m512d high = _mm512_unpackhi_pd(_mm512_castps_pd(ab), _mm512_castps_pd(cd));
+  const __m512 abcd = _mm512_add_ps(_mm512_castpd_ps(low), _mm512_castpd_ps(high));
+  const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(abcd), _mm512_extractf32x8_ps(abcd, 1));
+  return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+}
+
+// `Outputs` rows of w against `Rows` rows of x, each [K].
+template <int Outputs, int Rows>
+inline void Block(const BFloat16* w, const BFloat16* x, int64_t k, float* y, int64_t y_stride) {
+  __m512 sum[Rows][Outputs];
+  for (auto& row : sum) {
+    for (auto& one : row) one = _mm512_setzero_ps();
+  }
+  const int64_t whole = k / kPairs * kPairs;
+  for (int64_t i = 0; i < whole; i += kPairs) {
+    __m512bh in[Rows];
+    for (int r = 0; r < Rows; ++r) in[r] = Load(x + r * k + i);
+    for (int o = 0; o < Outputs; ++o) {
+      const __m512bh weights = Load(w + o * k + i);
+      for (int r = 0; r < Rows; ++r) sum[r][o] = _mm512_dpbf16_ps(sum[r][o], weights, in[r]);
+    }
+  }
+  if (whole < k) {
+    const auto mask = static_cast<__mmask32>((uint64_t{1} << (k - whole)) - 1);
+    __m512bh in[Rows];
+    for (int r = 0; r < Rows; ++r) in[r] = Load(x + r * k + whole, mask);
+    for (int o = 0; o < Outputs; ++o) {
+      const __m512bh weights = Load(w + o * k + whole, mask);
+      for (int r = 0; r < Rows; ++r) sum[r][o] = _mm512_dpbf16_ps(sum[r][o], weights, in[r]);
+    }
+  }
+  const auto at = [&](int r, int o) { return o < Outputs ? sum[r][o] : _mm512_setzero_ps(); };
+  for (int r = 0; r < Rows; ++r) {
+    for (int o = 0; o < Outputs; o += 4) {
+      alignas(16) float four[4];
+      _mm_store_ps(four, Sums(at(r, o), at(r, o + 1), at(r, o + 2), at(r, o + 3)));
+      for (int i = 0; i < 4 && o + i < Outputs; ++i) y[r * y_stride + o + i] = four[i];
+    }
+  }
+}
+
+template <int Outputs>
+void AllRows(const BFloat16* w, const BFloat16* x, int64_t rows, int64_t k, float* y,
+             int64_t y_stride) {
+  int64_t m = 0;
+  for (; m + kRows <= rows; m += kRows)
+    Block<Outputs, kRows>(w, x + m * k, k, y + m * y_stride, y_stride);
+  if (m + 2 <= rows) {
+    Block<Outputs, 2>(w, x + m * k, k, y + m * y_stride, y_stride);
+    m += 2;
+  }
+  if (m < rows) Block<Outputs, 1>(w, x + m * k, k, y + m * y_stride, y_stride);
+}
+
+}  // namespace
+
+bool HasNativeProducts() {
+  static const bool has = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                          __builtin_cpu_supports("avx512dq") &&
+                          __builtin_cpu_supports("avx512bf16");
+  return has;
+}
+
+void MultiplyRowsNatively(const BFloat16* w, const BFloat16* x, int64_t m, int64_t k, int64_t begin,
+                          int64_t end, float* y, int64_t y_stride) {
+  const int64_t fit = kPanelBytes / (k * static_cast<int64_t>(sizeof(BFloat16))) / kRows * kRows;
+  const int64_t panel = fit > kRows ? fit : kRows;
+  for (int64_t first = 0; first < m; first += panel) {
+    const int64_t rows = m - first < panel ? m - first : panel;
+    const BFloat16* in = x + first * k;
+    float* out = y + first * y_stride;
+    int64_t n = begin;
+    for (; n + kOutputs <= end; n += kOutputs)
+      AllRows<kOutputs>(w + n * k, in, rows, k, out + n, y_stride);
+    for (; n < end; ++n) AllRows<1>(w + n * k, in, rows, k, out + n, y_stride);
+  }
+}
+
+}  // namespace palimpsest::model
