@@ -9,6 +9,7 @@ import tempfile
 from turns import Participant, prompt_of
 
 TURNS = itertools.count(1)  # no two have a prompt in common, so nobody's cache knows one
+SAME_MODEL = 0.05  # nats apart on average that bf16 explains; other weights are whole nats apart
 POOL_MIB = 1024  # KV of 16 streams and of the prompts of earlier turns
 
 
@@ -98,6 +99,8 @@ def agreement(args, ours, llama, transformers):
         weighed = p.do(**asked)
         apart = [abs(a - b) for theirs, top in zip(weighed["logprobs"], drawn["top"])
                  for a, b in zip(theirs, top["logprobs"])]
+        if statistics.mean(apart) > SAME_MODEL:
+            raise SystemExit(f"{p.name} runs another model: {statistics.mean(apart):.3g} nats apart on average")
         row[p.name] = {"max_nats": max(apart), "mean_nats": statistics.mean(apart),
                        "same_likeliest": sum(a == b for a, b in zip(weighed["likeliest"], drawn["ids"]))}
     return row
