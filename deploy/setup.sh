@@ -9,6 +9,8 @@
 # ${XDG_CACHE_HOME:-~/.cache}/palimpsest/clients-<first 12 digits of the list's SHA-256>: another list, another folder.
 # --tensorboard: likewise what deploy/tensorboard.txt lists, at ../tensorboard-<..>, for the test that reads event files.
 # --browser: also Chromium, for the test of the web page.
+# --peers: also what deploy/peers.txt lists, at ../peers-<..>, for tests/bench/peers: transformers on the torch that is
+# there already, and llama.cpp, compiled for this machine's processor.
 # --python-envs: also the Python of the workers of palimpsest-env, with reasoning-gym, minigrid and math-verify in pinned
 # versions, as a virtual environment in ${XDG_CACHE_HOME:-~/.cache}/palimpsest/envs-N (N stands in the file of the pins).
 set -euo pipefail
@@ -28,6 +30,8 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/palimpsest
 client_list=$root/deploy/clients.txt
 tensorboard_list=$root/deploy/tensorboard.txt
+peer_list=$root/deploy/peers.txt
+torch_folder=${PALIMPSEST_TORCH:-$cache/torch-2.11.0}
 env_pins=$root/services/env/python/requirements.txt
 
 say() { printf 'setup: %s\n' "$*" >&2; }
@@ -134,27 +138,49 @@ fill_tensorboard() {
   bin/python -c 'from tensorboard.backend.event_processing import event_file_loader'
 }
 
+# The torch of the cache by hard links where the disk allows it, so that it finds its libraries beside it.
+link_torch() {
+  local site part
+  site=$(bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+  for part in "$torch_folder"/torch*; do
+    cp -al "$part" "$site/" 2> /dev/null || cp -a "$part" "$site/"
+  done
+}
+
+fill_peers() {
+  python3 -m venv .
+  local pip=(bin/python -m pip install --quiet --no-deps --disable-pip-version-check)
+  grep -v '^llama-cpp-python==' "$peer_list" > others.txt
+  "${pip[@]}" -r others.txt
+  rm others.txt
+  CMAKE_ARGS="-DGGML_NATIVE=ON -DGGML_OPENMP=ON -DLLAVA_BUILD=OFF" \
+    "${pip[@]}" --no-build-isolation --no-binary llama-cpp-python "$(grep '^llama-cpp-python==' "$peer_list")"
+  link_torch
+  bin/python -c 'import gguf, llama_cpp, torch, transformers'
+}
+
 fill_python_envs() {
   python3 -m venv --without-pip .
   python3 -m pip --python "$PWD/bin/python" install --quiet --no-deps --disable-pip-version-check -r "$env_pins"
   bin/python -c 'import math_verify, minigrid, reasoning_gym' > /dev/null
 }
 
-with_prometheus=false with_slurm=false with_clients=false with_tensorboard=false with_python_envs=false
+with_prometheus=false with_slurm=false with_clients=false with_tensorboard=false with_python_envs=false with_peers=false
 for option in "$@"; do
   case "$option" in
     --prometheus) with_prometheus=true ;;
     --slurm) with_slurm=true ;;
     --python-clients) with_clients=true ;;
     --tensorboard) with_tensorboard=true ;;
+    --peers) with_peers=true ;;
     --browser) packages+=("${browser_packages[@]}") ;;
     --python-envs) with_python_envs=true packages+=("${python_packages[@]}") ;;
     *) die "usage: deploy/setup.sh [--prometheus] [--slurm] [--python-clients] [--tensorboard] [--browser]" \
-      "[--python-envs] (got: $*)" ;;
+      "[--python-envs] [--peers] (got: $*)" ;;
   esac
 done
 install_packages
-make_folder "${PALIMPSEST_TORCH:-$cache/torch-2.11.0}" torch/lib/libtorch_cpu.so fill_torch \
+make_folder "$torch_folder" torch/lib/libtorch_cpu.so fill_torch \
   "installing ${torch_packages[*]} (about 1.2 GB)"
 if $with_prometheus && ! has prometheus promtool; then
   make_folder "$cache/prometheus" usr/bin/promtool fill_prometheus "unpacking prometheus (19 MB to load, 95 MB unpacked)"
@@ -168,6 +194,10 @@ fi
 if $with_tensorboard; then
   make_environment "tensorboard-$(sha256sum "$tensorboard_list" | cut -c1-12)" fill_tensorboard \
     "installing tensorboard (113 MB)"
+fi
+if $with_peers; then
+  make_environment "peers-$(sha256sum "$peer_list" | cut -c1-12)" fill_peers \
+    "installing transformers and NVIDIA's libraries, compiling llama.cpp (3.1 GB, some minutes)"
 fi
 if $with_python_envs; then
   make_environment "envs-$(sed -n '1s/^# envs-\([0-9]*\).*/\1/p' "$env_pins")" fill_python_envs \
