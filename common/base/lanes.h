@@ -23,6 +23,22 @@ inline Vector LoadVector(const BFloat16* x) {
   return std::bit_cast<Vector>(__builtin_convertvector(halves, Ints) << 16);
 }
 inline void StoreVector(Vector x, float* to) { *reinterpret_cast<Vector*>(to) = x; }
+// As Narrow rounds.
+inline void StoreVector(Vector x, BFloat16* to) {
+  typedef uint32_t Words __attribute__((vector_size(32)));
+  typedef uint16_t Halves __attribute__((vector_size(16), aligned(2)));
+  const auto bits = std::bit_cast<Words>(x);
+  const Words rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  const Words kept = x == x ? rounded : bits >> 16 | 0x40;
+  *reinterpret_cast<Halves*>(to) = __builtin_convertvector(kept, Halves);
+}
+// What is left of x when it is stored as Stored.
+template <class Stored>
+inline Vector RoundedVector(Vector x) {
+  Stored stored[kLanes];
+  StoreVector(x, stored);
+  return LoadVector(stored);
+}
 
 // a b + c, rounded once.
 inline Vector MultiplyAdd(Vector a, Vector b, Vector c) {

@@ -136,6 +136,14 @@ void PackRow(const Stored* x, int64_t k, float* out) {
   }
 }
 
+template <class Stored>
+void GateLanes(const Stored* gate, const Stored* up, Stored* out) {
+  const Vector zero = {}, g = LoadVector(gate);
+  const Vector e = ExpNegative(g < zero ? g : -g);
+  const Vector silu = g * (g < zero ? e : zero + 1.0f) / (e + 1.0f);
+  StoreVector(RoundedVector<Stored>(silu) * LoadVector(up), out);
+}
+
 }  // namespace
 
 template <class Stored>
@@ -196,15 +204,28 @@ void RotateHead(const Stored* x, const float* cos, const float* signed_sin, int 
 
 template <class Stored>
 void GateRow(const Stored* gate, const Stored* up, int64_t n, Stored* out) {
-  const Vector zero = {};
-  for (int64_t i = 0; i < n; i += kLanes) {
-    const int64_t count = std::min<int64_t>(kLanes, n - i);
-    Vector g = {};
-    for (int64_t j = 0; j < count; ++j) g[j] = Widen(gate[i + j]);
-    const Vector e = ExpNegative(g < zero ? g : -g);
-    const Vector silu = g * (g < zero ? e : zero + 1.0f) / (e + 1.0f);
-    for (int64_t j = 0; j < count; ++j)
-      Narrow(Rounded<Stored>(silu[j]) * Widen(up[i + j]), out + i + j);
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) GateLanes(gate + i, up + i, out + i);
+  if (i == n) return;
+  Stored rest[3][kLanes] = {};
+  std::copy(gate + i, gate + n, rest[0]);
+  std::copy(up + i, up + n, rest[1]);
+  GateLanes(rest[0], rest[1], rest[2]);
+  std::copy_n(rest[2], n - i, out + i);
+}
+
+template <class Stored>
+void StoreRow(const float* sums, const Stored* bias, int64_t n, bool add, Stored* out) {
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    Vector sum = LoadVector(sums + i);
+    if (bias != nullptr) sum += LoadVector(bias + i);
+    if (add) sum = LoadVector(out + i) + RoundedVector<Stored>(sum);
+    StoreVector(sum, out + i);
+  }
+  for (; i < n; ++i) {
+    const float sum = sums[i] + (bias != nullptr ? Widen(bias[i]) : 0.0f);
+    Narrow(add ? Widen(out[i]) + Rounded<Stored>(sum) : sum, out + i);
   }
 }
 
@@ -214,7 +235,8 @@ void GateRow(const Stored* gate, const Stored* up, int64_t n, Stored* out) {
   template void MultiplyRows(const Product<Stored>&, int64_t, int64_t, float*, int64_t); \
   template void NormRow(const Stored*, const Stored*, int64_t, float, Stored*);          \
   template void RotateHead(const Stored*, const float*, const float*, int, Stored*);     \
-  template void GateRow(const Stored*, const Stored*, int64_t, Stored*);
+  template void GateRow(const Stored*, const Stored*, int64_t, Stored*);                 \
+  template void StoreRow(const float*, const Stored*, int64_t, bool, Stored*);
 PALIMPSEST_ROW_KERNELS(float)
 PALIMPSEST_ROW_KERNELS(BFloat16)
 #undef PALIMPSEST_ROW_KERNELS

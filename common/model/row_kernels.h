@@ -52,4 +52,9 @@ void RotateHead(const Stored* x, const float* cos, const float* signed_sin, int 
 template <class Stored>
 void GateRow(const Stored* gate, const Stored* up, int64_t n, Stored* out);
 
+// out = sums + bias, or with `add` out + (sums + bias), all [n], each rounded as by itself; no
+// bias: null.
+template <class Stored>
+void StoreRow(const float* sums, const Stored* bias, int64_t n, bool add, Stored* out);
+
 }  // namespace palimpsest::model

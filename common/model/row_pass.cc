@@ -127,15 +127,13 @@ class RowPass {
     const int64_t n = w.size(0);
     sums_.resize(t_ * n);
     const Stored* b = bias.defined() ? In(bias) : nullptr;
+    Stored* to = Out(out);
     const Product<Stored> product = ProductOf<Stored>(x, w, packed_);
     at::parallel_for(0, n, Grain(t_ * w.size(1)), [&](int64_t begin, int64_t end) {
       MultiplyRows(product, begin, end, sums_.data(), n);
       for (int64_t t = 0; t < t_; ++t) {
-        for (int64_t i = begin; i < end; ++i) {
-          Stored* to = Out(out) + t * n + i;
-          const float sum = sums_[t * n + i] + (b ? Widen(b[i]) : 0.0f);
-          Narrow(add ? Widen(*to) + Rounded<Stored>(sum) : sum, to);
-        }
+        StoreRow(sums_.data() + t * n + begin, b ? b + begin : nullptr, end - begin, add,
+                 to + t * n + begin);
       }
     });
   }

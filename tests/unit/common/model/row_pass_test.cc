@@ -2,6 +2,8 @@
 #include <c10/core/GradMode.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
+#include <limits>
 #include <random>
 
 #include "common/base/bfloat16.h"
@@ -55,6 +57,55 @@ TEST(RowKernelsTest, ADroppedInputWouldShow) {
   for (const bool packed : {false, true}) {
     EXPECT_GT(WorstProduct<float>(rng, packed, true), 0.1);
     EXPECT_GT(WorstProduct<BFloat16>(rng, packed, true), 0.1);
+  }
+}
+
+// The vectors' arithmetic against the same of single numbers, to the bit; NaN and infinity too.
+template <class Stored>
+void ExpectStoredAsOneByOne(std::mt19937& rng) {
+  std::normal_distribution<float> normal;
+  for (const int64_t n : {1, 7, 8, 21, 64}) {
+    std::vector<float> sums(n);
+    std::vector<Stored> bias(n), before(n);
+    for (int64_t i = 0; i < n; ++i) {
+      sums[i] = normal(rng) * 100;
+      Narrow(normal(rng), &bias[i]);
+      Narrow(normal(rng), &before[i]);
+    }
+    sums[0] = std::numeric_limits<float>::quiet_NaN();
+    if (n > 1) sums[1] = std::numeric_limits<float>::infinity();
+    for (const bool add : {false, true}) {
+      std::vector<Stored> out = before;
+      StoreRow(sums.data(), bias.data(), n, add, out.data());
+      for (int64_t i = 0; i < n; ++i) {
+        const float sum = sums[i] + Widen(bias[i]);
+        const float want = Rounded<Stored>(add ? Widen(before[i]) + Rounded<Stored>(sum) : sum);
+        EXPECT_EQ(std::isnan(want), std::isnan(Widen(out[i])));
+        if (!std::isnan(want)) {
+          EXPECT_EQ(want, Widen(out[i])) << i << " of " << n;
+        }
+      }
+    }
+  }
+}
+
+TEST(RowKernelsTest, RowsAreStoredAsOneByOne) {
+  std::mt19937 rng(2);
+  ExpectStoredAsOneByOne<float>(rng);
+  ExpectStoredAsOneByOne<BFloat16>(rng);
+}
+
+TEST(RowKernelsTest, GatesEqualThoseInFp64WhateverTheirNumber) {
+  std::mt19937 rng(3);
+  std::normal_distribution<float> normal;
+  for (const int64_t n : {1, 5, 8, 19, 40}) {
+    std::vector<float> gate(n), up(n), out(n);
+    for (int64_t i = 0; i < n; ++i) gate[i] = 4 * normal(rng), up[i] = normal(rng);
+    GateRow(gate.data(), up.data(), n, out.data());
+    for (int64_t i = 0; i < n; ++i) {
+      const double want = gate[i] / (1 + std::exp(-double{gate[i]})) * up[i];
+      EXPECT_NEAR(out[i], want, 1e-6 * (1 + std::abs(want)));
+    }
   }
 }
 
