@@ -19,7 +19,7 @@ constexpr int kLongestPrompt = 40, kLongestAnswer = 32;
 
 class Callers {
  public:
-  explicit Callers(FuzzedDataProvider& bytes) : bytes_(bytes) {}
+  explicit Callers(FuzzedDataProvider& bytes) : bytes_(bytes), tiny_(Pool()) {}
 
   void DoAll() {
     for (int i = 0; i < kMostDoings && bytes_.remaining_bytes() > 0; ++i) DoOne();
@@ -29,6 +29,9 @@ class Callers {
 
  private:
   int Below(int n) { return bytes_.ConsumeIntegralInRange(0, n - 1); }
+
+  // From what hardly holds anything, page by page and between.
+  int64_t Pool() { return (4 + Below(14)) * kTinyPage + Below(3) * kTinyPage / 3; }
 
   void DoOne() {
     switch (Below(12)) {

@@ -7,7 +7,6 @@
 #include "common/wire/rollout.h"
 #include "services/inference/engine/engine_factory.h"
 #include "tests/fuzz/guided/target.h"
-#include "tests/fuzz/guided/tiny_model.h"
 
 namespace palimpsest::fuzz {
 namespace {
@@ -90,14 +89,14 @@ class TinyEngine::Listener final : public GenerationSink {
   std::set<int32_t> ended_;
 };
 
-TinyEngine::TinyEngine() {
+TinyEngine::TinyEngine(int64_t kv_pool_bytes) {
   auto engine = MakeEngine({.model_folder = TinyFolder(1),
                             .version = PolicyVersion(1),
                             .threads = 1,
                             .limits = {.max_running = 6,
                                        .max_queued = 24,
                                        .max_samples = 4,
-                                       .kv_pool_bytes = kTinyPool,
+                                       .kv_pool_bytes = kv_pool_bytes,
                                        .prefill_tokens = 16,
                                        .max_sessions = 5,
                                        .session_ttl = absl::Seconds(20),
@@ -187,12 +186,12 @@ void TinyEngine::Finish() {
   const Load load = engine_->load();
   const int left = load.running + load.queued + load.preempted + load.sessions;
   absl::MutexLock lock(&mu_);
-  if (in_flight_ != 0 || left != 0 || load.kv_bytes_free != kTinyPool) {
+  if (in_flight_ != 0 || left != 0 || load.kv_bytes_free != engine_->limits().kv_pool_bytes) {
     Broken(
         absl::StrFormat("left behind: %d samples without a last word, %d running, %d queued, "
                         "%d preempted, %d sessions, %d of %d bytes free",
                         in_flight_, load.running, load.queued, load.preempted, load.sessions,
-                        load.kv_bytes_free, kTinyPool));
+                        load.kv_bytes_free, engine_->limits().kv_pool_bytes));
   }
 }
 

@@ -7,6 +7,7 @@
 #include "absl/synchronization/mutex.h"
 #include "common/base/clock.h"
 #include "services/inference/core/engine.h"
+#include "tests/fuzz/guided/tiny_model.h"
 
 namespace palimpsest::fuzz {
 
@@ -27,7 +28,7 @@ class TickingClock final : public Clock {
 // the log; whatever breaks one ends the process. Owner: one thread.
 class TinyEngine {
  public:
-  TinyEngine();
+  explicit TinyEngine(int64_t kv_pool_bytes = kTinyPool);
   ~TinyEngine();
 
   inference::Engine& engine() { return *engine_; }

@@ -15,8 +15,10 @@ context::Shape TinyShape();
 // Weights of version 1 or 2 with a tokenizer and a chat template, made at the first call.
 std::string TinyFolder(int version);
 
-// Of KV and recorded queries: one long sequence fits, two do not.
-inline constexpr int64_t kTinyPool = 72 << 10;
+// Of KV and recorded queries: one long sequence fits, two do not. A page of 16 slots of 2 layers
+// and 2 heads is two rows of 8 floats and a bias for each.
+inline constexpr int64_t kTinyPage = 16 * 2 * 2 * (2 * 8 + 1) * 4;
+inline constexpr int64_t kTinyPool = 17 * kTinyPage;
 
 // One of all kinds of policies that fit the model, by any number.
 context::ContextPolicy TinyPolicy(int kind);
