@@ -33,6 +33,7 @@ function(palimpsest_binary name)
   cmake_parse_arguments(ARG "" "" "SRCS;DEPS" ${ARGN})
   add_executable(${name} ${ARG_SRCS})
   target_link_libraries(${name} PRIVATE palimpsest_options ${ARG_DEPS})
+  palimpsest_visible_locks(${name})
 endfunction()
 
 # palimpsest_test(NAME [APART] SRCS .. DEPS .. [LABELS ..] [TIMEOUT s]): one gtest binary, registered with ctest as one test.
@@ -43,11 +44,13 @@ function(palimpsest_test name)
   endif()
   add_executable(${name} ${ARG_SRCS})
   target_link_libraries(${name} PRIVATE palimpsest_options ${ARG_DEPS} GTest::gmock GTest::gtest_main)
+  palimpsest_visible_locks(${name})
   _palimpsest_together(${name} ${ARG_APART})
   add_test(NAME ${name} COMMAND ${name} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
   set_tests_properties(${name} PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS "${ARG_LABELS}"
     # Tests run side by side: threads that spin while they wait would starve each other.
     ENVIRONMENT OMP_WAIT_POLICY=PASSIVE)
+  palimpsest_sanitized(${name} ${ARG_TIMEOUT} ${ARG_LABELS})
 endfunction()
 
 # palimpsest_long_test(NAME SECONDS COMMAND..): a test of `tests/run.sh --long` alone, killed after SECONDS. The last line

@@ -13,6 +13,7 @@
 # there already, and llama.cpp, compiled for this machine's processor.
 # --python-envs: also the Python of the workers of palimpsest-env, with reasoning-gym, minigrid and math-verify in pinned
 # versions, as a virtual environment in ${XDG_CACHE_HOME:-~/.cache}/palimpsest/envs-N (N stands in the file of the pins).
+# --fuzzers: also clang with libFuzzer, for the preset fuzz.
 set -euo pipefail
 
 packages=(
@@ -23,6 +24,7 @@ packages=(
   libgtest-dev libgmock-dev libbenchmark-dev
 )
 browser_packages=(chromium fonts-liberation)
+fuzzer_packages=(clang libclang-rt-dev)
 python_packages=(python3-dev)  # one of the pinned packages comes as C source only
 torch_packages=(torch==2.11.0 nvidia-cuda-runtime==13.0.96 nvidia-cuda-cupti==13.0.85)
 
@@ -173,10 +175,11 @@ for option in "$@"; do
     --python-clients) with_clients=true ;;
     --tensorboard) with_tensorboard=true ;;
     --peers) with_peers=true ;;
+    --fuzzers) packages+=("${fuzzer_packages[@]}") ;;
     --browser) packages+=("${browser_packages[@]}") ;;
     --python-envs) with_python_envs=true packages+=("${python_packages[@]}") ;;
     *) die "usage: deploy/setup.sh [--prometheus] [--slurm] [--python-clients] [--tensorboard] [--browser]" \
-      "[--python-envs] [--peers] (got: $*)" ;;
+      "[--fuzzers] [--python-envs] [--peers] (got: $*)" ;;
   esac
 done
 install_packages

@@ -22,7 +22,8 @@ inline void LoadGroup(const float* w, Vector& first, Vector& second) {
   second = LoadVector(w + kLanes);
 }
 inline void LoadGroup(const BFloat16* w, Vector& even, Vector& odd) {
-  const Ints pairs = *reinterpret_cast<const Ints*>(w);
+  Ints pairs;
+  std::memcpy(&pairs, w, sizeof(pairs));  // w is aligned to its own two bytes only
   even = std::bit_cast<Vector>(pairs << 16);
   odd = std::bit_cast<Vector>(pairs & static_cast<int32_t>(0xffff0000));
 }

@@ -33,7 +33,8 @@ struct GenerationRequest {
   std::optional<SessionStep> step;  // absent: a sequence of its own
   // Samples among the n that were cut, by an abort or a server that went away: they go on behind
   // their last token. Their logs are replayed into new caches (kv epoch + 1), their ends tell the
-  // whole of them, what is told of tokens and events on the way is new.
+  // whole of them, what is told of tokens and events on the way is new. Digests that their events
+  // lack are filled in, as by Score.
   std::vector<rl::Rollout> begun;
 };
 

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <utility>
 
+#include "common/context/log.h"
 #include "services/inference/core/admission.h"
 #include "services/inference/engine/running_batch_torch.h"
 
@@ -54,6 +55,9 @@ std::unique_ptr<Sequence> RunningBatch::BegunSequence(std::shared_ptr<RequestSta
   s->origins = begun.origins;
   s->logprobs = begun.logprobs;
   s->events = begun.events;
+  // Later ones are chained to them; the log was checked at admission.
+  const absl::Status digests = context::CompleteDigests(s->tokens, s->events);
+  TORCH_CHECK(digests.ok(), digests.ToString());
   s->spans = begun.spans;
   s->kv_epoch = begun.spans.empty() ? 1 : begun.spans.back().kv_epoch + 1;
   s->mixed_sampling = begun.truncated_sampling;

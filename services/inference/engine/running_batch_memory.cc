@@ -61,7 +61,9 @@ bool RunningBatch::MakeRoomFor(const GenerationRequest& r) {
     const int64_t pages = cache->PagesToReserve(tokens - cache->state().processed());
     if (RoomFor(pages * cost_.page_bytes + Headroom(), r.step->id)) return true;
   }
-  return RoomFor(RebuildBytes(r, tokens, model_) + Headroom());
+  // Alone it may take all that there is: admission has counted what it needs to its end.
+  const bool alone = running_.empty() && groups_.empty();
+  return RoomFor(RebuildBytes(r, tokens, model_) + (alone ? 0 : Headroom()));
 }
 
 void RunningBatch::KeepBound() {

@@ -55,6 +55,12 @@ class Gate(unittest.TestCase):
         self.assertIn("- `bad` of the gate: failed\n- `absent` of the gate: skipped\n", text)
         self.assertTrue(text.endswith("| kills | failed | 100 s |  |\n| soak | passed | 30.0 min | flat, 120 MB / 33 threads |\n"), text)
 
+    def test_the_report_says_what_the_sanitizers_found_and_what_was_not_built(self):
+        text = report.report(cases(LONG), cases(LONG), "abc1234", "2 cores", "2026-01-02", [("asan", cases(GATE)), ("tsan", None)])
+        self.assertTrue(text.endswith("Under the preset asan: 1 of 3 tests passed, 1 failed, 1 were skipped.\n\n"
+                                      "- `bad` under asan: failed\n- `absent` under asan: skipped\n\n"
+                                      "Under the preset tsan: it was not built, no test ran.\n"), text)
+
     def test_this_machine_is_described_without_its_name(self):
         self.assertRegex(report.this_host(), r"^\d+ cores \(.+\), \d+ GiB, Linux ")
 

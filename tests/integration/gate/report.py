@@ -1,5 +1,8 @@
 #!/usr/bin/env python3
-"""What `tests/run.sh --long` came to, as Markdown on stdout. Usage: report.py GATE.xml LONG.xml, JUnit files of ctest."""
+"""What `tests/run.sh --long` came to, as Markdown on stdout.
+
+Usage: report.py GATE.xml LONG.xml [PRESET.xml ..], JUnit files of ctest. A preset whose file is not there was not built.
+"""
 import datetime
 import os
 import pathlib
@@ -35,19 +38,41 @@ def table(cases):
     return rows
 
 
-def report(gate, long, commit, host, date):
-    """`gate`, `long`: lists of test cases."""
-    count = {kind: sum(outcome(case) == kind for case in gate) for kind in ("passed", "failed", "skipped")}
+def counts(cases):
+    count = {kind: sum(outcome(case) == kind for case in cases) for kind in ("passed", "failed", "skipped")}
+    return f"{count['passed']} of {len(cases)} tests passed, {count['failed']} failed, {count['skipped']} were skipped."
+
+
+def exceptions(cases, where):
+    return [f"- `{case.get('name')}` {where}: {outcome(case)}" for case in cases if outcome(case) != "passed"]
+
+
+def sanitized(preset, cases):
+    """`cases`: None when the preset could not be built."""
+    if cases is None:
+        return [f"Under the preset {preset}: it was not built, no test ran.", ""]
+    bad = exceptions(cases, f"under {preset}")
+    return [f"Under the preset {preset}: {counts(cases)}", "", *bad, *([""] if bad else [])]
+
+
+def report(gate, long, commit, host, date, others=()):
+    """`gate`, `long`: lists of test cases; `others`: pairs of a preset and its cases."""
     lines = ["# The long tests", "",
              f"Written by `tests/run.sh --long`. Commit {commit}, {date}, {host}.", "",
-             f"The gate before them: {count['passed']} of {len(gate)} tests passed, {count['failed']} failed, "
-             f"{count['skipped']} were skipped.", ""]
-    lines += [f"- `{case.get('name')}` of the gate: {outcome(case)}" for case in gate if outcome(case) != "passed"]
-    return "\n".join([*lines, *([""] if lines[-1] else []), *table(long)]) + "\n"
+             f"The gate before them: {counts(gate)}", "", *exceptions(gate, "of the gate")]
+    lines += [*([""] if lines[-1] else []), *table(long), ""]
+    for preset, cases in others:
+        lines += sanitized(preset, cases)
+    return "\n".join(lines)
 
 
 def cases_of(path):
     return list(xml.parse(path).getroot().iter("testcase"))
+
+
+def preset_of(path):
+    path = pathlib.Path(path)
+    return path.stem, cases_of(path) if path.exists() else None
 
 
 def git(*words):
@@ -62,9 +87,10 @@ def this_host():
     return f"{len(os.sched_getaffinity(0))} cores ({model[1] if model else os.uname().machine}), {memory} GiB, Linux {os.uname().release}"
 
 
-def main(gate, long):
+def main(gate, long, *others):
     commit = git("rev-parse", "--short", "HEAD") + (" with changes" if git("status", "--porcelain", "--untracked-files=no") else "")
-    sys.stdout.write(report(cases_of(gate), cases_of(long), commit, this_host(), datetime.date.today().isoformat()))
+    sys.stdout.write(report(cases_of(gate), cases_of(long), commit, this_host(), datetime.date.today().isoformat(),
+                            [preset_of(path) for path in others]))
 
 
 if __name__ == "__main__":

@@ -25,8 +25,9 @@ absl::StatusOr<SafetensorsContents> ParseText(const std::string& file) {
 }
 
 TEST(Safetensors, AHandMadeFileIsRead) {
-  const auto contents = ParseText(FileOf(
-      R"({"__metadata__":{"a":"b"},"x":{"dtype":"I32","shape":[2,1],"data_offsets":[0,8]}})", 8));
+  const std::string file = FileOf(
+      R"({"__metadata__":{"a":"b"},"x":{"dtype":"I32","shape":[2,1],"data_offsets":[0,8]}})", 8);
+  const auto contents = ParseText(file);
   ASSERT_TRUE(contents.ok()) << contents.status();
   EXPECT_EQ(contents->metadata.at("a"), "b");
   const TensorView& x = contents->tensors.at("x");

@@ -41,9 +41,10 @@ class WorkerPoolTest : public ::testing::Test {
             }};
   }
   absl::Status Start() {
+    // Accepted on threads of several processes at once.
+    const WorkerCall greeting{"say hello", [](const std::string&) { return absl::OkStatus(); }};
     absl::StatusOr<std::unique_ptr<Worker>> started =
-        WorkerPool::Start(config_, Question("say hello", std::make_shared<std::string>()),
-                          WorkerMetrics(metrics_), SystemClock());
+        WorkerPool::Start(config_, greeting, WorkerMetrics(metrics_), SystemClock());
     if (!started.ok()) return started.status();
     worker_ = *std::move(started);
     return absl::OkStatus();

@@ -110,6 +110,19 @@ TEST_F(BegunTest, AnotherLogGivesOtherLogProbabilities) {
             1e-3);
 }
 
+TEST_F(BegunTest, DigestsThatTheirEventsLackAreFilledIn) {
+  GenerationRequest r = Compacting(context::Method::kEvict);
+  r.n = 1;
+  const auto whole = Generate(*Exact(), r);
+  r.begun = CutAfter(40, r);
+  ASSERT_GE(r.begun[0].events.size(), 1u);
+  for (context::Event& event : r.begun[0].events) event.digest.reset();
+  const auto later = Generate(*Exact(), r);
+  ASSERT_EQ(later->finished.size(), 1u);
+  ASSERT_GT(later->finished[0].rollout.events.size(), r.begun[0].events.size());
+  ExpectSame(later->finished[0].rollout, whole->finished[0].rollout);
+}
+
 TEST_F(BegunTest, NothingIsLostWhenTheyAreCutAgainBeforeTheirTurn) {
   GenerationRequest r = Compacting(context::Method::kEvict);
   const std::vector<rl::Rollout> begun = CutAfter(30, r);
