@@ -64,6 +64,12 @@ class Bench {
     const int steps = job.at("steps");
     ASSIGN_OR_RETURN(const auto clock,
                      RunTogether(job, job.at("context").get<int>() + 1, steps + 1, begin));
+    if (clock->early() > 0) {
+      return absl::FailedPreconditionError(
+          absl::StrFormat("%d tokens came before every stream had its first: the cache lost a "
+                          "prompt, KV_POOL_MIB is too small",
+                          clock->early()));
+    }
     return Json{{"seconds", clock->SecondsPerStep()}};
   }
 

@@ -43,12 +43,17 @@ void ServeJobs(
 }
 
 TokenClock::TokenClock(int streams, int tokens)
-    : tokens_(tokens), missing_(streams, tokens), open_(streams) {}
+    : tokens_(tokens), missing_(streams, tokens), open_(streams), without_(streams) {}
 
 void TokenClock::Note(int stream, int new_tokens) {
   const absl::Time now = SystemClock().Now();
   absl::MutexLock lock(&mu_);
-  if (missing_[stream] == tokens_) all_have_one_ = now;
+  if (missing_[stream] == tokens_) {
+    --without_;
+    all_have_one_ = now;
+  } else if (without_ > 0) {
+    early_ += new_tokens;
+  }
   missing_[stream] -= new_tokens;
   if (missing_[stream] == 0) --open_;
   last_ = now;
@@ -70,6 +75,11 @@ absl::Status TokenClock::Wait() {
 double TokenClock::SecondsToFirst(absl::Time begin) const {
   absl::MutexLock lock(&mu_);
   return absl::ToDoubleSeconds(all_have_one_ - begin);
+}
+
+int TokenClock::early() const {
+  absl::MutexLock lock(&mu_);
+  return early_;
 }
 
 double TokenClock::SecondsPerStep() const {

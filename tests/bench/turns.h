@@ -36,12 +36,15 @@ class TokenClock {
 
   double SecondsToFirst(absl::Time begin) const;  // until every stream had one
   double SecondsPerStep() const;                  // after that; 0 when there is one token each
+  int early() const;  // tokens beyond the first that came while another stream had none
 
  private:
   const int tokens_;
   mutable absl::Mutex mu_;
   std::vector<int> missing_ ABSL_GUARDED_BY(mu_);  // [streams]
   int open_ ABSL_GUARDED_BY(mu_);                  // streams
+  int without_ ABSL_GUARDED_BY(mu_);               // streams that have no token
+  int early_ ABSL_GUARDED_BY(mu_) = 0;
   absl::Time all_have_one_ ABSL_GUARDED_BY(mu_) = absl::InfinitePast();
   absl::Time last_ ABSL_GUARDED_BY(mu_) = absl::InfinitePast();
   absl::Status status_ ABSL_GUARDED_BY(mu_);
