@@ -77,31 +77,54 @@ absl::Status CheckNumbers(const GenerationRequest& r, size_t i) {
   return absl::OkStatus();
 }
 
+// What the request's policy decides; with `pressure`, where an event came early.
+std::optional<context::EventDraft> DraftOf(const GenerationRequest& r,
+                                           const context::ContextState& state, int32_t prompt,
+                                           bool pressure) {
+  const context::Decision decision =
+      context::Decide(r.context, {.state = state, .prompt_tokens = prompt, .pressure = pressure});
+  const auto* draft = std::get_if<context::EventDraft>(&decision);
+  return draft == nullptr ? std::nullopt : std::optional(*draft);
+}
+
+// Replay reads what the policy has had recorded, in the memory that admission has counted: so the
+// event has its range of references and keeps no more.
+bool IsOf(const context::EventDraft& draft, const context::Event& event,
+          const context::ContextState& state) {
+  if (event.window != draft.window || event.method != draft.method ||
+      !(event.parameters == draft.parameters) || !(event.reference == draft.reference))
+    return false;
+  for (int layer = 0; layer < state.shape().layers; ++layer) {
+    for (int head = 0; head < state.shape().kv_heads; ++head) {
+      const int32_t slots = state.CountSlots(layer, head, draft.window);
+      if (std::ssize(event.kept.at(layer, head)) >
+          context::KeptCount(draft.method, draft.keep_ratio, slots))
+        return false;
+    }
+  }
+  return true;
+}
+
 // The log is one that the request's policy could have written: whatever it decides has happened,
 // and nothing else, save events that came early.
 absl::Status CheckPolicy(const GenerationRequest& r, const ModelInfo& model, size_t i) {
   const rl::Rollout& begun = r.begun[i];
   context::ContextState state({.layers = model.layers, .kv_heads = model.kv_heads});
-  const auto* budget = std::get_if<context::KvBudget>(&r.context.trigger);
-  const bool early = budget != nullptr && budget->early > 0;
   const auto last = static_cast<int32_t>(begun.tokens.size()) - 1;
   for (size_t next = 0; state.processed() <= last; state.Append()) {
     const int32_t at = state.processed();
-    const context::Decision decision =
-        context::Decide(r.context, {.state = state, .prompt_tokens = begun.prompt_tokens});
-    const auto* draft = std::get_if<context::EventDraft>(&decision);
     const bool happened = next < begun.events.size() && begun.events[next].at == at;
+    auto draft = DraftOf(r, state, begun.prompt_tokens, false);
     // Before the last token it may be still to come.
-    if (draft != nullptr && !happened && at < last)
+    if (draft && !happened && at < last)
       return Refused(i, "events: the request's context makes one at %d, the log does not", at);
     if (!happened) continue;
-    const context::Event& event = begun.events[next];
-    if (draft == nullptr && !early)
+    if (!draft) draft = DraftOf(r, state, begun.prompt_tokens, true);
+    if (!draft)
       return Refused(i, "events[%d].at=%d: the request's context makes none there", next, at);
-    if (draft != nullptr && (event.window != draft->window || event.method != draft->method ||
-                             !(event.parameters == draft->parameters)))
+    if (!IsOf(*draft, begun.events[next], state))
       return Refused(i, "events[%d] is not what the request's context makes at %d", next, at);
-    RETURN_IF_ERROR(state.Apply(event));
+    RETURN_IF_ERROR(state.Apply(begun.events[next]));
     ++next;
   }
   return absl::OkStatus();

@@ -7,7 +7,7 @@ namespace palimpsest::inference {
 // May the request's `begun` samples go on under it? INVALID_ARGUMENT names the sample, field and
 // value: numbers that rise and are among those asked for; the request's prompt, seed and
 // temperature; cut before their end; a log that the model can have and the request's context policy
-// writes; room for another token.
+// writes, early events and what they listen to included; room for another token.
 absl::Status CheckBegun(const GenerationRequest& request, const ModelInfo& model);
 
 // What there is of that sample; null when it begins with the prompt.

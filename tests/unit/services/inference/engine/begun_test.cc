@@ -178,6 +178,34 @@ TEST_F(BegunTest, NoMoreRunThanMay) {
   EXPECT_EQ(most, 2);
 }
 
+// Replay would ask for references that nobody has recorded.
+TEST_F(BegunTest, EventsListenToWhatTheRequestsContextRecords) {
+  GenerationRequest r = Compacting(context::Method::kAttentionMatching);
+  r.begun = CutAfter(28, r);
+  const auto engine = Exact();
+  const auto refusal = [&](const std::function<void(context::Event&)>& spoil) {
+    GenerationRequest spoilt = r;
+    for (rl::Rollout& begun : spoilt.begun) {
+      spoil(begun.events[0]);
+      for (context::Event& event : begun.events) event.digest.reset();
+    }
+    return std::string(engine->Submit(spoilt, std::make_shared<Collector>(r.n)).message());
+  };
+  const auto all = [](context::Event& e) { e.reference = {0, e.at}; };
+  const auto keys = [](context::Event& e) {
+    e.parameters.reference_kind = context::ReferenceKind::kKeys;
+  };
+  constexpr char kNotOurs[] = "events[0] is not what the request's context makes at 40";
+  EXPECT_THAT(refusal(all), HasSubstr(kNotOurs));
+  EXPECT_THAT(refusal(keys), HasSubstr(kNotOurs));
+  // Where events may come early, these come as early as they may.
+  r.context.trigger =
+      context::KvBudget{.budget = 50, .window = 20, .keep_ratio = 0.4, .early = 0.5};
+  EXPECT_THAT(refusal(all), HasSubstr(kNotOurs));
+  EXPECT_THAT(refusal(keys), HasSubstr(kNotOurs));
+  EXPECT_EQ(Generate(*engine, r)->finished.size(), 3u);
+}
+
 TEST_F(BegunTest, WhatDoesNotFitIsRefusedByItsName) {
   GenerationRequest good = Compacting(context::Method::kEvict);
   good.begun = CutAfter(40, good);

@@ -412,8 +412,8 @@ TEST_F(SessionTest, RandomOperationsLoseNothingAndLeaveNothingBehind) {
 
 // Admission lets in what fits the pool alone; so it has its turn, too.
 TEST_F(SessionTest, AStepThatTakesTheWholePoolRuns) {
-  constexpr int64_t kPage = 16 * 3 * 2 * (2 * 16 * 4 + 4);
-  const auto engine = Make({.kv_pool_bytes = 2 * kPage});
+  constexpr int64_t kBytesOfPage = 16 * 3 * 2 * (2 * 16 * 4 + 4);  // bytes
+  const auto engine = Make({.kv_pool_bytes = 2 * kBytesOfPage});
   const SessionInfo session = Open(*engine, Spec());
   EXPECT_EQ(Go(*engine, session.id, Words(4, 1), 4).tokens.size(), 24u);
   EXPECT_EQ(Go(*engine, session.id, Words(4, 2), 4).tokens.size(), 32u);
