@@ -171,12 +171,12 @@ absl::Status Run(const Arguments& args) {
   std::unique_ptr<Collective> joined;
   if (args.size > 1) {
     ASSIGN_OR_RETURN(joined, Join({.folder = args.run + "/ranks",
-                                       .rank = args.rank,
-                                       .size = args.size,
-                                       .meeting = absl::Minutes(2),
-                                       .timeout = absl::Seconds(5),
-                                       .roll_call = absl::Seconds(1)},
-                                      SystemClock()));
+                                   .rank = args.rank,
+                                   .size = args.size,
+                                   .meeting = absl::Minutes(2),
+                                   .timeout = absl::Seconds(5),
+                                   .roll_call = absl::Seconds(1)},
+                                  SystemClock()));
   }
   Collective& ranks = joined ? *joined : Alone();
   const absl::Status status = Train(args, ranks);
