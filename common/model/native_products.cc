@@ -32,15 +32,19 @@ inline __m128 Sums(__m512 a, __m512 b, __m512 c, __m512 d) {
   return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
 }
 
-// `Outputs` rows of w against `Rows` rows of x, each [K].
-template <int Outputs, int Rows>
-inline void Block(const BFloat16* w, const BFloat16* x, int64_t k, float* y, int64_t y_stride) {
+// `Outputs` rows of w against `Rows` rows of x, each [K]. Meanwhile `Ahead` rows at `ahead`, which
+// the next block wants, are fetched into the cache: they may lie beyond w's end.
+template <int Outputs, int Rows, int Ahead>
+inline void Block(const BFloat16* w, const BFloat16* x, int64_t k, const BFloat16* ahead, float* y,
+                  int64_t y_stride) {
   __m512 sum[Rows][Outputs];
   for (auto& row : sum) {
     for (auto& one : row) one = _mm512_setzero_ps();
   }
   const int64_t whole = k / kPairs * kPairs;
   for (int64_t i = 0; i < whole; i += kPairs) {
+    for (int a = 0; a < Ahead; ++a)
+      _mm_prefetch(reinterpret_cast<const char*>(ahead + a * k + i), _MM_HINT_T0);
     __m512bh in[Rows];
     for (int r = 0; r < Rows; ++r) in[r] = Load(x + r * k + i);
     for (int o = 0; o < Outputs; ++o) {
@@ -67,17 +71,25 @@ inline void Block(const BFloat16* w, const BFloat16* x, int64_t k, float* y, int
   }
 }
 
+// Memory is waited for while the sums of this block are made: a few rows of w ahead per block of
+// rows of x, all of them where there is one such block.
 template <int Outputs>
 void AllRows(const BFloat16* w, const BFloat16* x, int64_t rows, int64_t k, float* y,
              int64_t y_stride) {
+  if (rows == kRows) return Block<Outputs, kRows, Outputs>(w, x, k, w + Outputs * k, y, y_stride);
+  constexpr int kShare = (Outputs + 2) / 3;
+  const BFloat16* ahead = w + Outputs * k;
+  const BFloat16* const end = ahead + Outputs * k;
   int64_t m = 0;
+  for (; m + kRows <= rows && ahead < end; m += kRows, ahead += kShare * k)
+    Block<Outputs, kRows, kShare>(w, x + m * k, k, ahead, y + m * y_stride, y_stride);
   for (; m + kRows <= rows; m += kRows)
-    Block<Outputs, kRows>(w, x + m * k, k, y + m * y_stride, y_stride);
+    Block<Outputs, kRows, 0>(w, x + m * k, k, w, y + m * y_stride, y_stride);
   if (m + 2 <= rows) {
-    Block<Outputs, 2>(w, x + m * k, k, y + m * y_stride, y_stride);
+    Block<Outputs, 2, Outputs>(w, x + m * k, k, ahead, y + m * y_stride, y_stride);
     m += 2;
   }
-  if (m < rows) Block<Outputs, 1>(w, x + m * k, k, y + m * y_stride, y_stride);
+  if (m < rows) Block<Outputs, 1, Outputs>(w, x + m * k, k, ahead, y + m * y_stride, y_stride);
 }
 
 }  // namespace
