@@ -87,7 +87,7 @@ class Live(unittest.TestCase):
                   f"--storage.tsdb.path={cls.folder / 'data'}", f"--web.listen-address={cls.prometheus}", "--log.level=warn")
         cls.start("targets", sys.executable, "deploy/prometheus/targets.py", run_folder, "--every", "0.5", "--run", RUN,
                   "--out", cls.folder / "targets/run.json")
-        sets = [f"run.folder={run_folder}", "orchestrator.rl.steps=48",
+        sets = [f"run.folder={run_folder}", "orchestrator.rl.steps=192",
                 *(f"{role}.metrics=127.0.0.1:{cls.metrics[role]}" for role in ROLES)]
         launch = cls.start("launch", BINARY, "launch", "--config", CONFIG, *(word for s in sets for word in ("--set", s)))
         cls.pages = {}
