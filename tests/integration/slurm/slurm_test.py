@@ -24,7 +24,7 @@ from cluster import sh, wait_for
 BINARY = ""
 ROOT = pathlib.Path.cwd()
 CONFIG = ROOT / "tests/integration/slurm/run.yaml"
-STEPS = 8  # of RL, after those of the supervised stage
+STEPS = 20  # of RL, after those of the supervised stage
 SFT_STEPS = 50
 AGAIN = 75
 LEDGER = {
