@@ -16,8 +16,8 @@ struct JoinOptions {
   int rank = 0;
   int size = 2;
   std::string host = "127.0.0.1";  // of this rank, by which the others reach it
-  TlsSection
-      tls;  // on: the ranks speak by the mesh of mesh.h, as trainers; else by Gloo, unencrypted
+  // On: the ranks speak by the mesh of mesh.h, as trainers; else by Gloo, unencrypted.
+  TlsSection tls;
   absl::Duration meeting = absl::Minutes(10);   // until all ranks have come
   absl::Duration timeout = absl::Minutes(10);   // of connecting and of each call
   absl::Duration roll_call = absl::Seconds(5);  // for the answers that tell who is to blame

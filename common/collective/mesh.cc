@@ -1,8 +1,6 @@
 #include "common/collective/mesh.h"
 
 #include <algorithm>
-#include <array>
-#include <cstring>
 #include <optional>
 #include <utility>
 
@@ -26,6 +24,12 @@ std::string_view BytesOf(std::span<const float> values) {
 }
 std::span<char> BytesOf(std::span<float> values) {
   return {reinterpret_cast<char*>(values.data()), values.size_bytes()};
+}
+
+// Rank r's n of all.
+template <class T>
+std::span<T> PartOf(std::span<T> all, int r, size_t n) {
+  return all.subspan(static_cast<size_t>(r) * n, n);
 }
 
 // A number as the ranks exchange it: between processes of one build.
@@ -113,21 +117,16 @@ absl::Status MeshCollective::Swap(int peer, std::string_view give, std::span<cha
 }
 
 absl::Status MeshCollective::Gather(std::span<const float> mine, std::span<float> all) {
-  const auto part = [&](int r) {
-    return all.subspan(static_cast<size_t>(r) * mine.size(), mine.size());
-  };
-  std::ranges::copy(mine, part(rank()).begin());
-  return InTurns([&](int p) { return Swap(p, BytesOf(mine), BytesOf(part(p))); });
+  std::ranges::copy(mine, PartOf(all, rank(), mine.size()).begin());
+  return InTurns(
+      [&](int p) { return Swap(p, BytesOf(mine), BytesOf(PartOf(all, p, mine.size()))); });
 }
 
 absl::Status MeshCollective::Scatter(std::span<const float> all, std::span<float> mine) {
-  const auto part = [&](int r) {
-    return all.subspan(static_cast<size_t>(r) * mine.size(), mine.size());
-  };
-  std::ranges::copy(part(rank()), mine.begin());
+  std::ranges::copy(PartOf(all, rank(), mine.size()), mine.begin());
   std::vector<float> theirs(mine.size());
   return InTurns([&](int p) -> absl::Status {
-    RETURN_IF_ERROR(Swap(p, BytesOf(part(p)), BytesOf(std::span(theirs))));
+    RETURN_IF_ERROR(Swap(p, BytesOf(PartOf(all, p, mine.size())), BytesOf(std::span(theirs))));
     for (size_t i = 0; i < mine.size(); ++i) mine[i] += theirs[i];
     return absl::OkStatus();
   });

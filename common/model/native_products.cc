@@ -1,5 +1,6 @@
-// Compiled for AVX-512 BF16 (CMakeLists.txt): nothing here may run before HasNativeProducts. No
-// templates of the standard library: the linker could take this file's instance of one for all.
+// Compiled for AVX-512 BF16 (CMakeLists.txt): nothing here may run on another processor, so who
+// asks for it stands elsewhere (row_kernels.cc). No templates of the standard library: the linker
+// could take this file's instance of one for all.
 #include "common/model/native_products.h"
 
 #include <immintrin.h>
@@ -9,8 +10,8 @@ namespace palimpsest::model {
 namespace {
 
 constexpr int64_t kPairs = 32;  // bf16 of a register
-constexpr int64_t kPanelBytes = 256
-                                << 10;  // of x, gone over once per block of outputs: they fit L2
+// Of x, gone over once per block of outputs: they fit L2.
+constexpr int64_t kPanelBytes = 256 << 10;
 constexpr int kRows = 4, kOutputs = 6;  // of a block: 24 sums, in registers
 
 inline __m512bh Load(const BFloat16* from) {
@@ -93,13 +94,6 @@ void AllRows(const BFloat16* w, const BFloat16* x, int64_t rows, int64_t k, floa
 }
 
 }  // namespace
-
-bool HasNativeProducts() {
-  static const bool has = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                          __builtin_cpu_supports("avx512dq") &&
-                          __builtin_cpu_supports("avx512bf16");
-  return has;
-}
 
 void MultiplyRowsNatively(const BFloat16* w, const BFloat16* x, int64_t m, int64_t k, int64_t begin,
                           int64_t end, float* y, int64_t y_stride) {

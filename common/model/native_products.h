@@ -5,11 +5,9 @@
 #include "common/base/bfloat16.h"
 
 // Products of bf16 rows by the processor's own instructions for them (AVX-512 BF16): pairs of bf16
-// are multiplied and added to fp32. Subnormal sums count as zero. Only row_kernels.cc calls this.
+// are multiplied and added to fp32. Subnormal sums count as zero. Only row_kernels.cc calls this,
+// where it has found AVX-512 F, BW, DQ and BF16.
 namespace palimpsest::model {
-
-// Asked once; what follows may be called only where it is so.
-bool HasNativeProducts();
 
 // y [M, N] = x w' for outputs [begin, end): w [N, K], x [M, K] row-major, both as they are stored;
 // y_stride floats from row to row. An output's bits depend on its rows of x and w alone.
