@@ -36,3 +36,7 @@ target_include_directories(palimpsest_torch SYSTEM INTERFACE
 target_link_directories(palimpsest_torch INTERFACE ${PALIMPSEST_TORCH}/torch/lib)
 target_link_libraries(palimpsest_torch INTERFACE
   -Wl,--no-as-needed torch_cpu -Wl,--as-needed c10 -Wl,-rpath,${PALIMPSEST_TORCH}/torch/lib)
+# at::parallel_for stands in a header: without this it is a plain loop. The threads are those of torch's own libgomp, which
+# clang's code cannot call: what clang builds (the fuzzers) computes on one thread.
+target_compile_options(palimpsest_torch INTERFACE $<$<COMPILE_LANG_AND_ID:CXX,GNU>:-fopenmp>)
+target_link_libraries(palimpsest_torch INTERFACE $<$<CXX_COMPILER_ID:GNU>:${PALIMPSEST_TORCH}/torch/lib/libgomp.so.1>)

@@ -9,7 +9,9 @@ import case  # noqa: E402
 import ks  # noqa: E402
 
 SHARE, ALPHA = 0.15, 0.05
-BATCH = ("orchestrator.rl.prompts_per_batch=4", "orchestrator.rl.samples=8", "orchestrator.rl.max_in_flight=4")
+# Ten tries: with the five of the default one group in the run would be given up once in thirty runs (430 calls, 0.15^5 each).
+BATCH = ("orchestrator.rl.prompts_per_batch=4", "orchestrator.rl.samples=8", "orchestrator.rl.max_in_flight=4",
+         "orchestrator.rl.max_tries=10")
 
 
 class KolmogorovSmirnov(unittest.TestCase):
