@@ -1,52 +1,71 @@
 #!/usr/bin/env bash
 # The gate: installs what is missing, builds, runs all tests. The last line is what ctest counted.
 # --long: then also the long tests (palimpsest_long_test in cmake/), whatever the gate said, two at a time, because
-# they wait more than they compute, and the tests of rooms under the presets asan and tsan; the outcome of all is written to
+# they wait more than they compute, and the tests of rooms under the presets asan and tsan. With names of parts behind it (gate,
+# long, asan, tsan) those alone. The last outcome of each part that this folder has seen, with its commit, is written to
 # docs/results/long.md.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
+refuse() {
+  printf 'usage: tests/run.sh [--long [gate|long|asan|tsan ..]] (got: %s)\n' "$*" >&2
+  exit 2
+}
+
 long=false
-case "$*" in
-  "") ;;
-  --long) long=true ;;
-  *)
-    printf 'usage: tests/run.sh [--long] (got: %s)\n' "$*" >&2
-    exit 2
-    ;;
-esac
+parts=(gate)
+if [ $# -gt 0 ]; then
+  [ "$1" = --long ] || refuse "$@"
+  long=true
+  if [ $# -gt 1 ]; then parts=("${@:2}"); else parts=(gate long asan tsan); fi
+fi
+for part in "${parts[@]}"; do
+  case $part in
+    gate | long | asan | tsan) ;;
+    *) refuse "$@" ;;
+  esac
+done
 
 # shellcheck source=../deploy/build.sh
 source deploy/build.sh
 deploy/setup.sh --prometheus --slurm --python-clients --tensorboard --browser --fuzzers --python-envs
 build_release
-cmake --preset fuzz
-cmake --build --preset fuzz -j "$(build_jobs)"
 
-# run_tests PRESET JOBS OPTION..: the tests of that preset; build/release/PRESET.xml and .log keep what they said.
+said=build/release/parts
+mkdir -p "$said"
+
+# run_tests PART PRESET JOBS OPTION..: the tests of that preset; $said keeps what they said, and where.
 run_tests() {
-  local preset=$1 jobs=$2 log=build/release/$1.log outcome=0
-  shift 2
-  ctest --preset "$preset" -j "$jobs" --no-tests=error --output-junit "$PWD/build/release/$preset.xml" "$@" 2>&1 | tee "$log" ||
+  local part=$1 preset=$2 jobs=$3 outcome=0
+  shift 3
+  ctest --preset "$preset" -j "$jobs" --no-tests=error --output-junit "$PWD/$said/$part.xml" "$@" 2>&1 | tee "$said/$part.log" ||
     outcome=$?
-  grep -E '^[0-9]+% tests passed' "$log" || true
+  grep -E '^[0-9]+% tests passed' "$said/$part.log" || true
   return "$outcome"
 }
 
 # run_sanitized PRESET: builds what its tests need and runs them.
 run_sanitized() {
-  cmake --preset "$1" && cmake --build --preset "$1" -j "$(build_jobs)" && run_tests "$1" "$(nproc)"
+  cmake --preset "$1" && cmake --build --preset "$1" -j "$(build_jobs)" && run_tests "$1" "$1" "$(nproc)"
+}
+
+run_part() {
+  rm -f "$said/$1.xml"
+  python3 tests/integration/gate/report.py --where > "$said/$1.where"
+  case $1 in
+    gate) cmake --preset fuzz && cmake --build --preset fuzz -j "$(build_jobs)" && run_tests gate release "$(nproc)" ;;
+    long) run_tests long long 2 --test-output-size-passed 1048576 ;;
+    *) run_sanitized "$1" ;;
+  esac
 }
 
 status=0
-run_tests release "$(nproc)" || status=$?
+for part in "${parts[@]}"; do
+  run_part "$part" || status=$?
+done
 if $long; then
-  run_tests long 2 --test-output-size-passed 1048576 || status=$?
-  rm -f build/release/asan.xml build/release/tsan.xml
-  run_sanitized asan || status=$?
-  run_sanitized tsan || status=$?
-  python3 tests/integration/gate/report.py build/release/{release,long,asan,tsan}.xml > build/release/long.md
-  mv build/release/long.md docs/results/long.md
+  python3 tests/integration/gate/report.py "$said" > "$said/long.md"
+  cp "$said/long.md" docs/results/long.md
   printf 'docs/results/long.md is written\n'
 fi
 exit "$status"

@@ -272,8 +272,13 @@ class DecodeEngine final : public Engine, public Sessions {
     const auto cancelled = [](const auto& s) { return bool{s->cancelled}; };
     const bool cancels = std::any_of(waiting_.begin(), waiting_.end(), cancelled) ||
                          std::any_of(active_.begin(), active_.end(), cancelled);
-    return stop_ || next_ != nullptr || cancels || !orders_.empty() ||
-           (!paused_ && !(waiting_.empty() && active_.empty()));
+    const bool runs = !paused_ && !(waiting_.empty() && active_.empty());
+    return stop_ || FlipsNow() || cancels || !orders_.empty() || runs;
+  }
+
+  // New weights that wait for what runs do not wake a thread that is paused.
+  bool FlipsNow() const ABSL_SHARED_LOCKS_REQUIRED(mu_) {
+    return next_ != nullptr && (next_mode_ != WeightsMode::kFinish || !paused_ || active_.empty());
   }
 
   void Loop() {

@@ -4,8 +4,10 @@
 Usage: gate_test.py, from the root of the repository. Needs the standard library and ctest.
 """
 import json
+import pathlib
 import subprocess
 import sys
+import tempfile
 import unittest
 import xml.etree.ElementTree as xml
 
@@ -36,7 +38,7 @@ def names(preset):
 
 class Gate(unittest.TestCase):
     def test_an_option_that_is_unknown_is_refused_by_name_before_anything_is_done(self):
-        for words in (["--lang"], ["--long", "--fast"], ["long"]):
+        for words in (["--lang"], ["--long", "--fast"], ["--long", "asan", "msan"], ["long"]):
             refused = subprocess.run(["tests/run.sh", *words], capture_output=True, text=True, timeout=10)
             self.assertEqual(refused.returncode, 2, refused.stdout)
             self.assertEqual(refused.stdout, "")
@@ -49,17 +51,22 @@ class Gate(unittest.TestCase):
         self.assertEqual(gate & long, set())
 
     def test_the_report_has_a_line_for_each_long_test_and_says_what_the_gate_lacks(self):
-        text = report.report(cases(GATE), cases(LONG), "abc1234", "2 cores", "2026-01-02")
-        self.assertIn("Commit abc1234, 2026-01-02, 2 cores.", text)
-        self.assertIn("1 of 3 tests passed, 1 failed, 1 were skipped", text)
-        self.assertIn("- `bad` of the gate: failed\n- `absent` of the gate: skipped\n", text)
-        self.assertTrue(text.endswith("| kills | failed | 100 s |  |\n| soak | passed | 30.0 min | flat, 120 MB / 33 threads |\n"), text)
+        text = report.report({"gate": ("Commit abc1234.", cases(GATE)), "long": ("Commit def5678.", cases(LONG))})
+        self.assertIn("## The gate\n\nCommit abc1234. 1 of 3 tests passed, 1 failed, 1 were skipped.\n\n- `bad`: failed\n- `absent`: skipped\n", text)
+        self.assertIn("## The long tests\n\nCommit def5678. 1 of 2 tests passed, 1 failed", text)
+        self.assertIn("| kills | failed | 100 s |  |\n| soak | passed | 30.0 min | flat, 120 MB / 33 threads |\n", text)
 
-    def test_the_report_says_what_the_sanitizers_found_and_what_was_not_built(self):
-        text = report.report(cases(LONG), cases(LONG), "abc1234", "2 cores", "2026-01-02", [("asan", cases(GATE)), ("tsan", None)])
-        self.assertTrue(text.endswith("Under the preset asan: 1 of 3 tests passed, 1 failed, 1 were skipped.\n\n"
-                                      "- `bad` under asan: failed\n- `absent` under asan: skipped\n\n"
-                                      "Under the preset tsan: it was not built, no test ran.\n"), text)
+    def test_the_report_says_what_the_sanitizers_found_what_was_not_built_and_what_was_not_run(self):
+        with tempfile.TemporaryDirectory() as folder:
+            folder = pathlib.Path(folder)
+            for part in ("asan", "tsan"):
+                (folder / f"{part}.where").write_text("Commit abc1234.\n")
+            (folder / "asan.xml").write_text(GATE)
+            text = report.report(report.read(folder))
+        self.assertIn("## The gate\n\nNot run.\n\n## The long tests\n\nNot run.\n", text)
+        self.assertTrue(text.endswith("Commit abc1234. 1 of 3 tests passed, 1 failed, 1 were skipped.\n\n"
+                                      "- `bad`: failed\n- `absent`: skipped\n\n"
+                                      "## Under the preset tsan\n\nCommit abc1234. It was not built, no test ran.\n"), text)
 
     def test_this_machine_is_described_without_its_name(self):
         self.assertRegex(report.this_host(), r"^\d+ cores \(.+\), \d+ GiB, Linux ")

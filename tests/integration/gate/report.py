@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""What `tests/run.sh --long` came to, as Markdown on stdout.
+"""What the parts of `tests/run.sh --long` came to, as Markdown on stdout.
 
-Usage: report.py GATE.xml LONG.xml [PRESET.xml ..], JUnit files of ctest. A preset whose file is not there was not built.
+Usage: report.py FOLDER, which holds PART.xml, a JUnit file of ctest, and PART.where for each part that was run; a part with the
+second alone could not be built. report.py --where says where we are: commit, date and machine.
 """
 import datetime
 import os
@@ -12,6 +13,7 @@ import sys
 import xml.etree.ElementTree as xml
 
 NOTE = "long: "
+PARTS = {"gate": "The gate", "long": "The long tests", "asan": "Under the preset asan", "tsan": "Under the preset tsan"}
 
 
 def outcome(case):
@@ -43,36 +45,36 @@ def counts(cases):
     return f"{count['passed']} of {len(cases)} tests passed, {count['failed']} failed, {count['skipped']} were skipped."
 
 
-def exceptions(cases, where):
-    return [f"- `{case.get('name')}` {where}: {outcome(case)}" for case in cases if outcome(case) != "passed"]
-
-
-def sanitized(preset, cases):
-    """`cases`: None when the preset could not be built."""
+def section(part, where, cases):
+    """`where`: None when the part was not run; `cases`: None when it could not be built."""
+    lines = [f"## {PARTS[part]}", ""]
+    if where is None:
+        return [*lines, "Not run.", ""]
     if cases is None:
-        return [f"Under the preset {preset}: it was not built, no test ran.", ""]
-    bad = exceptions(cases, f"under {preset}")
-    return [f"Under the preset {preset}: {counts(cases)}", "", *bad, *([""] if bad else [])]
+        return [*lines, f"{where} It was not built, no test ran.", ""]
+    lines += [f"{where} {counts(cases)}", ""]
+    listed = table(cases) if part == "long" else [
+        f"- `{case.get('name')}`: {outcome(case)}" for case in cases if outcome(case) != "passed"]
+    return [*lines, *listed, *([""] if listed else [])]
 
 
-def report(gate, long, commit, host, date, others=()):
-    """`gate`, `long`: lists of test cases; `others`: pairs of a preset and its cases."""
-    lines = ["# The long tests", "",
-             f"Written by `tests/run.sh --long`. Commit {commit}, {date}, {host}.", "",
-             f"The gate before them: {counts(gate)}", "", *exceptions(gate, "of the gate")]
-    lines += [*([""] if lines[-1] else []), *table(long), ""]
-    for preset, cases in others:
-        lines += sanitized(preset, cases)
+def report(parts):
+    """`parts`: where it was run and its test cases, by name of the part."""
+    lines = ["# The long tests", "", "Written by `tests/run.sh --long`.", ""]
+    for part in PARTS:
+        lines += section(part, *parts.get(part, (None, None)))
     return "\n".join(lines)
 
 
-def cases_of(path):
-    return list(xml.parse(path).getroot().iter("testcase"))
-
-
-def preset_of(path):
-    path = pathlib.Path(path)
-    return path.stem, cases_of(path) if path.exists() else None
+def read(folder):
+    """The parts that a folder knows of."""
+    parts = {}
+    for part in PARTS:
+        where, said = folder / f"{part}.where", folder / f"{part}.xml"
+        if where.exists():
+            cases = list(xml.parse(said).getroot().iter("testcase")) if said.exists() else None
+            parts[part] = where.read_text().strip(), cases
+    return parts
 
 
 def git(*words):
@@ -87,10 +89,14 @@ def this_host():
     return f"{len(os.sched_getaffinity(0))} cores ({model[1] if model else os.uname().machine}), {memory} GiB, Linux {os.uname().release}"
 
 
-def main(gate, long, *others):
-    commit = git("rev-parse", "--short", "HEAD") + (" with changes" if git("status", "--porcelain", "--untracked-files=no") else "")
-    sys.stdout.write(report(cases_of(gate), cases_of(long), commit, this_host(), datetime.date.today().isoformat(),
-                            [preset_of(path) for path in others]))
+def where():
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!docs/results/long.md")
+    commit = git("rev-parse", "--short", "HEAD") + (" with changes" if changed else "")
+    return f"Commit {commit}, {datetime.date.today().isoformat()}, {this_host()}."
+
+
+def main(word):
+    print(where() if word == "--where" else report(read(pathlib.Path(word))), end="\n" if word == "--where" else "")
 
 
 if __name__ == "__main__":

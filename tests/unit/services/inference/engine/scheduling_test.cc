@@ -1,3 +1,7 @@
+#include <ctime>
+#include <thread>
+
+#include "absl/time/clock.h"
 #include "tests/unit/services/inference/engine/engine_testing.h"
 
 namespace palimpsest::inference {
@@ -138,6 +142,29 @@ TEST_F(EngineTest, RecomputeRebuildsTheRunningCacheUnderTheNewWeights) {
 
 // A short form of the soak: cancels at random, deadlines that pass, a pool that is always too
 // small.
+TEST_F(EngineTest, APausedEngineSleepsThoughNewWeightsWaitForWhatRuns) {
+  auto engine = Make();
+  const auto sink = std::make_shared<Collector>(1);
+  ASSERT_TRUE(engine->Submit(Request(1, 400), sink).ok());
+  sink->WaitForTokens(5);
+  engine->Pause();
+  std::thread update([&] {
+    EXPECT_TRUE(engine->UpdateWeights(Folder(2), PolicyVersion(2), WeightsMode::kFinish).ok());
+  });
+  absl::SleepFor(absl::Milliseconds(200));  // they are staged
+  const std::clock_t begin = std::clock();  // of all threads
+  absl::SleepFor(absl::Milliseconds(400));
+  EXPECT_LT(static_cast<double>(std::clock() - begin) / CLOCKS_PER_SEC, 0.2);
+  EXPECT_EQ(engine->version(), PolicyVersion(1));
+  EXPECT_TRUE(sink->finished.empty());
+  engine->Resume();
+  update.join();
+  sink->Wait();
+  ASSERT_EQ(sink->finished.size(), 1u);
+  EXPECT_EQ(sink->finished[0].rollout.spans.size(), 1u);
+  EXPECT_EQ(engine->version(), PolicyVersion(2));
+}
+
 TEST_F(EngineTest, RandomCancelsDeadlinesAndEventsLeaveThePoolWhole) {
   const int64_t slot = 3 * 2 * (2 * 16 * 4 + 4);
   auto engine = Make({.max_running = 12, .kv_pool_bytes = 400 * slot + 200'000});
