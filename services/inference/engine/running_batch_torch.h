@@ -78,6 +78,8 @@ class RunningBatch {
   int64_t Unpromised() const;
   // What is left free when something is admitted: a page for each that runs, and for the new one.
   int64_t Headroom() const;
+  // The same for one that comes back: those with a budget will fill it, the others take a page.
+  int64_t ToStay() const;
   // What the caches of `items` will take; those that can take none are dropped from the list.
   int64_t BytesToReserve(std::vector<StepItem>& items) const;
   void MakeRoom(const std::function<int64_t()>& bytes);
