@@ -10,54 +10,95 @@
 namespace palimpsest::attention {
 namespace {
 
-// One query head against the `count` slots of a page: scores [16], hidden ones at -inf.
+// The cache lines of one slot under one head. They lie a row of all heads apart, which the
+// processor does not foresee.
 template <class Stored>
-inline void ScorePage(const PagedCache<Stored>& cache, int64_t row, int h, int count,
-                      const float* q, float scale, float* scores) {
-  const int64_t stride = int64_t{cache.kv_heads} * cache.d;
-  const Stored* key = cache.k + row * stride + int64_t{h} * cache.d;
-  const int whole = cache.d / kLanes * kLanes;
-  for (int j = 0; j < count; ++j, key += stride) {
-    Vector even = {}, odd = {};
-    int c = 0;
-    for (; c + 2 * kLanes <= whole; c += 2 * kLanes) {
-      even = MultiplyAdd(LoadVector(q + c), LoadVector(key + c), even);
-      odd = MultiplyAdd(LoadVector(q + c + kLanes), LoadVector(key + c + kLanes), odd);
+inline void Fetch(const Stored* slot, int d) {
+  constexpr int kLine = 64 / static_cast<int>(sizeof(Stored));
+  for (int c = 0; c < d; c += kLine) __builtin_prefetch(slot + c);
+}
+
+// `Heads` query heads q [Heads, d] against the `count` slots of a page: scores [Heads, 16], hidden
+// ones at -inf. Meanwhile the page's values are fetched, and the keys of the page at `next`.
+template <class Stored, int Heads>
+inline void ScorePage(const PagedCache<Stored>& cache, int64_t row, int64_t next, int h, int count,
+                      const float* q, float scale, float (*scores)[kSlotsPerPage]) {
+  const int64_t stride = int64_t{cache.kv_heads} * cache.d, head = int64_t{h} * cache.d;
+  const int d = cache.d, whole = d / kLanes * kLanes;
+  const Stored* key = cache.k + row * stride + head;
+  for (int first = 0; first < count; first += kLanes) {
+    const int some = std::min(kLanes, count - first);
+    Vector sums[Heads][kLanes] = {};
+    float rest[Heads][kLanes] = {};
+    for (int j = 0; j < some; ++j, key += stride) {
+      Fetch(cache.v + (row + first + j) * stride + head, d);
+      Fetch(cache.k + (next + first + j) * stride + head, d);
+      Vector even[Heads] = {}, odd[Heads] = {};
+      int c = 0;
+      for (; c + 2 * kLanes <= whole; c += 2 * kLanes) {
+        const Vector left = LoadVector(key + c), right = LoadVector(key + c + kLanes);
+        for (int a = 0; a < Heads; ++a) {
+          even[a] = MultiplyAdd(LoadVector(q + a * d + c), left, even[a]);
+          odd[a] = MultiplyAdd(LoadVector(q + a * d + c + kLanes), right, odd[a]);
+        }
+      }
+      for (int a = 0; a < Heads; ++a) {
+        for (int e = c; e < whole; e += kLanes)
+          even[a] = MultiplyAdd(LoadVector(q + a * d + e), LoadVector(key + e), even[a]);
+        sums[a][j] = even[a] + odd[a];
+        for (int e = whole; e < d; ++e) rest[a][j] += q[a * d + e] * Widen(key[e]);
+      }
     }
-    for (; c < whole; c += kLanes) even = MultiplyAdd(LoadVector(q + c), LoadVector(key + c), even);
-    float sum = Sum(even + odd);
-    for (; c < cache.d; ++c) sum += q[c] * Widen(key[c]);
-    scores[j] = scale * sum + cache.bias[(row + j) * cache.kv_heads + h];
+    for (int a = 0; a < Heads; ++a) {
+      Vector all = SumEach(sums[a]);
+      if (whole < d) all += LoadVector(rest[a]);
+      StoreVector(scale * all, scores[a] + first);
+    }
   }
-  for (int j = count; j < kSlotsPerPage; ++j) scores[j] = -std::numeric_limits<float>::infinity();
+  for (int a = 0; a < Heads; ++a) {
+    for (int j = 0; j < count; ++j) scores[a][j] += cache.bias[(row + j) * cache.kv_heads + h];
+    for (int j = count; j < kSlotsPerPage; ++j)
+      scores[a][j] = -std::numeric_limits<float>::infinity();
+  }
 }
 
-// o [d] += weights [count] times the page's values, `Vectors` registers of o at a time.
-template <class Stored, int Vectors>
-inline void AddValues(const Stored* value, int64_t stride, int count, const float* weights,
-                      float* o) {
-  Vector sum[Vectors];
-  for (int v = 0; v < Vectors; ++v) sum[v] = LoadVector(o + v * kLanes);
+// o [Heads, d] += weights [Heads, count] times the page's values, `Vectors` registers of each o at
+// a time.
+template <class Stored, int Heads, int Vectors>
+inline void AddValues(const Stored* value, int64_t stride, int count,
+                      const float (*weights)[kSlotsPerPage], float* o, int d) {
+  Vector sum[Heads][Vectors];
+  for (int a = 0; a < Heads; ++a) {
+    for (int v = 0; v < Vectors; ++v) sum[a][v] = LoadVector(o + a * d + v * kLanes);
+  }
   for (int j = 0; j < count; ++j, value += stride) {
-    const Vector weight = Vector{} + weights[j];
-    for (int v = 0; v < Vectors; ++v)
-      sum[v] = MultiplyAdd(weight, LoadVector(value + v * kLanes), sum[v]);
+    for (int v = 0; v < Vectors; ++v) {
+      const Vector x = LoadVector(value + v * kLanes);
+      for (int a = 0; a < Heads; ++a)
+        sum[a][v] = MultiplyAdd(Vector{} + weights[a][j], x, sum[a][v]);
+    }
   }
-  for (int v = 0; v < Vectors; ++v) StoreVector(sum[v], o + v * kLanes);
+  for (int a = 0; a < Heads; ++a) {
+    for (int v = 0; v < Vectors; ++v) StoreVector(sum[a][v], o + a * d + v * kLanes);
+  }
 }
 
-template <class Stored>
-void AddPage(const PagedCache<Stored>& cache, int64_t row, int h, int count, const float* weights,
-             float* o) {
+template <class Stored, int Heads>
+inline void AddPage(const PagedCache<Stored>& cache, int64_t row, int h, int count,
+                    const float (*weights)[kSlotsPerPage], float* o) {
+  constexpr int kVectors = 8 / Heads;
   const int64_t stride = int64_t{cache.kv_heads} * cache.d;
-  const Stored* value = cache.v + row * stride + int64_t{h} * cache.d;
+  const int d = cache.d;
+  const Stored* value = cache.v + row * stride + int64_t{h} * d;
   int c = 0;
-  for (; c + 8 * kLanes <= cache.d; c += 8 * kLanes)
-    AddValues<Stored, 8>(value + c, stride, count, weights, o + c);
-  for (; c + kLanes <= cache.d; c += kLanes)
-    AddValues<Stored, 1>(value + c, stride, count, weights, o + c);
-  for (; c < cache.d; ++c) {
-    for (int j = 0; j < count; ++j) o[c] += weights[j] * Widen(value[j * stride + c]);
+  for (; c + kVectors * kLanes <= d; c += kVectors * kLanes)
+    AddValues<Stored, Heads, kVectors>(value + c, stride, count, weights, o + c, d);
+  for (; c + kLanes <= d; c += kLanes)
+    AddValues<Stored, Heads, 1>(value + c, stride, count, weights, o + c, d);
+  for (; c < d; ++c) {
+    for (int a = 0; a < Heads; ++a) {
+      for (int j = 0; j < count; ++j) o[a * d + c] += weights[a][j] * Widen(value[j * stride + c]);
+    }
   }
 }
 
@@ -88,6 +129,23 @@ struct Running {
   }
 };
 
+// The slots [begin, end) of a row for `Heads` query heads q [Heads, d] of KV head h, whose outputs
+// stand side by side.
+template <class Stored, int Heads>
+void AttendSlots(const PagedCache<Stored>& cache, const int32_t* table, int begin, int end, int h,
+                 const float* q, float scale, Running* heads) {
+  for (int i = begin; i < end; i += kSlotsPerPage) {
+    const int64_t row = int64_t{table[i / kSlotsPerPage]} * kSlotsPerPage;
+    const int after = i + kSlotsPerPage;
+    const int64_t next = after < end ? int64_t{table[after / kSlotsPerPage]} * kSlotsPerPage : row;
+    const int count = std::min(kSlotsPerPage, end - i);
+    alignas(32) float scores[Heads][kSlotsPerPage];
+    ScorePage<Stored, Heads>(cache, row, next, h, count, q, scale, scores);
+    for (int a = 0; a < Heads; ++a) heads[a].Take(scores[a], cache.d);
+    AddPage<Stored, Heads>(cache, row, h, count, scores, heads[0].o);
+  }
+}
+
 }  // namespace
 
 template <class Stored>
@@ -101,20 +159,15 @@ void AttendPart(const PagedCache<Stored>& cache, const PagedKeys& keys, int h, c
   thread_local std::vector<Running> heads;
   heads.assign(group, {});
   for (int a = 0; a < group; ++a) heads[a].o = scratch + a * d;
-  const int end = std::min(keys.slots, (part + 1) * kSlotsPerPart);
-  for (int i = part * kSlotsPerPart; i < end; i += kSlotsPerPage) {
-    const int64_t row = int64_t{keys.table[i / kSlotsPerPage]} * kSlotsPerPage;
-    const int count = std::min(kSlotsPerPage, end - i);
-    for (int a = 0; a < group; ++a) {
-      alignas(32) float scores[kSlotsPerPage];
-      ScorePage(cache, row, h, count, wide.data() + a * d, scale, scores);
-      heads[a].Take(scores, d);
-      AddPage(cache, row, h, count, scores, heads[a].o);
-    }
-  }
-  for (int a = 0; a < group; ++a) {
-    scratch[group * d + 2 * a] = heads[a].most;
-    scratch[group * d + 2 * a + 1] = heads[a].sum;
+  const int begin = part * kSlotsPerPart, end = std::min(keys.slots, begin + kSlotsPerPart);
+  int a = 0;
+  for (; a + 2 <= group; a += 2)
+    AttendSlots<Stored, 2>(cache, keys.table, begin, end, h, wide.data() + a * d, scale, &heads[a]);
+  if (a < group)
+    AttendSlots<Stored, 1>(cache, keys.table, begin, end, h, wide.data() + a * d, scale, &heads[a]);
+  for (int i = 0; i < group; ++i) {
+    scratch[group * d + 2 * i] = heads[i].most;
+    scratch[group * d + 2 * i + 1] = heads[i].sum;
   }
 }
 

@@ -50,6 +50,22 @@ inline float Sum(Vector x) {
   return ((x[0] + x[4]) + (x[2] + x[6])) + ((x[1] + x[5]) + (x[3] + x[7]));
 }
 
+// Sum of each of eight, in its order.
+inline Vector SumEach(const Vector (&x)[kLanes]) {
+  __m256 folded[kLanes / 2];  // of x[i] below, of x[i + 4] above: (0 + 4, 1 + 5, 2 + 6, 3 + 7)
+  for (int i = 0; i < kLanes / 2; ++i) {
+    const auto low = std::bit_cast<__m256>(x[i]), high = std::bit_cast<__m256>(x[i + 4]);
+    folded[i] = _mm256_add_ps(_mm256_permute2f128_ps(low, high, 0x20),
+                              _mm256_permute2f128_ps(low, high, 0x31));
+  }
+  const auto halved = [](__m256 a, __m256 b) {  // (a02, a13, b02, b13)
+    return _mm256_add_ps(_mm256_shuffle_ps(a, b, 0x44), _mm256_shuffle_ps(a, b, 0xee));
+  };
+  const __m256 left = halved(folded[0], folded[1]), right = halved(folded[2], folded[3]);
+  return std::bit_cast<Vector>(
+      _mm256_add_ps(_mm256_shuffle_ps(left, right, 0x88), _mm256_shuffle_ps(left, right, 0xdd)));
+}
+
 // e^x for x <= 0 to 2 ulp; 0 below -87. x = n ln 2 + r, |r| <= ln(2)/2, e^r by its series.
 inline Vector ExpNegative(Vector x) {
   const Vector zero = {};

@@ -72,25 +72,44 @@ inline void Block(const BFloat16* w, const BFloat16* x, int64_t k, const BFloat1
   }
 }
 
-// Memory is waited for while the sums of this block are made: a few rows of w ahead per block of
-// rows of x, all of them where there is one such block.
+// Four rows of x, with `ahead` rows of w fetched meanwhile: as many as the next block wants per
+// block of rows of x, which hangs on how many of those there are.
+template <int Outputs>
+inline void FourRows(const BFloat16* w, const BFloat16* x, int64_t k, const BFloat16* from,
+                     int64_t ahead, float* y, int64_t y_stride) {
+  switch (ahead) {
+    case 0:
+      return Block<Outputs, kRows, 0>(w, x, k, from, y, y_stride);
+    case 1:
+      return Block<Outputs, kRows, 1>(w, x, k, from, y, y_stride);
+    case 2:
+      return Block<Outputs, kRows, 2>(w, x, k, from, y, y_stride);
+    case 3:
+      return Block<Outputs, kRows, 3>(w, x, k, from, y, y_stride);
+    default:
+      return Block<Outputs, kRows, Outputs>(w, x, k, from, y, y_stride);
+  }
+}
+
+// Memory is waited for while the sums of this block are made, evenly over the blocks of rows of x.
 template <int Outputs>
 void AllRows(const BFloat16* w, const BFloat16* x, int64_t rows, int64_t k, float* y,
              int64_t y_stride) {
-  if (rows == kRows) return Block<Outputs, kRows, Outputs>(w, x, k, w + Outputs * k, y, y_stride);
-  constexpr int kShare = (Outputs + 2) / 3;
-  const BFloat16* ahead = w + Outputs * k;
-  const BFloat16* const end = ahead + Outputs * k;
-  int64_t m = 0;
-  for (; m + kRows <= rows && ahead < end; m += kRows, ahead += kShare * k)
-    Block<Outputs, kRows, kShare>(w, x + m * k, k, ahead, y + m * y_stride, y_stride);
-  for (; m + kRows <= rows; m += kRows)
-    Block<Outputs, kRows, 0>(w, x + m * k, k, w, y + m * y_stride, y_stride);
+  const BFloat16* const next = w + Outputs * k;
+  const int64_t fours = rows / kRows;
+  int64_t fetched = 0;  // rows of w
+  for (int64_t i = 0; i < fours; ++i) {
+    const int64_t due = Outputs * (i + 1) / fours;
+    FourRows<Outputs>(w, x + i * kRows * k, k, next + fetched * k, due - fetched,
+                      y + i * kRows * y_stride, y_stride);
+    fetched = due;
+  }
+  int64_t m = fours * kRows;
   if (m + 2 <= rows) {
-    Block<Outputs, 2, Outputs>(w, x + m * k, k, ahead, y + m * y_stride, y_stride);
+    Block<Outputs, 2, Outputs>(w, x + m * k, k, next, y + m * y_stride, y_stride);
     m += 2;
   }
-  if (m < rows) Block<Outputs, 1, Outputs>(w, x + m * k, k, ahead, y + m * y_stride, y_stride);
+  if (m < rows) Block<Outputs, 1, Outputs>(w, x + m * k, k, next, y + m * y_stride, y_stride);
 }
 
 }  // namespace

@@ -13,6 +13,21 @@ namespace {
 // Weights of the vocabulary are summed up in blocks of ids: fp32 within one, double over them.
 constexpr size_t kBlock = 512;
 
+float Largest(std::span<const float> logits) {
+  float most = -std::numeric_limits<float>::infinity();
+  size_t i = 0;
+  if (logits.size() >= kLanes) {
+    Vector high = LoadVector(logits.data());
+    for (; i + kLanes <= logits.size(); i += kLanes) {
+      const Vector x = LoadVector(logits.data() + i);
+      high = x > high ? x : high;
+    }
+    for (int lane = 0; lane < kLanes; ++lane) most = std::max(most, high[lane]);
+  }
+  for (; i < logits.size(); ++i) most = std::max(most, logits[i]);
+  return most;
+}
+
 // e^(x - max) of each logit, and their sums: the softmax before its division.
 struct Weights {
   std::vector<float> of;       // [V]
@@ -22,7 +37,7 @@ struct Weights {
 };
 
 void Weigh(std::span<const float> logits, Weights& w) {
-  w.most = *std::max_element(logits.begin(), logits.end());
+  w.most = Largest(logits);
   w.of.resize(logits.size());
   w.blocks.clear();
   w.total = 0;
@@ -141,22 +156,27 @@ Alternatives Likeliest(std::span<const float> logits, double normaliser, int32_t
   return top;
 }
 
-int32_t Greedy(std::span<const float> logits) {
-  return static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+// The first of the likeliest; 0 where a logit is not a number (the draw's log-probability tells).
+int32_t Greedy(std::span<const float> logits, float most) {
+  const auto at = std::find(logits.begin(), logits.end(), most);
+  return at == logits.end() ? 0 : static_cast<int32_t>(at - logits.begin());
 }
 
-std::vector<float> AtTemperature(std::span<const float> raw, double temperature) {
-  std::vector<float> logits(raw.begin(), raw.end());
-  if (temperature <= 0 || temperature == 1) return logits;
+// raw / temperature, in `scaled` unless it is raw itself.
+std::span<const float> AtTemperature(std::span<const float> raw, double temperature,
+                                     std::vector<float>& scaled) {
+  if (temperature <= 0 || temperature == 1) return raw;
+  scaled.assign(raw.begin(), raw.end());
   const auto inverse = static_cast<float>(1 / temperature);
-  for (float& x : logits) x *= inverse;
-  return logits;
+  for (float& x : scaled) x *= inverse;
+  return scaled;
 }
 
 }  // namespace
 
 Draw WeighToken(std::span<const float> raw, int32_t token, double temperature, int32_t top) {
-  const std::vector<float> logits = AtTemperature(raw, temperature);
+  std::vector<float> scaled;
+  const std::span<const float> logits = AtTemperature(raw, temperature, scaled);
   Weights weights;
   Weigh(logits, weights);
   const double normaliser = weights.most + std::log(weights.total);
@@ -170,7 +190,8 @@ Draw SampleToken(std::span<const float> raw, const rl::SamplingParams& p,
                  double u) {
   const bool greedy = p.temperature <= 0;
   const float inverse = greedy ? 1 : static_cast<float>(1 / p.temperature);
-  const std::vector<float> recorded = AtTemperature(raw, p.temperature);
+  std::vector<float> scaled;
+  const std::span<const float> recorded = AtTemperature(raw, p.temperature, scaled);
   Weights weights;
   Weigh(recorded, weights);
   const double normaliser = weights.most + std::log(weights.total);
@@ -183,7 +204,7 @@ Draw SampleToken(std::span<const float> raw, const rl::SamplingParams& p,
   }
   int32_t token = 0;
   if (greedy) {
-    token = Greedy(moved.empty() ? recorded : moved);
+    token = moved.empty() ? Greedy(recorded, weights.most) : Greedy(moved, Largest(moved));
   } else if (p.top_k > 0 || p.top_p < 1 || p.min_p > 0) {
     token = DrawAmong(Candidates(p, weights), weights, u);
   } else {

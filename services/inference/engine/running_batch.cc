@@ -1,4 +1,5 @@
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 
 #include <algorithm>
 #include <cmath>
@@ -103,7 +104,7 @@ void RunningBatch::RunPass(const model::Decoder& decoder, const std::vector<Step
   for (const StepItem& item : items)
     (item.sequence->pending() == 1 ? decoded : prefilled) += item.count;
   const absl::Time begin = clock_.Now();
-  Draw(RunStep(decoder, pool_, items), items, version);
+  TakeLogits(RunStep(decoder, pool_, items), items, version);
   times_.AddPass(absl::ToDoubleSeconds(clock_.Now() - begin), decoded, prefilled);
 }
 
@@ -260,19 +261,28 @@ std::vector<StepItem> RunningBatch::PlanStep() {
   return items;
 }
 
-void RunningBatch::Draw(const StepOutput& output, const std::vector<StepItem>& items,
-                        PolicyVersion version) {
+void RunningBatch::TakeLogits(const StepOutput& output, const std::vector<StepItem>& items,
+                              PolicyVersion version) {
   const size_t vocab = static_cast<size_t>(model_.vocab);
-  for (size_t i = 0; i < output.with_logits.size(); ++i) {
-    Sequence& s = *items[output.with_logits[i]].sequence;
-    const std::span<const float> logits = std::span(output.logits).subspan(i * vocab, vocab);
+  const auto logits = [&](size_t i) { return std::span(output.logits).subspan(i * vocab, vocab); };
+  const auto sequence = [&](size_t i) -> Sequence& {
+    return *items[output.with_logits[i]].sequence;
+  };
+  std::vector<Draw> draws(output.with_logits.size());
+  at::parallel_for(0, std::ssize(draws), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      if (sequence(i).sample >= 0) draws[i] = DrawNext(sequence(i), logits(i));
+    }
+  });
+  for (size_t i = 0; i < draws.size(); ++i) {
+    Sequence& s = sequence(i);
     if (s.sample >= 0) {
-      Accept(s, logits, version);
+      Accept(s, draws[i], version);
       continue;
     }
     for (Group& g : groups_) {
       if (g.prompt.get() != &s) continue;
-      g.logits.assign(logits.begin(), logits.end());
+      g.logits.assign(logits(i).begin(), logits(i).end());
       g.logits_version = version;
       KeepPrefix(s);
       observer_.tokens(static_cast<int>(s.tokens.size()), 0);
@@ -295,7 +305,8 @@ void RunningBatch::StartSamples() {
       s->prompt_top = g->prompt->prompt_top;
       for (const context::Event& e : s->events) s->owner->sink->OnEvent(s->sample, e);
       running_.push_back(std::move(s));
-      Accept(*running_.back(), g->logits, g->logits_version);
+      Sequence& begun = *running_.back();
+      Accept(begun, DrawNext(begun, g->logits), g->logits_version);
     }
     g = g->to_start.empty() ? groups_.erase(g) : std::next(g);
   }

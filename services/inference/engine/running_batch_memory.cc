@@ -42,6 +42,17 @@ int64_t RunningBatch::Headroom() const {
   return static_cast<int64_t>(running_.size() + 1) * cost_.page_bytes;
 }
 
+int64_t RunningBatch::ToStay() const {
+  int64_t pages = 1;
+  for (const auto& s : running_) {
+    const GenerationRequest& r = s->owner->request;
+    const bool bounded = std::holds_alternative<context::KvBudget>(r.context.trigger);
+    const int64_t most = bounded ? PagesFor(SlotsNeeded(r, model_.max_position)) : 0;
+    pages += std::max<int64_t>(1, most - std::ssize(s->cache->table()));
+  }
+  return pages * cost_.page_bytes;
+}
+
 // Resting sessions let go of their KV, the idlest first, until `bytes` are there or none has any.
 bool RunningBatch::RoomFor(int64_t bytes, const std::string& not_of) {
   while (Unpromised() < bytes) {
@@ -180,7 +191,9 @@ void RunningBatch::FreePages(int64_t pages) {
   }
 }
 
-// Whoever lost its memory comes back, the oldest first; for it the younger ones make room.
+// Whoever lost its memory comes back, the oldest first; for it the younger ones make room. It comes
+// to stay: what is free between two events of others is not taken for room, its log would be
+// replayed for a few tokens.
 void RunningBatch::Resume() {
   for (;;) {
     const auto sample = std::min_element(preempted_.begin(), preempted_.end(), Older);
@@ -194,9 +207,9 @@ void RunningBatch::Resume() {
     Sequence& next = is_group ? *group->prompt : **sample;
     const GenerationRequest& r = next.owner->request;
     const int64_t bytes = RebuildBytes(r, static_cast<int32_t>(next.tokens.size()), model_);
-    while (!RoomFor(bytes + Headroom()) && PreemptYoungest(&next)) {
+    while (!RoomFor(bytes + ToStay()) && PreemptYoungest(&next)) {
     }
-    if (Unpromised() < bytes + (running_.empty() ? 0 : Headroom())) return;
+    if (Unpromised() < bytes + (running_.empty() ? 0 : ToStay())) return;
     next.cache = NewCache(r);
     if (is_group) continue;
     // By address: giving way above may have moved what `sample` pointed to.

@@ -9,6 +9,7 @@
 
 #include "services/inference/core/admission.h"
 #include "services/inference/core/prefix_tree.h"
+#include "services/inference/core/sampler.h"
 #include "services/inference/core/step_times.h"
 #include "services/inference/engine/event_job.h"
 #include "services/inference/engine/sequence_torch.h"
@@ -69,13 +70,16 @@ class RunningBatch {
                PolicyVersion version);
   void CloseJob(EventJob& job);
   std::vector<StepItem> PlanStep();
-  void Draw(const StepOutput& output, const std::vector<StepItem>& items, PolicyVersion version);
+  void TakeLogits(const StepOutput& output, const std::vector<StepItem>& items,
+                  PolicyVersion version);
   void StartSamples();
   int64_t FreeBytes() const;
   // Of these, what no prompt or log that is being processed is still to take.
   int64_t Unpromised() const;
   // What is left free when something is admitted: a page for each that runs, and for the new one.
   int64_t Headroom() const;
+  // The same for one that comes back: those with a budget will fill it, the others take a page.
+  int64_t ToStay() const;
   // What the caches of `items` will take; those that can take none are dropped from the list.
   int64_t BytesToReserve(std::vector<StepItem>& items) const;
   void MakeRoom(const std::function<int64_t()>& bytes);
@@ -96,7 +100,8 @@ class RunningBatch {
   std::unique_ptr<Sequence> NewSequence(std::shared_ptr<RequestState> owner, int32_t sample);
   std::unique_ptr<Sequence> BegunSequence(std::shared_ptr<RequestState> owner,
                                           const rl::Rollout& begun);
-  void Accept(Sequence& s, std::span<const float> logits, PolicyVersion version);
+  static Draw DrawNext(const Sequence& s, std::span<const float> logits);  // changes nothing
+  void Accept(Sequence& s, const Draw& draw, PolicyVersion version);
   void AcceptText(Sequence& s, TokenChunk& chunk);
   void Inject(Sequence& s, PolicyVersion version);
   void End(Sequence& s);

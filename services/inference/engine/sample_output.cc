@@ -33,11 +33,16 @@ rl::Outcome OutcomeOf(const absl::Status& status) {
 
 }  // namespace
 
-void RunningBatch::Accept(Sequence& s, std::span<const float> logits, PolicyVersion version) {
+Draw RunningBatch::DrawNext(const Sequence& s, std::span<const float> logits) {
   const rl::SamplingParams& p = s.owner->request.sampling;
   const auto position = static_cast<int32_t>(s.tokens.size());
   const double u = Uniform01(p.seed, s.sample, position);
-  const inference::Draw draw = SampleToken(logits, p, s.counts, s.owner->prompt_counts, u);
+  return SampleToken(logits, p, s.counts, s.owner->prompt_counts, u);
+}
+
+void RunningBatch::Accept(Sequence& s, const Draw& draw, PolicyVersion version) {
+  const rl::SamplingParams& p = s.owner->request.sampling;
+  const auto position = static_cast<int32_t>(s.tokens.size());
   if (!std::isfinite(draw.logprob)) {
     s.stopped = StopCause::kLength;
     return Fail(s,
