@@ -13,16 +13,17 @@
 namespace palimpsest {
 
 inline constexpr int kLanes = 8;
-typedef float Vector __attribute__((vector_size(32), aligned(4)));
-typedef int32_t Ints __attribute__((vector_size(32), aligned(4)));
+typedef float Vector __attribute__((vector_size(32)));
+typedef int32_t Ints __attribute__((vector_size(32)));
 
-inline Vector LoadVector(const float* x) { return *reinterpret_cast<const Vector*>(x); }
+// From and to addresses of any alignment.
+inline Vector LoadVector(const float* x) { return std::bit_cast<Vector>(_mm256_loadu_ps(x)); }
 inline Vector LoadVector(const BFloat16* x) {
   typedef uint16_t Halves __attribute__((vector_size(16), aligned(2)));
   const Halves halves = *reinterpret_cast<const Halves*>(x);
   return std::bit_cast<Vector>(__builtin_convertvector(halves, Ints) << 16);
 }
-inline void StoreVector(Vector x, float* to) { *reinterpret_cast<Vector*>(to) = x; }
+inline void StoreVector(Vector x, float* to) { _mm256_storeu_ps(to, std::bit_cast<__m256>(x)); }
 // As Narrow rounds.
 inline void StoreVector(Vector x, BFloat16* to) {
   typedef uint32_t Words __attribute__((vector_size(32)));

@@ -21,6 +21,7 @@ requires std::is_trivially_copyable_v<T> absl::StatusOr<std::vector<std::vector<
   std::vector<std::vector<T>> values;
   for (const std::string& bytes : all) {
     auto& part = values.emplace_back(bytes.size() / sizeof(T));
+    if (part.empty()) continue;
     std::memcpy(static_cast<void*>(part.data()), bytes.data(), part.size() * sizeof(T));
   }
   return values;

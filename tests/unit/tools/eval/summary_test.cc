@@ -176,7 +176,8 @@ TEST_F(SummaryTest, TheSameRewardsInAnotherOrderAreNoDifference) {
   Add("a", 0, "x", {0.01, 1, 0.05}, 0);
   Add("a", 0, "turned", {1, 0.05, 0.01}, 0);
   ASSERT_NE((0.01 - 1) + (1 - 0.05) + (0.05 - 0.01), 0);  // the control
-  const Paired& paired = *Make().policies[1].paired;
+  const Summary summary = Make();
+  const Paired& paired = *summary.policies[1].paired;
   EXPECT_EQ(paired.signs.better, 0);
   EXPECT_EQ(paired.signs.worse, 0);
 }
