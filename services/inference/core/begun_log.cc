@@ -92,27 +92,27 @@ bool IsOf(const context::EventDraft& draft, const context::Event& event,
   return true;
 }
 
-// What the policy decides at a position where the log has no event. Before the last token an event
-// may be still to come.
-absl::Status CheckWithout(const BegunLog& b, const context::ContextState& state, size_t next) {
-  const int32_t at = state.processed();
-  const context::Decision decision = context::Decide(b.context, InputOf(b, state));
-  if (std::holds_alternative<context::EventDraft>(decision) && at + 1 < std::ssize(b.log.tokens))
-    return Refused(b, "events: the request's context makes one at %d, the log does not", at);
-  if (std::holds_alternative<context::OutOfRoom>(decision) && next < b.log.events.size())
-    return Refused(b, "events[%d].at=%d: the request's context has no room from %d on", next,
-                   b.log.events[next].at, at);
-  return absl::OkStatus();
+// The context had no room from `at` on: nothing there was processed.
+absl::Status CheckEnd(const BegunLog& b, size_t next, int32_t at) {
+  if (next == b.log.events.size()) return absl::OkStatus();
+  return Refused(b, "events[%d].at=%d: the request's context has no room from %d on", next,
+                 b.log.events[next].at, at);
 }
 
 // Whatever the policy decides has happened, and nothing else, save events that came early.
 absl::Status CheckPolicy(const BegunLog& b, const ModelInfo& model) {
   context::ContextState state({.layers = model.layers, .kv_heads = model.kv_heads});
   const bool forced = std::holds_alternative<context::Manual>(b.context.trigger);
-  for (size_t next = 0; state.processed() < std::ssize(b.log.tokens); state.Append()) {
+  const auto last = static_cast<int32_t>(b.log.tokens.size()) - 1;
+  for (size_t next = 0; state.processed() <= last; state.Append()) {
     const int32_t at = state.processed();
-    if (next == b.log.events.size() || b.log.events[next].at != at) {
-      RETURN_IF_ERROR(CheckWithout(b, state, next));
+    const bool happened = next < b.log.events.size() && b.log.events[next].at == at;
+    if (!happened) {
+      const context::Decision decision = context::Decide(b.context, InputOf(b, state));
+      if (std::holds_alternative<context::OutOfRoom>(decision)) return CheckEnd(b, next, at);
+      // Before the last token it may be still to come.
+      if (std::holds_alternative<context::EventDraft>(decision) && at < last)
+        return Refused(b, "events: the request's context makes one at %d, the log does not", at);
       continue;
     }
     const context::Event& event = b.log.events[next];
