@@ -435,8 +435,8 @@ TEST_F(FsckTest, AnEpisodeThatWasCutHasItsLogAndItsResponses) {
   Corrupt("UPDATE cut_episodes SET responses = 0");
   ExpectOnly("cut_samples_can_go_on",
              "sample 1 of prompt 8 has 1 responses, its episode was kept at 0");
-  Corrupt("UPDATE cut_episodes SET sample = 0");
-  ExpectOnly("cut_samples_can_go_on", "sample 0 of prompt 8: its episode is there, its log is not");
+  Corrupt("DELETE FROM cut_samples");
+  ExpectOnly("cut_samples_can_go_on", "sample 1 of prompt 8: its episode is there, its log is not");
 }
 
 TEST_F(FsckTest, ASampleThatIsKeptThoughItWasAcceptedIsFound) {
