@@ -271,7 +271,9 @@ absl::StatusOr<SessionRef> SimInference::CreateSession(const SessionCall& call) 
           Replica& replica = *replicas_[number];
           RETURN_IF_ERROR(MaySample(replica, call.min_version));
           const std::string id = absl::StrFormat("s%d", ++made_sessions_);
-          replica.sessions[id] = Started(call.request_id, call.prompt, call.seed);
+          replica.sessions[id] =
+              call.begun.value_or(Started(call.request_id, call.prompt, call.seed));
+          continued_episodes_ += call.begun.has_value();
           return SessionRef{.id = id, .replica = number};
         });
   }

@@ -28,6 +28,7 @@ class SimInference final : public orchestrator::InferenceClient {
   size_t replicas() const { return replicas_.size(); }
   int64_t open_sessions() const;
   int64_t continued() const { return continued_; }  // samples that ended behind a cut
+  int64_t continued_episodes() const { return continued_episodes_; }  // sessions made from a log
 
   absl::StatusOr<orchestrator::ModelFacts> Describe() override;
   absl::StatusOr<std::vector<orchestrator::Sample>> Generate(
@@ -79,7 +80,7 @@ class SimInference final : public orchestrator::InferenceClient {
   int lost_samples_ = 0, lost_sessions_ = 0;  // the next ones
   int made_sessions_ = 0;
   int aborts_ = 0;
-  int64_t continued_ = 0;
+  int64_t continued_ = 0, continued_episodes_ = 0;
   int asking_ = 0, playing_ = 0;  // requests and sessions of the orchestrator, now
 };
 

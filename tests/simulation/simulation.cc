@@ -87,6 +87,7 @@ class Simulation {
     outcome.events = history_.events();
     outcome.turns = scheduler_.turns();
     outcome.continued = inference_.continued();
+    outcome.continued_episodes = inference_.continued_episodes();
     return outcome;
   }
 

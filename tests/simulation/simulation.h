@@ -14,10 +14,11 @@ struct Outcome {
   std::deque<std::string> latest;             // up to the first break
   uint64_t digest = 0;                        // of all that happened
   int64_t events = 0;
-  int attempts = 0;       // starts of the orchestrator
-  double seconds = 0;     // by the clock that jumps
-  int64_t turns = 0;      // of threads
-  int64_t continued = 0;  // samples that went on where they had been cut
+  int attempts = 0;                // starts of the orchestrator
+  double seconds = 0;              // by the clock that jumps
+  int64_t turns = 0;               // of threads
+  int64_t continued = 0;           // samples that went on where they had been cut
+  int64_t continued_episodes = 0;  // likewise, of several turns
 };
 
 // One run of the orchestrator among simulated peers, from its first start to its end and beyond

@@ -71,7 +71,7 @@ int64_t FromEnvironment(const char* name, int64_t otherwise) {
 TEST(SimulationTest, NoPromiseIsBrokenWhateverGoesWrong) {
   const int64_t first = FromEnvironment("PALIMPSEST_SIMULATION_FIRST", 1);
   const int64_t seeds = FromEnvironment("PALIMPSEST_SIMULATION_SEEDS", kSeeds);
-  int64_t broken = 0, events = 0, attempts = 0, turns = 0, continued = 0;
+  int64_t broken = 0, events = 0, attempts = 0, turns = 0, continued = 0, episodes = 0;
   double hours = 0;
   for (int64_t seed = first; seed < first + seeds && broken < 5; ++seed) {
     const Outcome outcome = HistoryOf(static_cast<uint64_t>(seed));
@@ -79,18 +79,20 @@ TEST(SimulationTest, NoPromiseIsBrokenWhateverGoesWrong) {
     attempts += outcome.attempts;
     turns += outcome.turns;
     continued += outcome.continued;
+    episodes += outcome.continued_episodes;
     hours += outcome.seconds / 3600;
     if (outcome.broken.empty()) continue;
     ++broken;
     ADD_FAILURE() << Story(static_cast<uint64_t>(seed), outcome);
   }
   EXPECT_TRUE(continued > 0 || seeds < kSeeds) << "no sample was cut and went on";
+  EXPECT_TRUE(episodes > 0 || seeds < kSeeds) << "no episode was cut and went on";
   std::printf(
-      "%ld histories from seed %ld: %ld events, %ld starts, %ld turns, %ld samples cut and gone "
-      "on, "
-      "%.1f hours\n",
+      "%ld histories from seed %ld: %ld events, %ld starts, %ld turns, %ld samples and %ld "
+      "episodes cut and gone on, %.1f hours\n",
       static_cast<long>(seeds), static_cast<long>(first), static_cast<long>(events),
-      static_cast<long>(attempts), static_cast<long>(turns), static_cast<long>(continued), hours);
+      static_cast<long>(attempts), static_cast<long>(turns), static_cast<long>(continued),
+      static_cast<long>(episodes), hours);
 }
 
 TEST(SimulationTest, ASeedHasOneHistory) {

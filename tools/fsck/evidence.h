@@ -45,6 +45,8 @@ struct LedgerMessage {
   int64_t events = 0;
   int64_t min_version = 0;
   int64_t max_version = 0;
+  int64_t sampled_runs = 0;  // of tokens
+  bool ends_sampled = false;
 };
 
 struct LedgerRollout {
@@ -79,13 +81,15 @@ struct LedgerVersion {
 
 struct LedgerRows {
   std::string run;
-  std::vector<std::string> damage;            // what SQLite says of its own file
-  std::vector<LedgerStage> stages;            // by first_step
-  std::vector<LedgerBatch> batches;           // ascending by step
-  std::map<int64_t, int64_t> recorded;        // step that was trained -> its largest staleness
-  std::vector<LedgerPrompt> prompts;          // ascending
-  std::vector<LedgerRollout> rollouts;        // ascending by prompt and sample
-  std::vector<LedgerCut> cuts;                // ascending by prompt and sample
+  std::vector<std::string> damage;      // what SQLite says of its own file
+  std::vector<LedgerStage> stages;      // by first_step
+  std::vector<LedgerBatch> batches;     // ascending by step
+  std::map<int64_t, int64_t> recorded;  // step that was trained -> its largest staleness
+  std::vector<LedgerPrompt> prompts;    // ascending
+  std::vector<LedgerRollout> rollouts;  // ascending by prompt and sample
+  std::vector<LedgerCut> cuts;          // ascending by prompt and sample
+  // Of several turns: prompt and sample of what was cut -> its whole responses.
+  std::map<std::pair<int64_t, int64_t>, int64_t> cut_episodes;
   std::map<int64_t, LedgerVersion> versions;  // abandoned ones too
   std::map<std::string, int64_t> counts;      // how often something happened to rollouts
 };

@@ -7,6 +7,7 @@
 #include <functional>
 #include <iterator>
 #include <memory>
+#include <set>
 #include <string_view>
 
 #include "absl/strings/str_format.h"
@@ -146,12 +147,18 @@ absl::Status ReadRollouts(const LedgerFile& file, LedgerRows& rows) {
       });
 }
 
-// A ledger of before has no such table.
+// A ledger of before has not all of these tables.
 absl::Status ReadCuts(const LedgerFile& file, LedgerRows& rows) {
-  bool there = false;
-  RETURN_IF_ERROR(file.Each("SELECT 1 FROM sqlite_master WHERE name = 'cut_samples'",
-                            [&](const Row&) { there = true; }));
-  if (!there) return absl::OkStatus();
+  std::set<std::string> there;
+  RETURN_IF_ERROR(file.Each("SELECT name FROM sqlite_master WHERE name LIKE 'cut_%'",
+                            [&](const Row& row) { there.insert(row.Text(0)); }));
+  if (there.contains("cut_episodes")) {
+    RETURN_IF_ERROR(
+        file.Each("SELECT grp, sample, responses FROM cut_episodes", [&](const Row& row) {
+          rows.cut_episodes[{row.Int(0), row.Int(1)}] = row.Int(2);
+        }));
+  }
+  if (!there.contains("cut_samples")) return absl::OkStatus();
   return file.Each("SELECT grp, sample, bytes FROM cut_samples ORDER BY grp, sample",
                    [&](const Row& row) {
                      rows.cuts.push_back({row.Int(0), row.Int(1), ReadMessage(row.Bytes(2))});

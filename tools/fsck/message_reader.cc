@@ -37,6 +37,11 @@ LedgerMessage ReadMessage(std::string_view bytes) {
     message.min_version = first ? version : std::min(message.min_version, version);
     message.max_version = std::max(message.max_version, version);
   }
+  for (const rl::Origin origin : rollout->origins) {
+    const bool sampled = origin == rl::Origin::kSampled;
+    message.sampled_runs += sampled && !message.ends_sampled;
+    message.ends_sampled = sampled;
+  }
   return message;
 }
 

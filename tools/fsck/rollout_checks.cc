@@ -78,8 +78,30 @@ Check MessagesSayWhatTheLedgerSays(const LedgerRows& ledger) {
   return check;
 }
 
+namespace {
+
+// `episode`: of several turns, how many whole responses it has. A session's log is of sample 0 and
+// was left behind a response.
+void CheckCutLog(const LedgerCut& cut, const std::string& name, const int64_t* episode,
+                 Check& check) {
+  const LedgerMessage& log = cut.message;
+  if (!log.damage.empty()) {
+    Find(check, "%s is damaged: %s", name, log.damage);
+  } else if (log.sample != (episode ? 0 : cut.sample)) {
+    Find(check, "%s says that it is of sample %d", name, log.sample);
+  } else if (episode && !log.ends_sampled) {
+    Find(check, "%s does not end with a response", name);
+  } else if (episode && log.sampled_runs > *episode) {
+    Find(check, "%s has %d responses, its episode was kept at %d", name, log.sampled_runs,
+         *episode);
+  }
+}
+
+}  // namespace
+
 Check CutSamplesCanGoOn(const LedgerRows& ledger) {
   Check check{.name = "cut_samples_can_go_on"};
+  auto episodes = ledger.cut_episodes;
   std::map<int64_t, int64_t> states;
   for (const LedgerPrompt& prompt : ledger.prompts) states[prompt.id] = prompt.state;
   std::set<std::pair<int64_t, int64_t>> accepted;
@@ -97,11 +119,12 @@ Check CutSamplesCanGoOn(const LedgerRows& ledger) {
     if (accepted.count({cut.prompt, cut.sample}) > 0) {
       Find(check, "%s: its rollout was accepted", name);
     }
-    if (!cut.message.damage.empty()) {
-      Find(check, "%s is damaged: %s", name, cut.message.damage);
-    } else if (cut.message.sample != cut.sample) {
-      Find(check, "%s says that it is of sample %d", name, cut.message.sample);
-    }
+    const auto episode = episodes.extract({cut.prompt, cut.sample});
+    CheckCutLog(cut, name, episode.empty() ? nullptr : &episode.mapped(), check);
+  }
+  for (const auto& [of, responses] : episodes) {
+    Find(check, "what was cut of sample %d of prompt %d: its episode is there, its log is not",
+         of.second, of.first);
   }
   return check;
 }

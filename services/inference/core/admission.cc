@@ -135,6 +135,29 @@ absl::Status CheckRequest(const GenerationRequest& r, const ModelInfo& model, co
   return absl::OkStatus();
 }
 
+absl::Status CheckSession(const SessionSpec& spec, const ModelInfo& model) {
+  for (size_t i = 0; i < spec.prompt.size(); ++i) {
+    if (spec.prompt[i] >= 0 && spec.prompt[i] < model.vocab) continue;
+    return absl::InvalidArgumentError(
+        absl::StrFormat("prompt_ids[%d]=%d is not in [0, %d)", i, spec.prompt[i], model.vocab));
+  }
+  if (std::ssize(spec.prompt) >= model.max_position) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("prompt_ids has %d tokens, the model's max_position is %d",
+                        spec.prompt.size(), model.max_position));
+  }
+  if (spec.ttl && *spec.ttl <= absl::ZeroDuration()) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("ttl_seconds=%g is not > 0", absl::ToDoubleSeconds(*spec.ttl)));
+  }
+  // Without a prompt what it protects is known when the first step brings one.
+  if (!spec.prompt.empty())
+    RETURN_IF_ERROR(context::Validate(spec.context, static_cast<int32_t>(spec.prompt.size())));
+  if (spec.begun && spec.prompt.empty())
+    return absl::InvalidArgumentError("prompt_ids is empty, begun has a prompt");
+  return spec.begun ? CheckBegun(spec, model) : absl::OkStatus();
+}
+
 std::string RenderMessage(const rl::BudgetMessages& messages, int32_t used, int32_t budget) {
   return absl::StrReplaceAll(messages.text, {{"{used}", std::to_string(used)},
                                              {"{left}", std::to_string(std::max(0, budget - used))},

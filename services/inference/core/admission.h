@@ -42,6 +42,9 @@ int64_t BytesNeeded(const GenerationRequest& request, const ModelInfo& model);
 absl::Status CheckRequest(const GenerationRequest& request, const ModelInfo& model,
                           const Limits& limits, bool has_tokenizer);
 
+// Of a session's beginning, likewise. Another thread than the engine's may ask.
+absl::Status CheckSession(const SessionSpec& spec, const ModelInfo& model);
+
 // Text of a budget message: {used}, {left}, {budget} replaced by counts of sampled tokens.
 std::string RenderMessage(const rl::BudgetMessages& messages, int32_t used, int32_t budget);
 

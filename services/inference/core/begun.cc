@@ -3,14 +3,10 @@
 #include <algorithm>
 
 #include "absl/strings/str_format.h"
-#include "common/context/log.h"
+#include "services/inference/core/begun_log.h"
 
 namespace palimpsest::inference {
 namespace {
-
-constexpr float kMostLogProb = 1e-3f;  // above 0 by roundings alone
-constexpr int32_t kMostEpochs = 1 << 20;
-constexpr double kMostSeconds = 1e9;
 
 template <class... Args>
 absl::Status Refused(size_t i, const absl::FormatSpec<Args...>& why, const Args&... args) {
@@ -29,8 +25,6 @@ absl::Status CheckNumber(const GenerationRequest& r, size_t i) {
 
 absl::Status CheckDraws(const GenerationRequest& r, size_t i) {
   const rl::Rollout& begun = r.begun[i];
-  if (begun.seed != r.sampling.seed)
-    return Refused(i, "seed=%d, the request's is %d", begun.seed, r.sampling.seed);
   const bool greedy = r.sampling.temperature <= 0;
   if (begun.greedy != greedy)
     return Refused(i, "greedy=%d, the request's is %d", begun.greedy, greedy);
@@ -43,90 +37,11 @@ absl::Status CheckDraws(const GenerationRequest& r, size_t i) {
   return absl::OkStatus();
 }
 
-absl::Status CheckTokens(const GenerationRequest& r, const ModelInfo& model, size_t i) {
-  const rl::Rollout& begun = r.begun[i];
-  if (begun.prompt_tokens != std::ssize(r.prompt) ||
-      !std::equal(r.prompt.begin(), r.prompt.end(), begun.tokens.begin()))
-    return Refused(i, "prompt_tokens=%d are not the request's prompt of %d", begun.prompt_tokens,
-                   r.prompt.size());
-  for (size_t t = 0; t < begun.tokens.size(); ++t) {
-    if (begun.tokens[t] >= 0 && begun.tokens[t] < model.vocab) continue;
-    return Refused(i, "tokens[%d]=%d is not in [0, %d)", t, begun.tokens[t], model.vocab);
-  }
-  if (std::ssize(begun.tokens) >= model.max_position)
-    return Refused(i, "tokens: %d of them, the model's max_position is %d", begun.tokens.size(),
-                   model.max_position);
-  const auto sampled = std::count(begun.origins.begin(), begun.origins.end(), rl::Origin::kSampled);
+absl::Status CheckRoom(const GenerationRequest& r, size_t i) {
+  const auto& origins = r.begun[i].origins;
+  const auto sampled = std::count(origins.begin(), origins.end(), rl::Origin::kSampled);
   if (r.sampling.max_tokens && sampled >= *r.sampling.max_tokens)
     return Refused(i, "tokens: %d are sampled, max_tokens is %d", sampled, *r.sampling.max_tokens);
-  return absl::OkStatus();
-}
-
-absl::Status CheckNumbers(const GenerationRequest& r, size_t i) {
-  const rl::Rollout& begun = r.begun[i];
-  for (size_t t = 0; t < begun.logprobs.size(); ++t) {
-    if (begun.logprobs[t] <= kMostLogProb) continue;
-    return Refused(i, "logprobs[%d]=%g is above 0", t, begun.logprobs[t]);
-  }
-  for (const rl::Span& span : begun.spans) {
-    if (span.kv_epoch >= kMostEpochs)
-      return Refused(i, "spans: kv_epoch=%d is not below %d", span.kv_epoch, kMostEpochs);
-  }
-  if (begun.seconds > kMostSeconds)
-    return Refused(i, "duration_seconds=%g is above %g", begun.seconds, kMostSeconds);
-  return absl::OkStatus();
-}
-
-// What the request's policy decides; with `pressure`, where an event came early.
-std::optional<context::EventDraft> DraftOf(const GenerationRequest& r,
-                                           const context::ContextState& state, int32_t prompt,
-                                           bool pressure) {
-  const context::Decision decision =
-      context::Decide(r.context, {.state = state, .prompt_tokens = prompt, .pressure = pressure});
-  const auto* draft = std::get_if<context::EventDraft>(&decision);
-  return draft == nullptr ? std::nullopt : std::optional(*draft);
-}
-
-// Replay reads what the policy has had recorded, in the memory that admission has counted: so the
-// event has its range of references and keeps no more.
-bool IsOf(const context::EventDraft& draft, const context::Event& event,
-          const context::ContextState& state) {
-  if (event.window != draft.window || event.method != draft.method ||
-      !(event.parameters == draft.parameters) || !(event.reference == draft.reference))
-    return false;
-  for (int layer = 0; layer < state.shape().layers; ++layer) {
-    for (int head = 0; head < state.shape().kv_heads; ++head) {
-      const int32_t slots = state.CountSlots(layer, head, draft.window);
-      if (std::ssize(event.kept.at(layer, head)) >
-          context::KeptCount(draft.method, draft.keep_ratio, slots))
-        return false;
-    }
-  }
-  return true;
-}
-
-// The log is one that the request's policy could have written: whatever it decides has happened,
-// and nothing else, save events that came early.
-absl::Status CheckPolicy(const GenerationRequest& r, const ModelInfo& model, size_t i) {
-  const rl::Rollout& begun = r.begun[i];
-  context::ContextState state({.layers = model.layers, .kv_heads = model.kv_heads});
-  const auto last = static_cast<int32_t>(begun.tokens.size()) - 1;
-  for (size_t next = 0; state.processed() <= last; state.Append()) {
-    const int32_t at = state.processed();
-    const bool happened = next < begun.events.size() && begun.events[next].at == at;
-    auto draft = DraftOf(r, state, begun.prompt_tokens, false);
-    // Before the last token it may be still to come.
-    if (draft && !happened && at < last)
-      return Refused(i, "events: the request's context makes one at %d, the log does not", at);
-    if (!happened) continue;
-    if (!draft) draft = DraftOf(r, state, begun.prompt_tokens, true);
-    if (!draft)
-      return Refused(i, "events[%d].at=%d: the request's context makes none there", next, at);
-    if (!IsOf(*draft, begun.events[next], state))
-      return Refused(i, "events[%d] is not what the request's context makes at %d", next, at);
-    RETURN_IF_ERROR(state.Apply(begun.events[next]));
-    ++next;
-  }
   return absl::OkStatus();
 }
 
@@ -138,14 +53,42 @@ absl::Status CheckBegun(const GenerationRequest& r, const ModelInfo& model) {
   for (size_t i = 0; i < r.begun.size(); ++i) {
     RETURN_IF_ERROR(CheckNumber(r, i));
     RETURN_IF_ERROR(CheckDraws(r, i));
-    RETURN_IF_ERROR(CheckTokens(r, model, i));
-    const absl::Status log = context::CheckLog({.layers = model.layers, .kv_heads = model.kv_heads},
-                                               r.begun[i].tokens, r.begun[i].events);
-    if (!log.ok()) return Refused(i, "%s", std::string(log.message()));
-    RETURN_IF_ERROR(CheckNumbers(r, i));
-    RETURN_IF_ERROR(CheckPolicy(r, model, i));
+    RETURN_IF_ERROR(CheckRoom(r, i));
+    RETURN_IF_ERROR(CheckBegunLog({.name = absl::StrFormat("begun[%d]", i),
+                                   .log = r.begun[i],
+                                   .prompt = r.prompt,
+                                   .seed = r.sampling.seed,
+                                   .context = r.context},
+                                  model));
   }
   return absl::OkStatus();
+}
+
+absl::Status CheckBegun(const SessionSpec& spec, const ModelInfo& model) {
+  const rl::Rollout& log = *spec.begun;
+  if (log.sample != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("begun.sample=%d, a session's is 0", log.sample));
+  }
+  const std::vector<int32_t> turns = TurnsOf(log);
+  return CheckBegunLog({.name = "begun",
+                        .log = log,
+                        .prompt = spec.prompt,
+                        .seed = spec.seed,
+                        .context = spec.context,
+                        .turn_begins = turns},
+                       model);
+}
+
+std::vector<int32_t> TurnsOf(const rl::Rollout& log) {
+  std::vector<int32_t> begins;
+  for (auto t = static_cast<size_t>(log.prompt_tokens); t < log.tokens.size(); ++t) {
+    const bool first = begins.empty();
+    const bool told = log.origins[t] == rl::Origin::kInjected;
+    if (first || (told && log.origins[t - 1] == rl::Origin::kSampled))
+      begins.push_back(static_cast<int32_t>(t));
+  }
+  return begins;
 }
 
 const rl::Rollout* FindBegun(const GenerationRequest& r, int32_t sample) {

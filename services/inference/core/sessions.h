@@ -8,6 +8,7 @@
 #include "absl/time/time.h"
 #include "common/base/status.h"
 #include "common/context/policy.h"
+#include "common/rl/rollout.h"
 
 // A session: a conversation whose log, and while there is room whose KV, stays between its steps.
 namespace palimpsest::inference {
@@ -19,6 +20,10 @@ struct SessionSpec {
   uint64_t seed = 0;                  // of all its draws
   std::optional<absl::Duration> ttl;  // > 0; absent: limits().session_ttl
   std::vector<int32_t> prompt;        // may be empty: then the first step brings it
+  // The log of a session of this prompt, seed and context, as a step told it: this one stands where
+  // that log ends, and its first step builds the KV from it (kv epoch + 1). Digests that its events
+  // lack are filled in. Turns are those of TurnsOf (begun.h).
+  std::optional<rl::Rollout> begun = {};
   bool operator==(const SessionSpec&) const = default;
 };
 

@@ -66,6 +66,7 @@ class DecodeEngine final : public Engine, public Sessions {
   Sessions* sessions() override { return options_.limits.max_sessions > 0 ? this : nullptr; }
 
   absl::StatusOr<SessionInfo> Create(SessionSpec spec) override {
+    RETURN_IF_ERROR(CheckSession(spec, model_));
     return Ordered<absl::StatusOr<SessionInfo>>(
         [&](RunningBatch&) { return sessions_.Create(std::move(spec)); });
   }

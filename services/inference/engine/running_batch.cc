@@ -48,20 +48,11 @@ std::unique_ptr<Sequence> RunningBatch::NewSequence(std::shared_ptr<RequestState
   return s;
 }
 
-// As one that gave its cache back: its log stands, Resume has it replayed.
+// Resume has its log replayed.
 std::unique_ptr<Sequence> RunningBatch::BegunSequence(std::shared_ptr<RequestState> owner,
                                                       const rl::Rollout& begun) {
   auto s = NewSequence(std::move(owner), begun.sample);
-  s->tokens = begun.tokens;
-  s->origins = begun.origins;
-  s->logprobs = begun.logprobs;
-  s->events = begun.events;
-  // Later ones are chained to them; the log was checked at admission.
-  const absl::Status digests = context::CompleteDigests(s->tokens, s->events);
-  TORCH_CHECK(digests.ok(), digests.ToString());
-  s->spans = begun.spans;
-  s->kv_epoch = begun.spans.empty() ? 1 : begun.spans.back().kv_epoch + 1;
-  s->mixed_sampling = begun.truncated_sampling;
+  s->StandAt(begun);
   s->started -= absl::Seconds(begun.seconds);
   for (size_t i = static_cast<size_t>(s->prompt_tokens); i < s->tokens.size(); ++i) {
     if (s->origins[i] != rl::Origin::kSampled) {

@@ -139,6 +139,19 @@ std::unique_ptr<Sequence> Sequence::Fork() const {
   return s;
 }
 
+void Sequence::StandAt(const rl::Rollout& log) {
+  prompt_tokens = log.prompt_tokens;
+  tokens = log.tokens;
+  origins = log.origins;
+  logprobs = log.logprobs;
+  events = log.events;
+  const absl::Status digests = context::CompleteDigests(tokens, events);  // later ones are chained
+  TORCH_CHECK(digests.ok(), digests.ToString());
+  spans = log.spans;
+  kv_epoch = log.spans.empty() ? 1 : log.spans.back().kv_epoch + 1;
+  mixed_sampling = log.truncated_sampling;
+}
+
 void Sequence::BeginStep() {
   step_begin = static_cast<int32_t>(tokens.size());
   counts.clear();

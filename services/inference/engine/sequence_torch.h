@@ -171,6 +171,8 @@ struct Sequence {
   }
   // The same log, for another session; pages are shared.
   std::unique_ptr<Sequence> Fork() const;
+  // It stands where that log ends, which was checked, as one that gave its cache back.
+  void StandAt(const rl::Rollout& log);
   // Nothing of the step before is left but the log and the cache.
   void BeginStep();
   rl::Rollout ToRollout(rl::FinishReason reason, absl::Time now) const;

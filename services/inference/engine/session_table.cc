@@ -3,6 +3,7 @@
 #include "absl/strings/str_format.h"
 #include "common/base/random.h"
 #include "services/inference/core/admission.h"
+#include "services/inference/core/begun.h"
 #include "services/inference/engine/session_table_torch.h"
 
 namespace palimpsest::inference {
@@ -10,24 +11,21 @@ namespace {
 
 constexpr size_t kRememberGone = 1024;
 
-absl::Status CheckSpec(const SessionSpec& spec, const ModelInfo& model) {
-  for (size_t i = 0; i < spec.prompt.size(); ++i) {
-    if (spec.prompt[i] >= 0 && spec.prompt[i] < model.vocab) continue;
-    return absl::InvalidArgumentError(
-        absl::StrFormat("prompt_ids[%d]=%d is not in [0, %d)", i, spec.prompt[i], model.vocab));
-  }
-  if (std::ssize(spec.prompt) >= model.max_position) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("prompt_ids has %d tokens, the model's max_position is %d",
-                        spec.prompt.size(), model.max_position));
-  }
-  if (spec.ttl && *spec.ttl <= absl::ZeroDuration()) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("ttl_seconds=%g is not > 0", absl::ToDoubleSeconds(*spec.ttl)));
-  }
-  // Without a prompt what it protects is known when the first step brings one.
-  if (spec.prompt.empty()) return absl::OkStatus();
-  return context::Validate(spec.context, static_cast<int32_t>(spec.prompt.size()));
+std::unique_ptr<Sequence> WithPrompt(const std::vector<int32_t>& prompt) {
+  auto s = std::make_unique<Sequence>();
+  s->sample = 0;
+  s->prompt_tokens = static_cast<int32_t>(prompt.size());
+  s->tokens = prompt;
+  s->origins.assign(prompt.size(), rl::Origin::kPrompt);
+  s->logprobs.assign(prompt.size(), 0.0f);
+  return s;
+}
+
+// How its last token was drawn, as far as the log tells; mixed_sampling knows the rest.
+std::optional<rl::SamplingParams> LastDrawn(const rl::Rollout& log) {
+  if (std::find(log.origins.begin(), log.origins.end(), rl::Origin::kSampled) == log.origins.end())
+    return std::nullopt;
+  return rl::SamplingParams{.temperature = log.greedy ? 0 : log.temperature};
 }
 
 }  // namespace
@@ -73,17 +71,18 @@ absl::StatusOr<SessionInfo> SessionTable::Create(SessionSpec spec) {
     return absl::AlreadyExistsError(
         absl::StrFormat("request_id=%s made session %s, of another content", spec.request_id, id));
   }
-  RETURN_IF_ERROR(CheckSpec(spec, model_));
   RETURN_IF_ERROR(CheckRoom(1));
-  auto s = std::make_unique<Sequence>();
-  s->sample = 0;
-  s->prompt_tokens = static_cast<int32_t>(spec.prompt.size());
-  s->tokens = spec.prompt;
-  s->origins.assign(s->tokens.size(), rl::Origin::kPrompt);
-  s->logprobs.assign(s->tokens.size(), 0.0f);
+  std::unique_ptr<Sequence> s = WithPrompt(spec.prompt);
   const std::string id = NewId();
   Entry& e = open_[id];
   e = {.spec = std::move(spec), .sequence = s.get(), .used = clock_.Now()};
+  if (const auto& begun = e.spec.begun) {
+    s->StandAt(*begun);
+    s->turn_begins = TurnsOf(*begun);
+    e.last_stop =
+        begun->finish_reason == rl::FinishReason::kStop ? StopCause::kStop : StopCause::kLength;
+    e.last_drawn = LastDrawn(*begun);
+  }
   e.resting = std::move(s);
   return Describe(id, e);
 }
@@ -128,6 +127,7 @@ absl::StatusOr<std::vector<SessionInfo>> SessionTable::Fork(const std::string& r
          .used = clock_.Now()};
     e.spec.seed = seeds[i];
     e.spec.request_id = request_id;
+    e.spec.begun.reset();  // what it stands at is in its sequence
     e.resting = std::move(s);
     forks.push_back(Describe(fork, e));
   }

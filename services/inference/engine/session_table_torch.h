@@ -21,7 +21,7 @@ class SessionTable {
   SessionTable(const ModelInfo& model, const Limits& limits, Clock& clock, uint64_t nonce)
       : model_(model), limits_(limits), clock_(clock), nonce_(nonce) {}
 
-  // As in Sessions.
+  // As in Sessions; the spec was checked (CheckSession).
   absl::StatusOr<SessionInfo> Create(SessionSpec spec);
   absl::StatusOr<std::vector<SessionInfo>> Fork(const std::string& request_id,
                                                 const std::string& id,

@@ -38,6 +38,9 @@ absl::StatusOr<SessionSpec> ParseCreateSession(const v1::CreateSessionRequest& p
       RETURN_IF_ERROR(wire::Under("context", context::Validate(spec.context, prompt)));
     }
   }
+  if (proto.has_begun()) {
+    ASSIGN_OR_RETURN(spec.begun, wire::FromProto(proto.begun(), "begun"));
+  }
   if (proto.has_ttl_seconds()) {
     if (!std::isfinite(proto.ttl_seconds()) || proto.ttl_seconds() <= 0) {
       return wire::Refused("ttl_seconds",

@@ -121,7 +121,8 @@ struct SessionCall {
   context::ContextPolicy context;
   uint64_t seed = 0;  // of all its draws
   std::optional<PolicyVersion> min_version;
-  size_t replica = 0;  // the first that is asked, modulo the number of replicas
+  size_t replica = 0;                     // the first that is asked, modulo the number of replicas
+  std::optional<rl::Rollout> begun = {};  // stands where this log of a session ends
 };
 struct SessionRef {
   std::string id;

@@ -56,6 +56,9 @@ const std::vector<LaterTable>& LaterTables() {
        "idx)"},
       {"cut_samples",
        "grp INTEGER, sample INTEGER, text TEXT, bytes BLOB NOT NULL, PRIMARY KEY(grp, sample)"},
+      {"cut_episodes",
+       "grp INTEGER, sample INTEGER, responses INTEGER NOT NULL, task TEXT, split INTEGER, seed "
+       "INTEGER, idx INTEGER, state BLOB, PRIMARY KEY(grp, sample)"},
       {"unjudged",
        "name TEXT, greedy INTEGER, idx INTEGER, reason TEXT, PRIMARY KEY(name, greedy, idx)"}};
   return *tables;
@@ -250,8 +253,7 @@ absl::Status Ledger::Accept(int64_t group, const std::vector<RolloutRow>& rollou
         static_cast<int64_t>(r.episode.seed), r.episode.index, Blob{r.episode.state},
         static_cast<int64_t>(r.outcome), r.reward, r.reason, r.text, Blob{r.bytes}, r.prompt_tokens,
         r.total_tokens, r.events, r.min_version, r.max_version, absl::ToUnixMillis(now), r.turns));
-    RETURN_IF_ERROR(
-        db_->Change("DELETE FROM cut_samples WHERE grp = ? AND sample = ?", group, r.sample));
+    RETURN_IF_ERROR(DropCutLocked(group, r.sample));
     if (r.parts.empty()) continue;
     RETURN_IF_ERROR(
         db_->Change("INSERT OR REPLACE INTO rollout_parts VALUES(?, ?)", r.id, Dump(r.parts)));
@@ -267,19 +269,33 @@ absl::Status Ledger::Accept(int64_t group, const std::vector<RolloutRow>& rollou
 absl::Status Ledger::DropGroup(int64_t group, const std::string& why) {
   absl::MutexLock lock(&mu_);
   ASSIGN_OR_RETURN(Transaction transaction, Transaction::Begin(*db_));
-  RETURN_IF_ERROR(db_->Change("DELETE FROM cut_samples WHERE grp = ?", group));
+  RETURN_IF_ERROR(DropCutLocked(group));
   RETURN_IF_ERROR(db_->Change("UPDATE prompt_groups SET state = ?, note = ? WHERE id = ?",
                               ToInt(GroupState::kDropped), why, group));
   return transaction.Commit();
 }
 
+absl::Status Ledger::DropCutLocked(int64_t group, std::optional<int32_t> sample) {
+  for (const char* table : {"cut_samples", "cut_episodes"}) {
+    RETURN_IF_ERROR(db_->Change(
+        absl::StrFormat("DELETE FROM %s WHERE grp = ?1 AND (?2 IS NULL OR sample = ?2)", table),
+        group, sample));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status Ledger::KeepCut(int64_t group, const std::vector<CutRow>& cut) {
   absl::MutexLock lock(&mu_);
   ASSIGN_OR_RETURN(Transaction transaction, Transaction::Begin(*db_));
-  RETURN_IF_ERROR(db_->Change("DELETE FROM cut_samples WHERE grp = ?", group));
+  RETURN_IF_ERROR(DropCutLocked(group));
   for (const CutRow& row : cut) {
     RETURN_IF_ERROR(db_->Change("INSERT INTO cut_samples VALUES(?, ?, ?, ?)", group, row.sample,
                                 row.text, Blob{row.bytes}));
+    if (row.responses == 0) continue;
+    const Episode& e = row.episode;
+    RETURN_IF_ERROR(db_->Change("INSERT INTO cut_episodes VALUES(?, ?, ?, ?, ?, ?, ?, ?)", group,
+                                row.sample, row.responses, e.task, static_cast<int64_t>(e.split),
+                                static_cast<int64_t>(e.seed), e.index, Blob{e.state}));
   }
   return transaction.Commit();
 }

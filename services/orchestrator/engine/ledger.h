@@ -107,8 +107,11 @@ struct RunRow {
 // A sample of a group that the end of an attempt cut off, or left without its judgement.
 struct CutRow {
   int32_t sample = 0;
-  std::string text;   // of one that had ended
+  std::string text;   // of one that had ended; of several turns: of the last whole response
   std::string bytes;  // of the rollout, as far as it came
+  // Of several turns: before the environment was told that response, and how many there are.
+  Episode episode = {};
+  int32_t responses = 0;
 };
 
 // What is true about a run, in one SQLite file. A call that changes something returns when it is on
@@ -196,6 +199,8 @@ class Ledger {
  private:
   explicit Ledger(std::unique_ptr<Database> db) : db_(std::move(db)) {}
   absl::Status CountLocked(const std::string& what, int64_t n) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  absl::Status DropCutLocked(int64_t group, std::optional<int32_t> sample = {})
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::Status InsertBatchLocked(const BatchRow& batch) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::StatusOr<std::vector<float>> ReplayedLocked(const std::string& id) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);

@@ -287,13 +287,21 @@ absl::StatusOr<std::vector<CutRow>> Ledger::Cut(int64_t group) const {
   absl::MutexLock lock(&mu_);
   ASSIGN_OR_RETURN(
       Statement rows,
-      db_->Query("SELECT sample, text, bytes FROM cut_samples WHERE grp = ? ORDER BY sample",
+      db_->Query("SELECT s.sample, text, bytes, responses, task, split, seed, idx, state FROM "
+                 "cut_samples s LEFT JOIN cut_episodes e ON e.grp = s.grp AND e.sample = s.sample "
+                 "WHERE s.grp = ? ORDER BY s.sample",
                  group));
   std::vector<CutRow> cut;
   for (;;) {
     ASSIGN_OR_RETURN(const bool more, rows.Next());
     if (!more) return cut;
-    cut.push_back({static_cast<int32_t>(rows.Int(0)), rows.Text(1), rows.Text(2)});
+    CutRow row{static_cast<int32_t>(rows.Int(0)), rows.Text(1), rows.Text(2)};
+    if (!rows.IsNull(3)) {
+      row.responses = static_cast<int32_t>(rows.Int(3));
+      row.episode = {rows.Text(4), static_cast<Split>(rows.Int(5)),
+                     static_cast<uint64_t>(rows.Int(6)), rows.Int(7), rows.Text(8)};
+    }
+    cut.push_back(std::move(row));
   }
 }
 

@@ -233,7 +233,8 @@ absl::Status RlStage::KeepCut(int64_t group, const CutSamples& cut) {
   std::vector<CutRow> rows;
   int64_t ended = 0;
   for (const auto& [sample, what] : cut) {
-    rows.push_back({sample, what.text, place_.peers.codec.Encode(what.rollout)});
+    rows.push_back(
+        {sample, what.text, place_.peers.codec.Encode(what.rollout), what.episode, what.responses});
     ended += what.ended();
   }
   Log(Severity::kInfo, "a group is left with what there is of it",
@@ -254,7 +255,7 @@ absl::StatusOr<CutSamples> RlStage::CutOf(int64_t group) const {
     }
     const std::optional<int64_t> made_at = training_.OldestStep(rollout->spans);
     if (!made_at || Staleness(*made_at, training_.step()) > place_.plan.rl.max_staleness) continue;
-    cut[row.sample] = {*std::move(rollout), row.text};
+    cut[row.sample] = {*std::move(rollout), row.text, row.episode, row.responses};
   }
   return cut;
 }

@@ -96,17 +96,26 @@ RolloutRow RowOf(const Workplace& place, const SampleOrder& order, Played played
   return row;
 }
 
-// One request for a run of samples.
+// One request for a run of samples of one turn.
 absl::StatusOr<std::vector<Played>> AskFor(const Workplace& place, const Prompt& prompt,
-                                           const Framing& framing, const GenerateCall& call) {
-  if (prompt.max_turns > 0) return PlayEpisodes(place, prompt, framing, call);
+                                           const GenerateCall& call) {
   ASSIGN_OR_RETURN(std::vector<Sample> samples,
                    place.patience.PersistWhile("inference.generate", MayPassWithWeights, [&] {
                      return place.peers.inference.Generate(call);
                    }));
   std::vector<Played> played;
   for (Sample& sample : samples) played.push_back({std::move(sample), prompt.episode});
+  for (const rl::Rollout& begun : call.begun) {
+    for (Played& p : played) p.continued |= p.sample.sample == begun.sample;
+  }
   return played;
+}
+
+// Of one turn: what a failure leaves is not trusted, what somebody cut off is.
+std::optional<CutSample> LeftOf(Sample& sample) {
+  const bool cut = sample.outcome == rl::Outcome::kCancelled &&
+                   std::ssize(sample.rollout.tokens) > sample.rollout.prompt_tokens;
+  return cut ? std::optional(CutSample{.rollout = std::move(sample.rollout)}) : std::nullopt;
 }
 
 // The samples of one order, on their way.
@@ -123,7 +132,7 @@ class Making {
         have_(order.have) {}
 
   absl::Status Run() {
-    std::erase_if(made_.cut, [&](const auto& cut) { return !Fits(cut.first, cut.second.rollout); });
+    std::erase_if(made_.cut, [&](const auto& cut) { return !Fits(cut.first, cut.second); });
     RETURN_IF_ERROR(JudgeEnded());
     for (int32_t i = 0; i < order_.max_tries;) {
       made_.failure.clear();
@@ -136,13 +145,17 @@ class Making {
   }
 
  private:
+  bool turns() const { return prompt_.max_turns > 0; }
+
   // Is it a sample of this order? The environment may have come to give another prompt.
-  bool Fits(int32_t number, const rl::Rollout& rollout) const {
+  bool Fits(int32_t number, const CutSample& cut) const {
+    const rl::Rollout& rollout = cut.rollout;
     const auto prompt = static_cast<int64_t>(call_.prompt.size());
-    return prompt_.max_turns == 0 && rollout.sample == number && rollout.prompt_tokens == prompt &&
+    const uint64_t seed = turns() ? SessionSeed(call_.sampling.seed, number) : call_.sampling.seed;
+    return turns() == (cut.responses > 0) && cut.responses <= prompt_.max_turns &&
+           rollout.sample == (turns() ? 0 : number) && rollout.prompt_tokens == prompt &&
            std::equal(call_.prompt.begin(), call_.prompt.end(), rollout.tokens.begin()) &&
-           rollout.seed == call_.sampling.seed &&
-           rollout.greedy == (call_.sampling.temperature == 0) &&
+           rollout.seed == seed && rollout.greedy == (call_.sampling.temperature == 0) &&
            (rollout.greedy || rollout.temperature == call_.sampling.temperature);
   }
 
@@ -180,11 +193,11 @@ class Making {
     return absl::OkStatus();
   }
 
-  // Each is a request, whose logs have to fit a message.
+  // Each is a request, whose logs have to fit a message; those of episodes go one by one.
   std::vector<SampleRun> RunsToAsk() const {
     std::map<int32_t, size_t> bytes;
     for (const auto& [number, cut] : made_.cut) {
-      bytes[number] = place_.peers.codec.Encode(cut.rollout).size();
+      if (!turns()) bytes[number] = place_.peers.codec.Encode(cut.rollout).size();
     }
     std::vector<SampleRun> runs;
     for (const SampleRun& run : MissingSamples(have_, order_.samples)) {
@@ -195,57 +208,55 @@ class Making {
 
   // A log that inference does not take, of another model say, is of no use: the sample begins anew.
   absl::StatusOr<std::vector<Played>> Ask() {
+    if (turns()) return PlayEpisodes(place_, prompt_, framing_, call_, made_.cut);
     call_.begun.clear();
     for (int32_t number = call_.first_sample; number < call_.first_sample + call_.n; ++number) {
       const auto cut = made_.cut.find(number);
       if (cut != made_.cut.end()) call_.begun.push_back(cut->second.rollout);
     }
-    if (call_.begun.empty()) return AskFor(place_, prompt_, framing_, call_);
+    if (call_.begun.empty()) return AskFor(place_, prompt_, call_);
     Log(Severity::kInfo, "samples go on from their logs",
         {{"request", call_.request_id}, {"samples", call_.begun.size()}});
-    absl::StatusOr<std::vector<Played>> answers = AskFor(place_, prompt_, framing_, call_);
+    absl::StatusOr<std::vector<Played>> answers = AskFor(place_, prompt_, call_);
     if (!absl::IsInvalidArgument(answers.status())) return answers;
     Log(Severity::kWarning, "they begin anew", {{"why", answers.status().ToString()}});
     for (const rl::Rollout& begun : call_.begun) made_.cut.erase(begun.sample);
     call_.begun.clear();
-    return AskFor(place_, prompt_, framing_, call_);
+    return AskFor(place_, prompt_, call_);
   }
 
   absl::Status Take(Played played, int32_t tries) {
     Sample& sample = played.sample;
-    if (!sample.status.ok()) return TakeLost(sample);
+    if (!sample.status.ok()) return TakeLost(played);
     // Turns were stepped: their responses stand in the episode.
-    const bool turns = prompt_.max_turns > 0;
     const absl::StatusOr<Verdict> verdict =
-        Judge(place_, order_, played.episode, turns ? "" : sample.text);
+        Judge(place_, order_, played.episode, turns() ? "" : sample.text);
     if (!verdict.ok()) {
-      if (!turns) made_.cut[sample.sample] = {std::move(sample.rollout), std::move(sample.text)};
+      if (!turns()) played.left = CutSample{std::move(sample.rollout), std::move(sample.text)};
+      if (played.left) made_.cut[sample.sample] = *std::move(played.left);
       return verdict.status();
     }
-    const auto cut = made_.cut.find(sample.sample);
-    const bool continued = cut != made_.cut.end();
-    if (continued) made_.cut.erase(cut);
+    made_.cut.erase(sample.sample);
     if (verdict->outcome != rl::Outcome::kOk) {
       made_.failure = verdict->reason;
       return CountLoss(place_, verdict->outcome, verdict->reason);
     }
     have_.push_back(sample.sample);
+    made_.continued += played.continued;
     made_.rollouts.push_back(RowOf(place_, order_, std::move(played), *verdict, tries));
     place_.metrics.rollouts.With({"ok"}).Add();
-    made_.continued += continued;
     return absl::OkStatus();
   }
 
-  // What a failure leaves is not trusted, what somebody cut off is.
-  absl::Status TakeLost(Sample& sample) {
+  absl::Status TakeLost(Played& played) {
+    Sample& sample = played.sample;
     const auto before = made_.cut.find(sample.sample);
     const size_t had = before == made_.cut.end() ? 0 : before->second.rollout.tokens.size();
-    const bool cut = sample.outcome == rl::Outcome::kCancelled && prompt_.max_turns == 0 &&
-                     sample.rollout.tokens.size() > call_.prompt.size();
+    std::optional<CutSample> left = turns() ? std::move(played.left) : LeftOf(sample);
     made_.failure = sample.status.ToString();
-    if (cut) {
-      got_on_ |= sample.rollout.tokens.size() > had;
-      made_.cut[sample.sample] = {std::move(sample.rollout), ""};
+    if (left) {
+      got_on_ |= left->rollout.tokens.size() > had;
+      made_.cut[sample.sample] = *std::move(left);
       return absl::OkStatus();
     }
     if (place_.patience.stopping()) return absl::OkStatus();

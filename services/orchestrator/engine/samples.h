@@ -1,24 +1,12 @@
 #pragma once
 
-#include <map>
-#include <optional>
 #include <string>
 #include <vector>
 
+#include "services/orchestrator/engine/cut_samples.h"
 #include "services/orchestrator/engine/workplace.h"
 
 namespace palimpsest::orchestrator {
-
-// What there is of a sample that lacks its end, or only its judgement.
-struct CutSample {
-  rl::Rollout rollout;
-  std::string text;  // of one that had ended
-  bool ended() const {
-    return rollout.finish_reason == rl::FinishReason::kStop ||
-           rollout.finish_reason == rl::FinishReason::kLength;
-  }
-};
-using CutSamples = std::map<int32_t, CutSample>;  // by sample
 
 // Which samples of one prompt are wanted.
 struct SampleOrder {
@@ -51,7 +39,8 @@ struct Made {
 // failed is asked for again under its number; a response that the environment cannot judge is
 // judged again, as a prompt that it raises in is asked for again; all up to max_tries. What was
 // lost is counted by outcome. A sample that was cut, with a replica or a run that stops, goes on
-// from its log; episodes of several turns begin anew. An error status means that no try can help.
+// from its log; one of several turns behind its last whole response, also where its replica was
+// lost. An error status means that no try can help.
 absl::StatusOr<Made> MakeSamples(const Workplace& place, const SampleOrder& order);
 
 }  // namespace palimpsest::orchestrator

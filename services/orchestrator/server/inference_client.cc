@@ -43,6 +43,7 @@ v1::CreateSessionRequest ToProto(const SessionCall& call, absl::Duration ttl) {
   request.set_ttl_seconds(absl::ToDoubleSeconds(ttl));
   request.set_client(kClient);
   if (call.min_version.has_value()) request.set_min_policy_version(call.min_version->value());
+  if (call.begun.has_value()) *request.mutable_begun() = wire::ToProto(*call.begun);
   return request;
 }
 

@@ -34,7 +34,7 @@ class Callers {
   int64_t Pool() { return (4 + Below(14)) * kTinyPage + Below(3) * kTinyPage / 3; }
 
   void DoOne() {
-    switch (Below(12)) {
+    switch (Below(13)) {
       case 0:
         return Generate();
       case 1:
@@ -56,6 +56,8 @@ class Callers {
         return tiny_.clock().Move(absl::Milliseconds(1 << Below(16)));
       case 10:
         return tiny_.Go(1 + Below(24));
+      case 11:
+        return OpenFromLog();
       default:
         return GoOnWithCut();
     }
@@ -107,9 +109,35 @@ class Callers {
                      .seed = static_cast<uint64_t>(Below(4)),
                      .prompt = Words(kLongestPrompt)};
     if (Below(2) == 0) spec.ttl = absl::Milliseconds(1 << Below(16));
-    const auto made = tiny_.engine().sessions()->Create(std::move(spec));
+    Create(std::move(spec)).IgnoreError();
+  }
+
+  absl::Status Create(SessionSpec spec) {
+    const auto made = tiny_.engine().sessions()->Create(spec);
     ExpectNoFault(made.status(), "CreateSession");
-    if (made.ok()) sessions_.push_back(made->id);
+    if (!made.ok()) return made.status();
+    sessions_.push_back(made->id);
+    contexts_[made->id] = spec.context;
+    return absl::OkStatus();
+  }
+
+  // Where turns begin is read from the log, which does not tell of every step.
+  void OpenFromLog() {
+    auto written = tiny_.TakeSessionLog();
+    if (!written) return;
+    const rl::Rollout& log = written->log;
+    const context::ContextPolicy& context = contexts_[written->session];
+    const bool full = std::ssize(log.tokens) == tiny_.engine().model().max_position;
+    const bool turns = std::holds_alternative<context::Turns>(context.trigger);
+    SessionSpec spec{.request_id = absl::StrFormat("l%d", asked_++),
+                     .client = "a",
+                     .context = context,
+                     .seed = log.seed,
+                     .prompt = {log.tokens.begin(), log.tokens.begin() + log.prompt_tokens}};
+    spec.begun = log;
+    const absl::Status status = Create(std::move(spec));
+    if (absl::IsInvalidArgument(status) && !full && !turns)
+      Broken("a session that was cut may not go on: " + status.ToString());
   }
 
   // As its caller knows it; a session that is gone by now is asked for, too.
@@ -150,7 +178,10 @@ class Callers {
         tiny_.engine().sessions()->Fork(absl::StrFormat("f%d", asked_++ / 2), session->id, seeds);
     ExpectNoFault(made.status(), "ForkSession");
     if (!made.ok()) return;
-    for (const SessionInfo& fork : *made) sessions_.push_back(fork.id);
+    for (const SessionInfo& fork : *made) {
+      sessions_.push_back(fork.id);
+      contexts_[fork.id] = contexts_[session->id];
+    }
     ++forks_;
   }
 
@@ -191,6 +222,7 @@ class Callers {
   FuzzedDataProvider& bytes_;
   TinyEngine tiny_;
   std::vector<std::string> sessions_;
+  std::map<std::string, context::ContextPolicy> contexts_;  // of sessions, those that are gone too
   int asked_ = 0, forks_ = 0, flips_ = 0, deleted_ = 0;
 };
 

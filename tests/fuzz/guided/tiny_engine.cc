@@ -56,6 +56,7 @@ class TinyEngine::Listener final : public GenerationSink {
   void OnFinished(Finished f) override {
     CheckRollout(f.rollout);
     absl::MutexLock lock(&home_.mu_);
+    if (request_.step) home_.session_log_ = {request_.step->id, f.rollout};
     home_.finished_.push_back(std::move(f.rollout));
     End(f.sample);
   }
@@ -198,6 +199,11 @@ void TinyEngine::Finish() {
 std::optional<GenerationRequest> TinyEngine::TakeCut() {
   absl::MutexLock lock(&mu_);
   return std::exchange(cut_, std::nullopt);
+}
+
+std::optional<TinyEngine::SessionLog> TinyEngine::TakeSessionLog() {
+  absl::MutexLock lock(&mu_);
+  return std::exchange(session_log_, std::nullopt);
 }
 
 std::vector<rl::Rollout> TinyEngine::TakeFinished() {

@@ -49,6 +49,12 @@ class TinyEngine {
 
   // The latest sample that was cut, as the request that goes on with it; not of a session's step.
   std::optional<inference::GenerationRequest> TakeCut();
+  // The log after the latest whole step of a session, and which one that was.
+  struct SessionLog {
+    std::string session;
+    rl::Rollout log;
+  };
+  std::optional<SessionLog> TakeSessionLog();
   // Rollouts that came to their end since the last call.
   std::vector<rl::Rollout> TakeFinished();
 
@@ -64,6 +70,7 @@ class TinyEngine {
   int left_ ABSL_GUARDED_BY(mu_) = 0;       // steps that it may still go
   int64_t steps_ ABSL_GUARDED_BY(mu_) = 0;  // so far
   std::optional<inference::GenerationRequest> cut_ ABSL_GUARDED_BY(mu_);
+  std::optional<SessionLog> session_log_ ABSL_GUARDED_BY(mu_);
   std::vector<rl::Rollout> finished_ ABSL_GUARDED_BY(mu_);
   std::unique_ptr<inference::Engine> engine_;  // last: its thread calls the others
 };

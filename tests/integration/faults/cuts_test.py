@@ -9,6 +9,9 @@ import case  # noqa: E402
 
 SOON = 30  # seconds: far less than the deadlines of a response, far more than an answer takes on a busy machine
 EVALUATIONS = "SELECT name, greedy, idx, reward, text FROM evaluations ORDER BY name, greedy, idx"
+# Of several turns, with an event before each turn but the first two.
+TURNS = ("orchestrator.tasks=[rounds]",
+         "orchestrator.contexts={am: {kind: turns, n_protect_turns: 1, keep_ratio: 0.4, reference_tokens: 16}}")
 NO_TIME = ("orchestrator.drain_grace=0s", "inference.drain_grace=0s")
 
 
@@ -17,12 +20,12 @@ class Cuts(case.Case):
         with crew.ledger() as db:
             return sum(n for (n,) in db.execute("SELECT n FROM counts WHERE what = 'continued'"))
 
-    def test_samples_that_are_cut_go_on_from_their_logs_and_the_ledger_is_that_of_an_undisturbed_run(self):
-        crew = self.started(*NO_TIME)
-        asked, cuts = (100 if case.WORDS.long else 12), 0
-        while cuts < asked or (cuts < 5 * asked and not self.continued(crew)):  # a cut may fall where nobody samples
+    def assert_cuts_do_not_show(self, asked, pause, *sets):
+        """Ends the orchestrator or inference `asked` times, each up to `pause` seconds after a step. The crew."""
+        crew, cuts = self.started(*NO_TIME, *sets), 0
+        while cuts < asked or (cuts < 5 * asked and self.continued(crew) < 3):  # a cut may fall where nobody samples
             crew.await_steps(1)
-            crew.pause(0.3 * self.random.random())
+            crew.pause(pause * self.random.random())
             role = self.random.choice(["orchestrator", "orchestrator", "inference"])
             self.assertEqual(crew.kill(role, signal.SIGTERM, again=0.2 * self.random.random()), 0, crew.said())
             cuts += 1
@@ -32,10 +35,23 @@ class Cuts(case.Case):
         continued = self.continued(crew)
         self.assertGreater(continued, 0)
         with crew.ledger() as db:
-            self.assertEqual(db.execute("SELECT COUNT(*) FROM cut_samples").fetchone()[0], 0)
-        self.assertNotIn("they begin anew", crew.log("orchestrator"))
+            for table in ("cut_samples", "cut_episodes"):
+                self.assertEqual(db.execute(f"SELECT COUNT(*) FROM {table}").fetchone()[0], 0, table)
+        for anew in ("they begin anew", "it begins anew", "a sample begins anew"):
+            self.assertNotIn(anew, crew.log("orchestrator"))
         print(f"long: {cuts} cuts, {continued} samples went on from their logs, {last} steps, seed {case.WORDS.seed}")
-        self.assert_undisturbed(crew, last)
+        self.assert_undisturbed(crew, last, *sets)
+        return crew
+
+    def test_samples_that_are_cut_go_on_from_their_logs_and_the_ledger_is_that_of_an_undisturbed_run(self):
+        self.assert_cuts_do_not_show(100 if case.WORDS.long else 12, 0.3)
+
+    def test_episodes_that_are_cut_go_on_behind_their_last_whole_response_and_the_ledger_is_that_of_an_undisturbed_run(self):
+        crew = self.assert_cuts_do_not_show(60 if case.WORDS.long else 8, 0.6, *TURNS)
+        self.assertIn("an episode goes on from its log", crew.log("orchestrator"))
+        with crew.ledger() as db:
+            turns, events = db.execute("SELECT MIN(turns), MIN(events) FROM rollouts").fetchone()
+        self.assertEqual((turns, events), (4, 2), "the control: several turns, compacted between")
 
     def stop_orchestrator(self, crew):
         start = time.monotonic()

@@ -9,7 +9,7 @@ import os
 import random
 import time
 
-from palimpsest_env import Environment, Episode, Prompt, Score
+from palimpsest_env import Environment, Episode, Prompt, Score, Turn
 
 WAYS = ("raise", "hang", "rubbish", "nonsense", "exit")
 
@@ -29,6 +29,26 @@ class Letters(Environment):
         """The share of characters with an even code: any model gets some right, none all."""
         even = sum(ord(letter) % 2 == 0 for letter in response)
         return Score(even / max(1, len(response)), f"{even} of {len(response)}")
+
+
+class Rounds(Environment):
+    """As letters, in four responses; what the environment says hangs on all of them so far."""
+    name = "rounds"
+    max_response = 16
+    max_turns = 4
+
+    def reset(self, episode: Episode) -> Prompt:
+        return Prompt(text=f"{episode.draw(word)}:", max_response=16)
+
+    def step(self, episode: Episode, response: str) -> Turn:
+        responses, even, letters = episode.state or (0, 0, 0)
+        state = (responses + 1, even + sum(ord(letter) % 2 == 0 for letter in response), letters + len(response))
+        done = state[0] == self.max_turns
+        return Turn(state, [] if done else [("user", f",{state[1]}:")], done)
+
+    def score(self, episode: Episode, response: str) -> Score:
+        _, even, letters = episode.state
+        return Score(even / max(1, letters), f"{even} of {letters}")
 
 
 def way_of(seed: str, call: int, share: float) -> str:
@@ -70,4 +90,4 @@ class Unruly(Letters):
 
 
 def environments(**options):
-    return [Unruly(**options) if options else Letters()]
+    return [Unruly(**options)] if options else [Letters(), Rounds()]

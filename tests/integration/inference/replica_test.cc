@@ -95,6 +95,39 @@ class ReplicaTest : public ::testing::Test {
     return update.finished().rollout();
   }
 
+  // A session of one policy; `change` says what is other about it.
+  grpc::Status Create(
+      const std::string& request_id, v1::Session& session,
+      const std::function<void(v1::CreateSessionRequest&)>& change = [](auto&) {}) {
+    v1::CreateSessionRequest request;
+    request.set_request_id(request_id);
+    request.set_seed(3);
+    request.set_client("me");
+    for (int token = 1; token <= 8; ++token) request.add_prompt_ids(token);
+    request.mutable_context()->mutable_turns()->set_keep_ratio(0.25);
+    change(request);
+    v1::CreateSessionResponse response;
+    const grpc::Status status = stub_->CreateSession(MakeContext({}).get(), request, &response);
+    session = response.session();
+    return status;
+  }
+  grpc::Status Step(const std::string& session, int tokens, const std::string& request_id,
+                    v1::Rollout& rollout) {
+    v1::StepSessionRequest request;
+    request.set_request_id(request_id);
+    request.set_session_id(session);
+    request.set_expected_tokens(tokens);
+    for (int token = 20; token < 30; ++token) request.add_new_ids(token);
+    request.mutable_sampling()->set_max_tokens(10);
+    request.mutable_sampling()->set_ignore_eos(true);
+    const auto context = MakeContext({});
+    const auto reader = stub_->StepSession(context.get(), request);
+    v1::GenerateResponse update;
+    while (reader->Read(&update)) continue;
+    rollout = update.finished().rollout();
+    return reader->Finish();
+  }
+
   weights::ScratchFolder scratch_;
   const std::string run_ = scratch_ / "run";
   std::unique_ptr<weights::StoreWriter> writer_;
@@ -145,36 +178,22 @@ TEST_F(ReplicaTest, ServesSessions) {
     return (stub_.get()->*method)(MakeContext({}).get(), request, &response);
   };
   using Stub = v1::InferenceService::Stub;
-  v1::CreateSessionRequest create;
-  create.set_request_id("c");
-  create.set_seed(3);
-  create.set_client("me");
-  for (int token = 1; token <= 8; ++token) create.add_prompt_ids(token);
-  create.mutable_context()->mutable_manual()->set_keep_ratio(0.25);
-  v1::CreateSessionResponse created;
-  create.set_min_policy_version(2);
-  const grpc::Status older = call(&Stub::CreateSession, create, created);
+  const auto of_version = [](int64_t version) {
+    return [version](v1::CreateSessionRequest& request) {
+      request.mutable_context()->mutable_manual()->set_keep_ratio(0.25);
+      request.set_min_policy_version(version);
+    };
+  };
+  v1::Session created;
+  const grpc::Status older = Create("c", created, of_version(2));
   EXPECT_EQ(older.error_code(), grpc::StatusCode::FAILED_PRECONDITION);
   EXPECT_THAT(older.error_message(), ::testing::HasSubstr("min_policy_version=2"));
-  create.set_min_policy_version(1);
-  ASSERT_TRUE(call(&Stub::CreateSession, create, created).ok());
-  const std::string id = created.session().session_id();
-  EXPECT_EQ(created.session().tokens(), 8);
+  ASSERT_TRUE(Create("c", created, of_version(1)).ok());
+  const std::string id = created.session_id();
+  EXPECT_EQ(created.tokens(), 8);
 
   const auto step = [&](int tokens, const std::string& request_id, v1::Rollout& rollout) {
-    v1::StepSessionRequest request;
-    request.set_request_id(request_id);
-    request.set_session_id(id);
-    request.set_expected_tokens(tokens);
-    for (int token = 20; token < 30; ++token) request.add_new_ids(token);
-    request.mutable_sampling()->set_max_tokens(10);
-    request.mutable_sampling()->set_ignore_eos(true);
-    const auto context = MakeContext({});
-    const auto reader = stub_->StepSession(context.get(), request);
-    v1::GenerateResponse update;
-    while (reader->Read(&update)) continue;
-    rollout = update.finished().rollout();
-    return reader->Finish();
+    return Step(id, tokens, request_id, rollout);
   };
   v1::Rollout first, again, second;
   ASSERT_TRUE(step(8, "s1", first).ok());
@@ -251,6 +270,49 @@ TEST_F(ReplicaTest, AfterKillMinusNineARestartGeneratesTheSame) {
   ASSERT_TRUE(Serves(1));
   const v1::Rollout after = Generate("a");
   EXPECT_THAT(after.tokens(), ::testing::ElementsAreArray(before.tokens()));
+}
+
+// Whoever kept the log of a session goes on where it ended; draws are of seed and position.
+TEST_F(ReplicaTest, AfterKillMinusNineASessionGoesOnFromItsLog) {
+  Publish(0);
+  StartDaemon();
+  ASSERT_TRUE(Serves(1));
+  v1::Session session;
+  ASSERT_TRUE(Create("c", session).ok());
+  v1::Rollout log, whole, after;
+  ASSERT_TRUE(Step(session.session_id(), 8, "s1", log).ok());
+  ASSERT_TRUE(Step(session.session_id(), 28, "s2", log).ok());
+  ASSERT_TRUE(Step(session.session_id(), 48, "s3", whole).ok());
+  kill(pid_, SIGKILL);
+  waitpid(pid_, nullptr, 0);
+  StartDaemon();
+  ASSERT_TRUE(Serves(1));
+  const auto from_log = [&](v1::CreateSessionRequest& request) { *request.mutable_begun() = log; };
+  const auto refused = [&](const char* why, const auto& spoil) {
+    const grpc::Status status = Create("c", session, [&](v1::CreateSessionRequest& request) {
+      from_log(request);
+      spoil(request);
+    });
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+    EXPECT_THAT(status.error_message(), ::testing::StartsWith(why));
+  };
+  refused("begun.spans: end at 60, not at 48 tokens",
+          [](auto& request) { request.mutable_begun()->mutable_spans()->rbegin()->set_end(60); });
+  refused("begun.seed=3, the request's is 4", [](auto& request) { request.set_seed(4); });
+  refused("begun.prompt_tokens=8", [](auto& request) { request.set_prompt_ids(1, 9); });
+  refused("begun.events", [](auto& request) {
+    request.mutable_context()->mutable_turns()->set_n_protect_turns(5);
+  });
+  ASSERT_TRUE(Create("c", session, from_log).ok());
+  EXPECT_EQ(session.tokens(), 48);
+  EXPECT_EQ(session.turns(), 2);
+  EXPECT_FALSE(session.resident());
+  ASSERT_TRUE(Step(session.session_id(), 48, "s3", after).ok());
+  EXPECT_THAT(after.tokens(), ::testing::ElementsAreArray(whole.tokens()));
+  ASSERT_EQ(after.events_size(), whole.events_size());
+  ASSERT_GT(after.events_size(), log.events_size());
+  EXPECT_EQ(after.events().rbegin()->digest(), whole.events().rbegin()->digest());
+  EXPECT_EQ(after.spans().rbegin()->kv_epoch(), 1);
 }
 
 }  // namespace

@@ -95,7 +95,8 @@ absl::StatusOr<SessionRef> EngineClient::CreateSession(const SessionCall& call) 
                                                .context = call.context,
                                                .seed = call.seed,
                                                .ttl = std::nullopt,
-                                               .prompt = call.prompt}));
+                                               .prompt = call.prompt,
+                                               .begun = call.begun}));
   return SessionRef{.id = info.id};
 }
 

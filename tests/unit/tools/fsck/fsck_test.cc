@@ -424,6 +424,21 @@ TEST_F(FsckTest, ASampleThatWasCutOffAnOpenPromptIsSound) {
   ExpectOnly("cut_samples_can_go_on", "there is no such prompt");
 }
 
+TEST_F(FsckTest, AnEpisodeThatWasCutHasItsLogAndItsResponses) {
+  ASSERT_TRUE(
+      (*Ledger::Open(folder_ + "/ledger.sqlite", kRun, kSeed))->OpenGroup("registers").ok());
+  Corrupt(
+      "INSERT INTO cut_samples SELECT 8, 1, '', bytes FROM rollouts WHERE grp = 7 AND sample = 0");
+  Corrupt("INSERT INTO cut_episodes VALUES(8, 1, 2, 'registers', 1, 0, 8, '')");
+  Look();
+  EXPECT_EQ(code_, 0) << table_;
+  Corrupt("UPDATE cut_episodes SET responses = 0");
+  ExpectOnly("cut_samples_can_go_on",
+             "sample 1 of prompt 8 has 1 responses, its episode was kept at 0");
+  Corrupt("DELETE FROM cut_samples");
+  ExpectOnly("cut_samples_can_go_on", "sample 1 of prompt 8: its episode is there, its log is not");
+}
+
 TEST_F(FsckTest, ASampleThatIsKeptThoughItWasAcceptedIsFound) {
   Corrupt(absl::StrFormat(kKeep, 7, 1));
   ExpectOnly("cut_samples_can_go_on", "sample 1 of prompt 7: the prompt is not open any more");

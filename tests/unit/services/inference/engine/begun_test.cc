@@ -46,14 +46,6 @@ class BegunTest : public EngineTest {
   }
 };
 
-void ExpectSame(const rl::Rollout& a, const rl::Rollout& b) {
-  EXPECT_EQ(a.tokens, b.tokens);
-  EXPECT_EQ(a.origins, b.origins);
-  EXPECT_EQ(a.logprobs, b.logprobs);
-  ASSERT_EQ(a.events.size(), b.events.size());
-  for (size_t i = 0; i < a.events.size(); ++i) EXPECT_EQ(a.events[i].digest, b.events[i].digest);
-}
-
 TEST_F(BegunTest, InAnotherEngineTheyEndAsIfNobodyHadCutThem) {
   for (const auto method : {context::Method::kAttentionMatching, context::Method::kEvict,
                             context::Method::kMarkovian}) {

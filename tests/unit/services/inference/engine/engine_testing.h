@@ -78,6 +78,19 @@ class RestlessClock final : public Clock {
   std::atomic<int64_t> looks_ = 0;
 };
 
+// Tokens and events of two logs, to the last bit.
+inline void ExpectSame(const rl::Rollout& a, const rl::Rollout& b) {
+  EXPECT_EQ(a.tokens, b.tokens);
+  EXPECT_EQ(a.origins, b.origins);
+  EXPECT_EQ(a.logprobs, b.logprobs);
+  ASSERT_EQ(a.events.size(), b.events.size());
+  for (size_t i = 0; i < a.events.size(); ++i) {
+    EXPECT_EQ(a.events[i].at, b.events[i].at);
+    EXPECT_EQ(a.events[i].kept, b.events[i].kept);
+    EXPECT_EQ(a.events[i].digest, b.events[i].digest);
+  }
+}
+
 class EngineTest : public ::testing::Test {
  protected:
   static void SetUpTestSuite() {

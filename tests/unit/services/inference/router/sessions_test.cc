@@ -1,3 +1,5 @@
+#include <set>
+
 #include "tests/unit/services/inference/router/router_fixture.h"
 
 namespace palimpsest::inference {
@@ -104,6 +106,39 @@ TEST_F(SessionsTest, CreatingAgainGivesTheSameSession) {
   StartFleetWithSessions();
   EXPECT_EQ(Create("x"), Create("x"));
   EXPECT_NE(Create("x"), Create("y"));
+}
+
+// A log is no place: the session is made wherever its request id leads.
+TEST_F(SessionsTest, ALogIsCarriedToWhicheverReplica) {
+  StartFleetWithSessions();
+  std::set<std::string> replicas;
+  for (int i = 0; i < 16; ++i) {
+    v1::CreateSessionRequest request;
+    request.set_request_id("log" + std::to_string(i));
+    v1::Rollout& begun = *request.mutable_begun();
+    begun.set_id("x/0");
+    begun.set_prompt_tokens(1);
+    for (const bool sampled : {false, true}) {
+      begun.add_tokens(7);
+      begun.add_origins(sampled ? v1::TOKEN_ORIGIN_SAMPLED : v1::TOKEN_ORIGIN_PROMPT);
+      begun.add_logprobs(sampled ? -1 : 0);
+    }
+    v1::ProvenanceSpan& span = *begun.add_spans();
+    span.set_begin(1);
+    span.set_end(2);
+    begun.set_finish_reason(v1::FINISH_REASON_STOP);
+    begun.set_temperature(1);
+    request.add_prompt_ids(7);
+    v1::CreateSessionResponse response;
+    const grpc::Status status = Unary(&Stub::CreateSession, request, response);
+    ASSERT_TRUE(status.ok()) << status.error_message();
+    EXPECT_EQ(response.session().tokens(), 2);
+    replicas.insert(SplitSession(response.session().session_id())->replica);
+    span.set_end(3);
+    const grpc::Status broken = Unary(&Stub::CreateSession, request, response);
+    EXPECT_THAT(broken.error_message(), HasSubstr("begun.spans: end at 3, not at 2 tokens"));
+  }
+  EXPECT_EQ(replicas.size(), 2u);
 }
 
 TEST_F(SessionsTest, AStepIsNeverMoved) {

@@ -10,7 +10,8 @@
 
 namespace palimpsest::inference {
 
-// Sessions without tokens: they are made, copied, listed and deleted. Any thread.
+// Sessions of a number of tokens and no more: they are made, copied, listed and deleted. Any
+// thread.
 class ScriptedSessions final : public Sessions {
  public:
   explicit ScriptedSessions(std::string prefix) : prefix_(std::move(prefix)) {}
@@ -44,7 +45,12 @@ class ScriptedSessions final : public Sessions {
   }
 
  private:
-  SessionInfo Info(const std::string& id) { return {.id = id, .client = open_[id].client}; }
+  SessionInfo Info(const std::string& id) {
+    const SessionSpec& spec = open_[id];
+    const auto tokens =
+        static_cast<int32_t>(spec.begun ? spec.begun->tokens.size() : spec.prompt.size());
+    return {.id = id, .client = spec.client, .tokens = tokens};
+  }
   SessionInfo Open(SessionSpec spec) {
     const std::string id = prefix_ + std::to_string(made_++);
     open_[id] = std::move(spec);

@@ -239,8 +239,10 @@ absl::StatusOr<SessionRef> FakeWorld::CreateSession(const SessionCall& call) {
   if (call.min_version.has_value() && call.min_version->value() > served_) {
     return absl::FailedPreconditionError("older weights");
   }
+  if (refuse_begun && call.begun) return absl::InvalidArgumentError("begun.events: no");
   const std::string id = absl::StrFormat("s%d", ++made_sessions_);
-  sessions_[id] = Started(call.request_id, call.prompt, call.seed);
+  sessions_[id] = call.begun.value_or(Started(call.request_id, call.prompt, call.seed));
+  continued_ += call.begun.has_value();
   return SessionRef{.id = id};
 }
 
@@ -249,7 +251,8 @@ absl::StatusOr<Sample> FakeWorld::StepSession(const SessionStep& step) {
   RETURN_IF_ERROR(Enter());
   if (before_generate) before_generate();
   absl::MutexLock lock(&mu_);
-  if (TakeOne(lost_sessions)) sessions_.erase(step.session.id);
+  const bool later = !step.new_ids.empty();
+  if (TakeOne(lost_sessions) || (later && TakeOne(lost_turns))) sessions_.erase(step.session.id);
   const auto found = sessions_.find(step.session.id);
   if (found == sessions_.end()) return absl::NotFoundError("no such session");
   rl::Rollout& rollout = found->second;
@@ -268,6 +271,11 @@ absl::StatusOr<Sample> FakeWorld::StepSession(const SessionStep& step) {
   Append(sample.text, rl::Origin::kSampled, version, rollout);
   rollout.greedy = step.sampling.temperature == 0;
   sample.rollout = rollout;
+  if (later && TakeOne(cut_turns)) {
+    Cut(sample);
+  } else {
+    ++said_;
+  }
   return sample;
 }
 

@@ -39,6 +39,8 @@ class FakeWorld : public EnvClient, public InferenceClient, public TrainerClient
   std::atomic<int> cut_samples = 0;    // samples end as cancelled, in the middle
   bool refuse_begun = false;           // no sample goes on from its log; set before the run
   std::atomic<int> lost_sessions = 0;  // steps find their session gone
+  std::atomic<int> cut_turns = 0;      // later turns end as cancelled, in the middle
+  std::atomic<int> lost_turns = 0;     // later turns find their session gone
   std::atomic<int> unjudged = 0;       // scores end as task_failed
   std::atomic<int> raised = 0;         // turns of the environment fail
   std::atomic<int> raised_resets = 0;  // prompts fail
@@ -85,6 +87,7 @@ class FakeWorld : public EnvClient, public InferenceClient, public TrainerClient
   int made_sessions() const { return made_sessions_; }
   int heldout_resets() const { return heldout_resets_; }
   int continued() const { return continued_; }  // samples that went on from their logs
+  int said() const { return said_; }            // whole responses, of episodes of several turns
 
  private:
   void WriteVersion(int64_t version);
@@ -112,6 +115,7 @@ class FakeWorld : public EnvClient, public InferenceClient, public TrainerClient
   std::atomic<int> made_sessions_ = 0;
   std::atomic<int> heldout_resets_ = 0;
   std::atomic<int> continued_ = 0;
+  std::atomic<int> said_ = 0;
   std::atomic<int> changed_batches_ = 0;
 };
 

@@ -282,6 +282,26 @@ TEST_F(LedgerTest, WhatWasCutIsKeptUntilItsSampleIsAcceptedOrItsGroupGivenUp) {
   EXPECT_THAT(samples(1), testing::ElementsAre(1));
 }
 
+TEST_F(LedgerTest, OfAnEpisodeThatWasCutItsValueIsKeptToo) {
+  ASSERT_TRUE(ledger_->OpenGroup("t").ok());
+  const Episode episode{"t", Split::kTrain, ~uint64_t{0}, 3, std::string("x\0y", 3)};
+  ASSERT_TRUE(
+      ledger_->KeepCut(0, {{0, "said", "a", episode, 2}, {1, "", "b"}, {2, "hm", "c", episode, 1}})
+          .ok());
+  const auto cut = ledger_->Cut(0);
+  ASSERT_TRUE(cut.ok());
+  ASSERT_EQ(cut->size(), 3u);
+  EXPECT_EQ(cut->at(0).episode, episode);
+  EXPECT_EQ(cut->at(0).responses, 2);
+  EXPECT_EQ(cut->at(1).responses, 0);
+  // Each goes with its log, so that a later one of one turn is not taken for an episode.
+  ASSERT_TRUE(ledger_->Accept(0, {{.id = "r", .sample = 0}}, false, absl::UnixEpoch()).ok());
+  ASSERT_TRUE(ledger_->KeepCut(0, {{0, "", "a"}, {2, "", "c"}}).ok());
+  const auto later = ledger_->Cut(0);
+  ASSERT_EQ(later->size(), 2u);
+  for (const CutRow& row : *later) EXPECT_EQ(row.responses, 0) << row.sample;
+}
+
 TEST_F(LedgerTest, DroppedRolloutsOpenTheirGroupButNeverThoseOfABatch) {
   for (int64_t group : {0, 1}) {
     ASSERT_TRUE(ledger_->OpenGroup("registers").ok());

@@ -81,7 +81,8 @@ TEST_F(TurnsRunTest, DemonstrationsAreLearntButForWhatTheEnvironmentSays) {
 
 TEST_F(TurnsRunTest, KilledAnywhereItGoesOnWhereItWas) { DieAnywhere(29, 900); }
 
-// A lost turn is never a reward: the episode is played again from its start, with the same draws.
+// A lost turn is never a reward: an episode without a whole response is played again from its
+// start, with the same draws.
 TEST_F(TurnsRunTest, AnEpisodeThatLostATurnIsPlayedAgain) {
   ASSERT_TRUE(Attempt().ok());
   const std::map<int64_t, std::string> undisturbed = world_->contents();
@@ -107,6 +108,98 @@ TEST_F(TurnsRunTest, AnEpisodeThatLostATurnIsPlayedAgain) {
     EXPECT_EQ(world_->made_sessions(), sessions + 4);
     EXPECT_EQ(world_->contents().size(), undisturbed.size());
   }
+}
+
+// What the rows of all RL steps say, but for what a try is called by.
+std::vector<std::string> Told(const Ledger& ledger) {
+  std::vector<std::string> told;
+  for (int64_t step = 5; step <= 8; ++step) {
+    const auto members = ledger.Members(step);
+    EXPECT_TRUE(members.ok()) << members.status();
+    for (const RolloutRow& row : *members) {
+      told.push_back(absl::StrFormat("%d.%d %s %g %s %d", row.group, row.sample, row.text,
+                                     row.reward.value_or(-1), row.episode.state, row.turns));
+    }
+  }
+  return told;
+}
+
+// Replicas go away in the middle of episodes: nothing that was said is said again.
+TEST_F(TurnsRunTest, AnEpisodeThatIsCutGoesOnBehindItsLastWholeResponse) {
+  ASSERT_TRUE(Attempt().ok());
+  const auto undisturbed = Told(**Ledger::Open(folder_ + "/ledger.sqlite", "test", 11));
+  const int said = world_->said();
+  for (std::atomic<int> FakeWorld::*fault : {&FakeWorld::cut_turns, &FakeWorld::lost_turns}) {
+    NewWorld();
+    std::atomic<bool> away = false;
+    world_->before_generate = [&] {
+      if (world_->TrainedBatches().size() == 5 && !away.exchange(true)) world_.get()->*fault = 3;
+    };
+    plan_.rl.max_tries = 4;  // one may be cut twice in a turn
+    ASSERT_TRUE(Attempt().ok());
+    ExpectWhole();
+    EXPECT_EQ(world_->continued(), 3);
+    EXPECT_EQ(world_->said(), said);
+    EXPECT_EQ(world_->open_sessions(), 0u);
+    const auto ledger = Ledger::Open(folder_ + "/ledger.sqlite", "test", 11);
+    EXPECT_EQ(Told(**ledger), undisturbed);
+    EXPECT_FALSE((*ledger)->Counts()->contains("cancelled")) << "none is lost";
+    EXPECT_FALSE((*ledger)->Counts()->contains("infra_failed")) << "none is lost";
+    EXPECT_GE((*ledger)->Counts()->at("continued"), 1);
+  }
+}
+
+TEST_F(TurnsRunTest, ALogThatInferenceRefusesIsOfNoUseAndItsEpisodeBeginsAnew) {
+  world_->cut_turns = 3;
+  world_->refuse_begun = true;
+  plan_.rl.max_tries = 4;
+  ASSERT_TRUE(Attempt().ok());
+  ExpectWhole();
+  EXPECT_EQ(world_->continued(), 0);
+  const auto ledger = Ledger::Open(folder_ + "/ledger.sqlite", "test", 11);
+  EXPECT_FALSE((*ledger)->Counts()->contains("continued"));
+}
+
+// A stop at any moment of the first two steps of RL: whole responses stand in the ledger, with the
+// episode as it was before the environment heard of the last one.
+TEST_F(TurnsRunTest, AStopKeepsWholeResponsesAndALaterAttemptGoesOnFromThem) {
+  ASSERT_TRUE(Attempt().ok());
+  const auto undisturbed = Told(**Ledger::Open(folder_ + "/ledger.sqlite", "test", 11));
+  const int said = world_->said();
+  std::set<int32_t> responses;
+  for (int calls = 1; calls <= 23; calls += 2) {
+    NewWorld();
+    {
+      const auto run = Open();
+      ASSERT_TRUE(run.ok());
+      std::atomic<int> left = calls;
+      world_->before_generate = [&] {
+        if (world_->TrainedBatches().size() >= 5 && --left == 0) (*run)->Stop();
+      };
+      EXPECT_TRUE((*run)->Execute().ok());
+      EXPECT_FALSE((*run)->Finished());
+      world_->before_generate = nullptr;
+    }
+    const int before = world_->said();
+    const auto ledger = Ledger::Open(folder_ + "/ledger.sqlite", "test", 11);
+    for (int64_t group = 0; group < 8; ++group) {
+      const auto cut = (*ledger)->Cut(group);
+      ASSERT_TRUE(cut.ok()) << cut.status();
+      for (const CutRow& row : *cut) {
+        responses.insert(row.responses);
+        EXPECT_EQ(std::count(row.episode.state.begin(), row.episode.state.end(), ';'),
+                  row.responses - 1);
+        EXPECT_EQ(row.episode.task, "talk");
+        EXPECT_FALSE(row.text.empty());
+      }
+    }
+    ASSERT_TRUE(Attempt().ok());
+    ExpectWhole();
+    EXPECT_EQ(Told(**ledger), undisturbed);
+    EXPECT_EQ(world_->said(), said) << "stopped after " << before;
+    for (int64_t group = 0; group < 8; ++group) EXPECT_TRUE((*ledger)->Cut(group)->empty());
+  }
+  EXPECT_THAT(responses, testing::IsSupersetOf({1, 2}));
 }
 
 }  // namespace

@@ -385,6 +385,7 @@ TEST_F(FleetTest, ASessionStaysWithItsReplicaAndALostOneIsAnError) {
   EXPECT_EQ(services_[1].created.context().turns().n_protect_turns(), 2);
   EXPECT_EQ(services_[1].created.min_policy_version(), 4);
   EXPECT_EQ(services_[1].created.seed(), 9u);
+  EXPECT_FALSE(services_[1].created.has_begun());
   EXPECT_GT(services_[1].created.ttl_seconds(), 0);
   SessionStep step{.request_id = "t", .session = *session, .expected_tokens = 2, .new_ids = {7}};
   const auto sample = client_.StepSession(step);
@@ -397,6 +398,16 @@ TEST_F(FleetTest, ASessionStaysWithItsReplicaAndALostOneIsAnError) {
   EXPECT_EQ(client_.StepSession(step)->outcome, rl::Outcome::kInfraFailed);
   client_.DeleteSession(*session);
   EXPECT_TRUE(absl::IsNotFound(client_.StepSession(step).status()));
+}
+
+TEST_F(FleetTest, ASessionIsMadeFromALogWhoeverIsThere) {
+  Start(1);
+  const auto session = client_.CreateSession({.request_id = "c", .begun = SomeRollout()});
+  ASSERT_TRUE(session.ok()) << session.status();
+  EXPECT_EQ(session->replica, 1u);
+  const auto begun = wire::FromProto(services_[1].created.begun());
+  ASSERT_TRUE(begun.ok()) << begun.status();
+  EXPECT_EQ(*begun, SomeRollout());
 }
 
 TEST_F(FleetTest, AbortingEverythingLeavesNoSessionOpen) {
