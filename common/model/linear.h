@@ -1,5 +1,6 @@
 #pragma once
 
+#include <optional>
 #include <vector>
 
 namespace at {
@@ -7,6 +8,11 @@ class Tensor;
 }
 
 namespace palimpsest::model {
+
+// x [T, in], w [out, in], of any strides, bias [out] or none -> [T, out] = x w' + bias, in the
+// precision of its operands, by the quicker of the libraries that torch brings.
+at::Tensor Multiply(const at::Tensor& x, const at::Tensor& w,
+                    const std::optional<at::Tensor>& bias = std::nullopt);
 
 // Several linear maps of one input as one matrix product: rows of `weight` [sum out, in] (and of
 // `bias` [sum out], or undefined) are the storage of `leaves`, the named parameters: first the
