@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <optional>
+#include <string_view>
 
 namespace palimpsest::model {
 namespace {
@@ -42,7 +43,7 @@ struct FusedLinearFunction : torch::autograd::Function<FusedLinearFunction> {
     ctx->saved_data["ranks"] = ranks;
     ctx->saved_data["leaves_need"] = std::any_of(
         leaves.begin(), leaves.end(), [](const at::Tensor& leaf) { return leaf.requires_grad(); });
-    return Multiply(x, weight, bias);
+    return Multiply(x, weight, bias.value_or(at::Tensor()));
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list output_grads) {
@@ -74,21 +75,23 @@ struct FusedLinearFunction : torch::autograd::Function<FusedLinearFunction> {
 
 }  // namespace
 
-at::Tensor Multiply(const at::Tensor& x, const at::Tensor& w,
-                    const std::optional<at::Tensor>& bias) {
+at::Tensor Multiply(const at::Tensor& x, const at::Tensor& w, const at::Tensor& bias) {
   static const auto one_dnn = FindOneDnn();
   // Its product has no derivative.
   const bool learnt = c10::GradMode::is_enabled() && (x.requires_grad() || w.requires_grad());
   const bool single = x.scalar_type() == at::kFloat && w.scalar_type() == at::kFloat;
+  const std::optional<at::Tensor> given = bias.defined() ? std::optional(bias) : std::nullopt;
   if (!one_dnn || learnt || !single || !x.is_cpu() || x.size(0) * w.numel() < kEnough)
-    return at::linear(x, w, bias);
-  return one_dnn->call(x, w, bias, "none", c10::List<std::optional<at::Scalar>>(), std::nullopt);
+    return at::linear(x, w, given);
+  return one_dnn->call(x, w, given, "none", c10::List<std::optional<at::Scalar>>(), std::nullopt);
 }
+
+at::Tensor Multiply(const at::Tensor& x, const at::Tensor& w) { return Multiply(x, w, {}); }
 
 at::Tensor FusedLinear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
                        const std::vector<at::Tensor>& leaves) {
+  if (!c10::GradMode::is_enabled()) return Multiply(x, weight, bias);
   const std::optional<at::Tensor> given = bias.defined() ? std::optional(bias) : std::nullopt;
-  if (!c10::GradMode::is_enabled()) return Multiply(x, weight, given);
   return FusedLinearFunction::apply(x, weight, given, at::TensorList(leaves));
 }
 
