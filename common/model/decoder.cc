@@ -34,7 +34,10 @@ at::ScalarType ScalarTypeOf(DType dtype) {
 }
 
 at::Tensor Linear(const at::Tensor& x, const Affine& map) {
-  return map.bias.defined() ? at::linear(x, map.weight, map.bias) : at::linear(x, map.weight);
+  std::vector<at::Tensor> leaves = {map.weight};
+  if (map.bias.defined()) leaves.push_back(map.bias);
+  return FusedLinear(x, map.weight.detach(), map.bias.defined() ? map.bias.detach() : at::Tensor(),
+                     leaves);
 }
 
 at::Tensor Fused(const at::Tensor& x, const Projection& map) {

@@ -2,10 +2,13 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <cstdint>
+
 #include "common/model/decoder.h"
-#include "common/model/logprob.h"
 
 namespace palimpsest::model {
+
+inline constexpr int64_t kCompareChunkRows = 512;
 
 // Of each row, p its distribution over the vocabulary and q that of the other row beside it. [N]
 // each, fp32 (fp64 when the model is).
@@ -22,6 +25,6 @@ struct RowDivergence {
 // constant, whatever stands behind the other rows. Rows of V numbers live for `chunk_rows` rows at
 // a time, six such buffers; backward computes them again instead of keeping them.
 RowDivergence CompareRows(const Decoder& decoder, const at::Tensor& hidden, const at::Tensor& other,
-                          double temperature, int64_t chunk_rows = kLogProbChunkRows);
+                          double temperature, int64_t chunk_rows = kCompareChunkRows);
 
 }  // namespace palimpsest::model

@@ -14,6 +14,9 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
+// Where a pass leaves the log-probabilities of its last chunk for the way back, [n, V].
+constexpr char kLastChunk[] = "last_chunk";
+
 struct LogProbFunction : torch::autograd::Function<LogProbFunction> {
   // Returns {log probabilities [N], entropies [N] (empty unless wanted)}.
   static variable_list forward(AutogradContext* ctx, const at::Tensor& hidden,
@@ -29,9 +32,14 @@ struct LogProbFunction : torch::autograd::Function<LogProbFunction> {
       const at::Tensor target = targets.narrow(0, row, rows).unsqueeze(1);
       chosen.narrow(0, row, rows).copy_(logp.gather(1, target).squeeze(1));
       if (want_entropy) {
-        entropy.narrow(0, row, rows).copy_(logp.exp().mul_(logp).sum(1).neg_());
+        ForEachRowBlock(logp, [&](int64_t first, const at::Tensor& block) {
+          const at::Tensor terms = block.exp().mul_(block);
+          entropy.narrow(0, row + first, block.size(0)).copy_(terms.sum(1).neg_());
+        });
       }
+      if (row + rows == n) ctx->saved_data[kLastChunk] = logp;
     }
+    ctx->set_materialize_grads(false);
     ctx->save_for_backward({hidden, weight, targets, entropy});
     ctx->saved_data["temperature"] = temperature;
     ctx->saved_data["chunk_rows"] = chunk_rows;
@@ -43,27 +51,44 @@ struct LogProbFunction : torch::autograd::Function<LogProbFunction> {
   static variable_list backward(AutogradContext* ctx, variable_list output_grads) {
     const variable_list saved = ctx->get_saved_variables();
     const at::Tensor &hidden = saved[0], &weight = saved[1], &targets = saved[2],
-                     &entropy = saved[3];
+                     &entropy = saved[3], &of_entropy = output_grads[1];
     const double temperature = ctx->saved_data["temperature"].toDouble();
+    const at::Tensor of_chosen = output_grads[0].defined()
+                                     ? output_grads[0]
+                                     : at::zeros({hidden.size(0)}, entropy.options());
+    // Each row's log-probabilities become its gradient where they stand.
     const auto gradient_of = [&](int64_t row, const at::Tensor& rows) {
-      const auto part = [&](const at::Tensor& x) { return x.narrow(0, row, rows.size(0)); };
-      const at::Tensor of_chosen = part(output_grads[0]).unsqueeze(1);
-      at::Tensor logp = HeadLogProbs(rows, weight, temperature);
-      at::Tensor p = logp.exp();
-      at::Tensor grad;
-      if (entropy.numel() > 0) {
-        const at::Tensor pull = part(output_grads[1]).unsqueeze(1);
-        logp.add_(part(entropy).unsqueeze(1)).mul_(pull).add_(of_chosen);
-        grad = p.mul_(logp).neg_();
-      } else {
-        grad = p.mul_(-of_chosen);
-      }
-      return grad.scatter_add_(1, part(targets).unsqueeze(1), of_chosen).div_(temperature);
+      const at::Tensor logp = LogProbsOf(ctx, row, rows, hidden.size(0), weight, temperature);
+      ForEachRowBlock(logp, [&](int64_t first, const at::Tensor& block) {
+        const auto part = [&](const at::Tensor& x) {
+          return x.narrow(0, row + first, block.size(0)).unsqueeze(1);
+        };
+        const at::Tensor pull = part(of_chosen);
+        if (of_entropy.defined() && entropy.numel() > 0) {
+          const at::Tensor p = block.exp();
+          block.add_(part(entropy)).mul_(part(of_entropy)).add_(pull).mul_(p).neg_();
+        } else {
+          block.exp_().mul_(-pull);
+        }
+        block.scatter_add_(1, part(targets), pull).div_(temperature);
+      });
+      return logp;
     };
     const HeadGradients of =
         PullThroughHead(hidden, weight, ctx->saved_data["chunk_rows"].toInt(),
                         ctx->needs_input_grad(0), ctx->needs_input_grad(1), gradient_of);
     return {of.hidden, of.weight, {}, {}, {}, {}};
+  }
+
+  // Those of the last chunk are taken from the pass, once: they are overwritten.
+  static at::Tensor LogProbsOf(AutogradContext* ctx, int64_t row, const at::Tensor& rows,
+                               int64_t all_rows, const at::Tensor& weight, double temperature) {
+    const auto kept = ctx->saved_data.find(kLastChunk);
+    if (row + rows.size(0) < all_rows || kept == ctx->saved_data.end())
+      return HeadLogProbs(rows, weight, temperature);
+    const at::Tensor logp = kept->second.toTensor();
+    ctx->saved_data.erase(kept);
+    return logp;
   }
 };
 

@@ -1,5 +1,6 @@
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <map>
 
 #include "common/model/logprob.h"
@@ -63,9 +64,12 @@ absl::StatusOr<Forward> RunForward(const model::Decoder& decoder,
 std::pair<at::Tensor, at::Tensor> Score(const model::Decoder& decoder,
                                         std::span<const PredictingRows> rows) {
   std::vector<at::Tensor> logprobs, entropies;
+  // Each part keeps a chunk of logits until the backward pass: together not more than one would.
+  const int64_t chunk_rows = std::max<int64_t>(
+      1, model::kLogProbChunkRows / std::max<int64_t>(1, static_cast<int64_t>(rows.size())));
   for (const PredictingRows& part : rows) {
-    auto [chosen, entropy] =
-        model::TokenLogProbsAndEntropy(decoder, part.hidden, part.targets, part.temperature);
+    auto [chosen, entropy] = model::TokenLogProbsAndEntropy(decoder, part.hidden, part.targets,
+                                                            part.temperature, chunk_rows);
     logprobs.push_back(chosen);
     entropies.push_back(entropy);
   }
