@@ -9,7 +9,7 @@ import case  # noqa: E402
 
 SOON = 30  # seconds: far less than the deadlines of a response, far more than an answer takes on a busy machine
 EVALUATIONS = "SELECT name, greedy, idx, reward, text FROM evaluations ORDER BY name, greedy, idx"
-# Of several turns, with an event before each turn but the first two.
+# Of several turns, with an event before each but the first two, if there is something to drop.
 TURNS = ("orchestrator.tasks=[rounds]",
          "orchestrator.contexts={am: {kind: turns, n_protect_turns: 1, keep_ratio: 0.4, reference_tokens: 16}}")
 NO_TIME = ("orchestrator.drain_grace=0s", "inference.drain_grace=0s")
@@ -50,8 +50,9 @@ class Cuts(case.Case):
         crew = self.assert_cuts_do_not_show(60 if case.WORDS.long else 8, 0.6, *TURNS)
         self.assertIn("an episode goes on from its log", crew.log("orchestrator"))
         with crew.ledger() as db:
-            turns, events = db.execute("SELECT MIN(turns), MIN(events) FROM rollouts").fetchone()
-        self.assertEqual((turns, events), (4, 2), "the control: several turns, compacted between")
+            turns, events, rollouts = db.execute("SELECT MIN(turns), SUM(events), COUNT(*) FROM rollouts").fetchone()
+        self.assertEqual(turns, 4)
+        self.assertGreater(events, rollouts, "the control: compacted between turns, where they are not too short")
 
     def stop_orchestrator(self, crew):
         start = time.monotonic()
