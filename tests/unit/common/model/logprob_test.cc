@@ -15,9 +15,10 @@ struct Answer {
 
 constexpr int64_t kRows = 11;
 
-std::unique_ptr<Decoder> Model(DType dtype, bool tied = false) {
+std::unique_ptr<Decoder> Model(DType dtype, bool tied = false, int vocab = 61) {
   ModelConfig config = SmallConfig(Architecture::kQwen3);
   config.tied_embeddings = tied;
+  config.vocab = vocab;
   auto model = Decoder::Random(config, 4, dtype);
   for (auto [name, tensor] : model->Parameters()) tensor.requires_grad_(true);
   return model;
@@ -114,6 +115,28 @@ TEST(TokenLogProbsTest, ATiedHeadAddsItsGradientToTheEmbedding) {
   const auto model = Model(DType::kFloat64, /*tied=*/true);
   ExpectNear(Chunked(*model, 1.0, 4, false), Plain(*model, 1.0, false), 1e-12);
   EXPECT_TRUE(model->Parameters().front().second.grad().is_same(model->HeadWeight().grad()));
+}
+
+// The head is multiplied in blocks of 16384 tokens.
+TEST(TokenLogProbsTest, AVocabularyOfTwoBlocksAgreesWithPlainAutograd) {
+  for (const int64_t chunk_rows : {4, 512}) {
+    const auto wide = Model(DType::kFloat64, false, 17000);
+    ExpectNear(Chunked(*wide, 0.6, chunk_rows, true), Plain(*wide, 0.6, true), 1e-12);
+    const auto single = Model(DType::kFloat32, false, 17000);
+    ExpectNear(Chunked(*single, 0.6, chunk_rows, true), Plain(*single, 0.6, true), 1e-5);
+  }
+}
+
+// The first backward pass uses up what the forward pass has left.
+TEST(TokenLogProbsTest, ASecondBackwardPassFindsTheSameGradients) {
+  const auto model = Model(DType::kFloat64);
+  const at::Tensor hidden = HiddenRows(model->HeadWeight());
+  const at::Tensor loss =
+      (TokenLogProbs(*model, hidden, Targets(), 1.0, 4).to(at::kDouble) * Pull(0)).sum();
+  loss.backward({}, /*retain_graph=*/true);
+  const at::Tensor once = hidden.grad().clone();
+  loss.backward();
+  EXPECT_TRUE(at::allclose(hidden.grad(), 2 * once, 1e-14, 1e-14));
 }
 
 TEST(TokenLogProbsTest, NoRowsGiveNoLogProbs) {
