@@ -63,7 +63,7 @@ class EpisodeTest : public testing::Test {
     call.sampling.max_tokens = prompt.max_response;
     call.sampling.stop_strings = {"$"};
     call.sampling.seed = 77;
-    auto played = PlayEpisodes(small_->place, prompt, framing, call);
+    auto played = PlayEpisodes(small_->place, prompt, framing, call, {});
     EXPECT_TRUE(played.ok()) << played.status();
     return played.ok() ? *std::move(played) : std::vector<Played>();
   }
