@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The gate: installs what is missing, builds, runs all tests. The last line is what ctest counted.
-# --long: then also the long tests (palimpsest_long_test in cmake/), whatever the gate said, two at a time, because
+# --long: then also the long tests (palimpsest_long_test in cmake/), whatever the gate said, three at a time, because
 # they wait more than they compute, and the tests of rooms under the presets asan and tsan. With names of parts behind it (gate,
 # long, asan, tsan) those alone. The last outcome of each part that this folder has seen, with its commit, is written to
 # docs/results/long.md.
@@ -54,7 +54,7 @@ run_part() {
   python3 tests/integration/gate/report.py --where > "$said/$1.where"
   case $1 in
     gate) cmake --preset fuzz && cmake --build --preset fuzz -j "$(build_jobs)" && run_tests gate release "$(nproc)" ;;
-    long) run_tests long long 2 --test-output-size-passed 1048576 ;;
+    long) run_tests long long 3 --test-output-size-passed 1048576 ;;
     *) run_sanitized "$1" ;;
   esac
 }
