@@ -230,7 +230,7 @@ class Callers {
 
 std::vector<std::string> Seeds() {
   std::vector<std::string> seeds;
-  RandomStream stream(5);
+  RandomStream stream(6);
   for (int i = 0; i < 24; ++i) {
     std::string& seed = seeds.emplace_back();
     for (int64_t n = 20 + stream.Below(60); n > 0; --n)
