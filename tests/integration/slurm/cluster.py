@@ -196,7 +196,10 @@ class Cluster:
         self.scontrol("update", f"nodename={name}", "state=down", "reason=killed")
 
     def revive(self, name):
-        """Slurm takes a node back when its slurmd registers (ReturnToService=2)."""
+        """Slurm takes a node back when its slurmd registers (ReturnToService=2). Its spool folder was in memory: a job's files of before
+        would stand in the way of the same job ("could not create a batch directory or file", and the job is held)."""
+        for left in (self.folder / f"spool.{name}").glob("job*"):
+            shutil.rmtree(left)
         self.start(name)
         wait_for(f"the return of {name}", lambda: not sh("sinfo", "-h", "-n", name, "-o", "%T").startswith("down"))
 

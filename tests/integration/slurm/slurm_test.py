@@ -244,7 +244,7 @@ class Slurm(unittest.TestCase):
         for node, other in (("node0", "node1"), ("node1", "node0")):
             for what in ("network", "clock", "visibility"):
                 self.assertIn((node, f"{what} to {other}"), seen)
-            # bindfs remembers a listing for 3 seconds.
+            # bindfs remembers attributes and missing names for 3 seconds; doctor's look, as our readers', is a listing.
             delay = float(re.search(r"after ([\d.]+) ms", seen[node, f"visibility to {other}"]["saw"])[1])
             self.assertLess(delay, 10_000)
         self.assertIn((None, "config trainer"), seen, "what passes on both is told once")
@@ -264,6 +264,18 @@ class Slurm(unittest.TestCase):
         for one, two in zip(alone[:SFT_STEPS], ranks[:SFT_STEPS]):  # the same batches, whatever was sampled later
             self.assertAlmostEqual(one[2], two[2], delta=1e-4, msg=f"the loss of step {one[0]}")
         self.assert_sound(job)
+
+    def test_8_without_the_node_of_launch_the_others_queue_the_job_again_and_the_ledger_is_the_same(self):
+        job = Job(self.slurm, "orphaned")  # the trainer and the orchestrator are on node 0, too
+        job.await_step(5)
+        self.slurm.kill("node0")
+        wait_for("the job's way back into the queue", lambda: job.field("Restarts") == "1", 60)
+        self.slurm.revive("node0")
+        job.finish()
+        [outcome] = job.outcomes()  # the first attempt could say nothing
+        self.assertEqual((outcome["exit_code"], outcome["attempt"], outcome["job"]["restart"]), (0, 2, 1))
+        self.assertTrue(self.events(job, 2, "trainer-0", "resumed from a checkpoint"))
+        self.assert_same_ledger(job)
 
 
 if __name__ == "__main__":
