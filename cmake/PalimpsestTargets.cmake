@@ -53,8 +53,8 @@ function(palimpsest_test name)
   palimpsest_sanitized(${name} ${ARG_TIMEOUT} ${ARG_LABELS})
 endfunction()
 
-# palimpsest_long_test(NAME SECONDS COMMAND..): a test of `tests/run.sh --long` alone, killed after SECONDS. The last line
-# that it prints with "long: " before it stands in docs/results/long.md.
+# palimpsest_long_test(NAME SECONDS COMMAND..): a test of `tests/run.sh --long` alone, killed after SECONDS. The lines
+# that it prints with "long: " before it stand in docs/results/long.md.
 function(palimpsest_long_test name seconds)
   add_test(NAME ${name} COMMAND ${ARGN} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
   set_tests_properties(${name} PROPERTIES TIMEOUT ${seconds} LABELS long

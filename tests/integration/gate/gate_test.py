@@ -20,8 +20,9 @@ GATE = """<testsuite>
   <testcase name="absent" time="0" status="notrun"><skipped message="SKIP_RETURN_CODE=77"/></testcase>
 </testsuite>"""
 LONG = """<testsuite>
-  <testcase name="soak" time="1800" status="run"><system-out>long: first
+  <testcase name="soak" time="1800" status="run"><system-out>test_it (__main__.Soak.test_it) ... long: seed 7
 long: flat, 120 MB | 33 threads
+no long: here
 done</system-out></testcase>
   <testcase name="kills" time="100" status="fail"><failure message=""/><system-out>no</system-out></testcase>
 </testsuite>"""
@@ -54,7 +55,7 @@ class Gate(unittest.TestCase):
         text = report.report({"gate": ("Commit abc1234.", cases(GATE)), "long": ("Commit def5678.", cases(LONG))})
         self.assertIn("## The gate\n\nCommit abc1234. 1 of 3 tests passed, 1 failed, 1 were skipped.\n\n- `bad`: failed\n- `absent`: skipped\n", text)
         self.assertIn("## The long tests\n\nCommit def5678. 1 of 2 tests passed, 1 failed", text)
-        self.assertIn("| kills | failed | 100 s |  |\n| soak | passed | 30.0 min | flat, 120 MB / 33 threads |\n", text)
+        self.assertIn("| kills | failed | 100 s |  |\n| soak | passed | 30.0 min | seed 7; flat, 120 MB / 33 threads |\n", text)
 
     def test_the_report_says_what_the_sanitizers_found_what_was_not_built_and_what_was_not_run(self):
         with tempfile.TemporaryDirectory() as folder:

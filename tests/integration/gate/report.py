@@ -12,7 +12,7 @@ import subprocess
 import sys
 import xml.etree.ElementTree as xml
 
-NOTE = "long: "
+NOTE = re.compile(r"(?:^|\.\.\. )long: (.*)")  # unittest may have begun the line with the test's name
 PARTS = {"gate": "The gate", "long": "The long tests", "asan": "Under the preset asan", "tsan": "Under the preset tsan"}
 
 
@@ -24,9 +24,9 @@ def outcome(case):
 
 
 def note(case):
-    """The last line that the test wanted to be read here."""
-    said = [line for line in (case.findtext("system-out") or "").splitlines() if line.startswith(NOTE)]
-    return said[-1].removeprefix(NOTE).replace("|", "/") if said else ""
+    """The lines that the test wanted to be read here."""
+    said = [found[1] for line in (case.findtext("system-out") or "").splitlines() if (found := NOTE.search(line))]
+    return "; ".join(said).replace("|", "/")
 
 
 def minutes(seconds):
