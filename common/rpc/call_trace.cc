@@ -51,7 +51,7 @@ class ClientTrace final : public grpc::experimental::Interceptor {
       methods->GetSendInitialMetadata()->insert({kTraceparent, Traceparent(work_.id, span)});
     }
     if (methods->QueryInterceptionHookPoint(InterceptionHookPoints::POST_RECV_STATUS)) {
-      CallSpan span{.trace = work_.id, .method = method_, .begin = begin_};
+      CallSpan span{.trace = work_.id, .part = work_.part, .method = method_, .begin = begin_};
       span.length = SystemClock().Now() - begin_;
       span.ok = methods->GetRecvStatus()->ok();
       const auto served = Find(methods->GetRecvTrailingMetadata(), kServed);

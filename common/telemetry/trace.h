@@ -20,6 +20,7 @@ struct TraceId {
 // One call: as its caller saw it, and, where the peer tells, as it was served there.
 struct CallSpan {
   TraceId trace;
+  std::optional<int64_t> part;
   std::string method;  // "/package.Service/Method"
   absl::Time begin;
   absl::Duration length;
@@ -45,6 +46,8 @@ class TraceScope {
   struct Work {
     TraceId id;
     TraceSink* sink = nullptr;  // outlives the calls; null: they are not traced
+    // Which part of it, by a number of the work's own; only the sink hears of it.
+    std::optional<int64_t> part = {};
   };
   explicit TraceScope(const Work& work);
   ~TraceScope();

@@ -136,6 +136,15 @@ absl::StatusOr<std::string> RlStage::NextTask() const {
                         Uniform01(place_.run.seed, Meaning("task"), static_cast<uint64_t>(group)))];
 }
 
+// The trainer's step whose batch a group is meant for: before it stand those with lower numbers.
+int64_t RlStage::MeantFor(int64_t group) const {
+  const auto before = [&](const auto& groups) {
+    return std::distance(groups.begin(), groups.lower_bound(group));
+  };
+  const int64_t ahead = before(ready_) + before(reopened_) + before(working_);
+  return first_step_ + committed_ + 1 + ahead / place_.plan.rl.prompts_per_batch;
+}
+
 absl::Status RlStage::Admit() {
   GroupRow group;
   CutSamples cut;
@@ -167,8 +176,10 @@ absl::Status RlStage::Admit() {
     absl::MutexLock lock(&inbox_->mu);
     if (inbox_->working++ == 0) inbox_->busy_since = place_.clock.Now();
   }
-  place_.workers.Submit([&place = place_, inbox = inbox_, order = std::move(order)] {
-    const TraceScope traced(place.trace ? place.trace->OfGroup(order.group) : TraceScope::Work{});
+  const TraceScope::Work work =
+      place_.trace ? place_.trace->OfGroup(group.id, MeantFor(group.id)) : TraceScope::Work{};
+  place_.workers.Submit([&place = place_, inbox = inbox_, work, order = std::move(order)] {
+    const TraceScope traced(work);
     absl::StatusOr<Made> made = MakeSamples(place, order);
     absl::MutexLock lock(&inbox->mu);
     inbox->answers.push_back({order.group, std::move(made)});

@@ -56,6 +56,7 @@ class RlStage {
   absl::StatusOr<RlSnapshot> Look();
   absl::Status Act(RlAction action);
   absl::StatusOr<std::string> NextTask() const;
+  int64_t MeantFor(int64_t group) const;
   absl::Status Admit();
   absl::Status Wait();
   absl::Status TakeAnswers();

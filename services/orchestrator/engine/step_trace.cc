@@ -74,16 +74,17 @@ absl::Status StepTrace::Open() {
   return absl::OkStatus();
 }
 
-TraceId StepTrace::IdOf(std::string_view what, int64_t number) const {
+TraceId StepTrace::IdOf(int64_t step) const {
   const auto half = [&](const char* which) {
-    return MixSeed(
-        {seed_, Meaning("trace"), Meaning(which), Meaning(what), static_cast<uint64_t>(number)});
+    return MixSeed({seed_, Meaning("trace"), Meaning(which), static_cast<uint64_t>(step)});
   };
   return {half("high"), half("low")};
 }
 
-TraceScope::Work StepTrace::OfGroup(int64_t group) { return {IdOf("group", group), this}; }
-TraceScope::Work StepTrace::OfStep(int64_t step) { return {IdOf("step", step), this}; }
+TraceScope::Work StepTrace::OfGroup(int64_t group, int64_t step) {
+  return {IdOf(step), this, group};
+}
+TraceScope::Work StepTrace::OfStep(int64_t step) { return {IdOf(step), this}; }
 
 void StepTrace::Take(CallSpan span) {
   const absl::MutexLock lock(&mu_);
@@ -107,15 +108,17 @@ absl::Status StepTrace::Write(int64_t step) {
   std::set<int64_t> groups;
   for (const RolloutRow& member : members) groups.insert(member.group);
   std::vector<TraceRow> rows = {{absl::StrFormat("step %d", step), {}}};
-  std::map<TraceId, size_t> row_of = {{IdOf("step", step), 0}};
+  std::map<int64_t, size_t> row_of;
   for (const int64_t group : groups) {
-    row_of[IdOf("group", group)] = rows.size();
+    row_of[group] = rows.size();
     rows.push_back({absl::StrFormat("group %d", group), {}});
   }
   {
     const absl::MutexLock lock(&mu_);
     for (const CallSpan& span : spans_) {
-      if (const auto row = row_of.find(span.trace); row != row_of.end()) {
+      if (!span.part) {
+        if (span.trace == IdOf(step)) rows[0].spans.push_back(span);
+      } else if (const auto row = row_of.find(*span.part); row != row_of.end()) {
         rows[row->second].spans.push_back(span);
       }
     }

@@ -14,8 +14,9 @@
 namespace palimpsest::orchestrator {
 
 // What the calls of a step took, from the prompts of its groups to the flip of its weights, as
-// <run>/trace/step_<N>.json: Chrome's trace format, which Perfetto reads too. Each group and each
-// step has a trace of its own, whose id follows from the run's seed: the same in every attempt.
+// <run>/trace/step_<N>.json: Chrome's trace format, which Perfetto reads too. A step has one trace,
+// through all daemons, whose id follows from the run's seed: the same in every attempt. A group is
+// part of the step that it is meant for; one that came into the batch of another keeps that id.
 // OfGroup, OfStep and Take: any thread.
 class StepTrace final : public TraceSink {
  public:
@@ -23,7 +24,7 @@ class StepTrace final : public TraceSink {
   StepTrace(std::string run_folder, uint64_t seed, int64_t every)
       : run_folder_(std::move(run_folder)), seed_(seed), every_(every) {}
 
-  TraceScope::Work OfGroup(int64_t group);
+  TraceScope::Work OfGroup(int64_t group, int64_t step);
   TraceScope::Work OfStep(int64_t step);
   // Keeps the newest spans, kMaxSpans of them.
   void Take(CallSpan span) override;
@@ -37,7 +38,7 @@ class StepTrace final : public TraceSink {
 
  private:
   absl::Status Open();
-  TraceId IdOf(std::string_view what, int64_t number) const;
+  TraceId IdOf(int64_t step) const;
   absl::Status Write(int64_t step);
 
   const std::string run_folder_;

@@ -36,6 +36,7 @@ class StepTraceTest : public testing::Test {
   }
   static CallSpan Call(const TraceScope::Work& work, const std::string& method, int64_t at) {
     return {.trace = work.id,
+            .part = work.part,
             .method = "/palimpsest.v1." + method,
             .begin = absl::FromUnixMicros(at),
             .length = absl::Microseconds(10),
@@ -56,8 +57,8 @@ TEST_F(StepTraceTest, AFileHoldsTheCallsOfItsStepAndOfTheGroupsInItsBatch) {
   ASSERT_TRUE(trace.Update(false).ok());
   for (const int64_t step : {1, 2, 3}) {
     Train(step);  // of group step - 1
-    trace.Take(Call(trace.OfGroup(step - 1), "EnvironmentService/Reset", 100 * step));
-    trace.Take(Call(trace.OfGroup(step - 1), "InferenceService/Generate", 100 * step + 20));
+    trace.Take(Call(trace.OfGroup(step - 1, step), "EnvironmentService/Reset", 100 * step));
+    trace.Take(Call(trace.OfGroup(step - 1, step), "InferenceService/Generate", 100 * step + 20));
     trace.Take(Call(trace.OfStep(step), "TrainerService/TrainBatch", 100 * step + 40));
   }
   ASSERT_TRUE(trace.Update(false).ok());
@@ -79,7 +80,7 @@ TEST_F(StepTraceTest, AFileHoldsTheCallsOfItsStepAndOfTheGroupsInItsBatch) {
                        "orchestrator Trainer.TrainBatch 240 10", "Trainer TrainBatch 242 5",
                        "orchestrator Environment.Reset 200 10", "Environment Reset 202 5",
                        "orchestrator Inference.Generate 220 10", "Inference Generate 222 5"}));
-  EXPECT_EQ(ids, (std::set<std::string>{trace.OfStep(2).id.Hex(), trace.OfGroup(1).id.Hex()}));
+  EXPECT_EQ(ids, (std::set<std::string>{trace.OfStep(2).id.Hex()}));
 }
 
 TEST_F(StepTraceTest, TheNewestStepWaitsForItsWeightsUntilTheRunEnds) {
@@ -94,10 +95,10 @@ TEST_F(StepTraceTest, TheNewestStepWaitsForItsWeightsUntilTheRunEnds) {
 
 TEST_F(StepTraceTest, IdsFollowFromSeedAndNumber) {
   StepTrace a(folder_, 3, 1), b(folder_, 3, 7), other(folder_, 4, 1);
-  EXPECT_EQ(a.OfGroup(5).id, b.OfGroup(5).id);
-  EXPECT_NE(a.OfGroup(5).id, a.OfGroup(6).id);
-  EXPECT_NE(a.OfGroup(5).id, a.OfStep(5).id);
-  EXPECT_NE(a.OfGroup(5).id, other.OfGroup(5).id);
+  EXPECT_EQ(a.OfStep(5).id, b.OfStep(5).id);
+  EXPECT_EQ(a.OfStep(5).id, a.OfGroup(9, 5).id);
+  EXPECT_NE(a.OfStep(5).id, a.OfStep(6).id);
+  EXPECT_NE(a.OfStep(5).id, other.OfStep(5).id);
 }
 
 TEST_F(StepTraceTest, OnlyTheNewestSpansAreKept) {
@@ -105,9 +106,9 @@ TEST_F(StepTraceTest, OnlyTheNewestSpansAreKept) {
   ASSERT_TRUE(trace.Update(false).ok());
   Train(1);
   for (size_t i = 0; i < StepTrace::kMaxSpans; ++i) {
-    trace.Take(Call(trace.OfGroup(0), "EnvironmentService/Score", static_cast<int64_t>(i)));
+    trace.Take(Call(trace.OfGroup(0, 1), "EnvironmentService/Score", static_cast<int64_t>(i)));
   }
-  for (int i = 0; i < 7; ++i) trace.Take(Call(trace.OfGroup(9), "EnvironmentService/Score", 1));
+  for (int i = 0; i < 7; ++i) trace.Take(Call(trace.OfGroup(9, 2), "EnvironmentService/Score", 1));
   ASSERT_TRUE(trace.Update(true).ok());
   size_t spans = 0;
   const json file = Read(1);
