@@ -109,6 +109,27 @@ class Doctor(unittest.TestCase):
         self.assertGreater(ranks, alone)
         self.assertGreater(needed("placement.trainer.ranks=3", "trainer.loss.reference_kl.coefficient=0.1"), ranks)
 
+    def test_a_router_is_judged_as_launch_would_start_it(self):
+        self.assertNotIn("config router", self.look("router.poll=1h"))
+        checks = self.look("placement.router.replicas=1", "placement.inference.replicas=2")
+        self.assertEqual(self.answer.returncode, 0, self.answer.stderr)
+        self.assertEqual(checks["config router"]["verdict"], "pass")
+        failed = self.failing("placement.router.replicas=1", "router.load_factor=0")
+        self.assertEqual(set(failed), {"config router"})
+        self.assertIn("router.load_factor=0", failed["config router"]["saw"])
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+            failed = self.failing("placement.router.replicas=1", f"router.listen=127.0.0.1:{port}", f"router.metrics=127.0.0.1:{port}")
+        self.assertEqual(set(failed), {"port router.listen", "port router.metrics"})
+        subprocess.run(["deploy/tls/make-certs.sh", self.run_folder], check=True, capture_output=True, timeout=60)
+        tls = f"tls.folder={self.run_folder}/tls"
+        (self.run_folder / "tls/router.pem").unlink()
+        self.assertEqual(self.look(tls)["certificates"]["verdict"], "pass")
+        failed = self.failing(tls, "placement.router.replicas=1")
+        self.assertEqual(set(failed), {"config router", "certificates"})
+        for check in failed.values():
+            self.assertIn("router.pem", check["saw"])
+
     def test_outside_of_a_job_slurm_is_told_to_be_missing(self):
         failed = self.failing(options=["--slurm"], SLURM_JOB_ID="")
         self.assertEqual(set(failed), {"job"})
