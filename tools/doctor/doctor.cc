@@ -115,6 +115,7 @@ void LookAtMachine(const RunNeeds& needs, std::vector<Finding>& findings) {
   findings.push_back(JudgeProcesses(machine));
   findings.push_back(JudgeMemory(MemoryBytes(needs, parameters), machine));
   findings.push_back(JudgeCores(needs, machine));
+  findings.push_back(JudgeStop(needs));
   add(JudgeGpus(needs, MeasureGpus()));
   add(ProbePorts(needs.places));
 }
@@ -128,6 +129,13 @@ absl::StatusOr<PlacementSection> ReadPlacement(const ParsedFlags& flags) {
   return own.placement;
 }
 
+// What launch says of the placement on this machine, or in the job that `node` is of.
+absl::Status CheckPlacement(const PlacementSection& placement, bool slurm,
+                            const std::optional<NodeOfJob>& node) {
+  if (node.has_value()) return ValidateNodes(placement, static_cast<size_t>(node->count));
+  return slurm ? absl::OkStatus() : ValidateWithoutSlurm(placement);
+}
+
 absl::StatusOr<RunNeeds> ReadNeeds(const DoctorOptions& options, std::vector<Finding>& findings,
                                    const std::optional<NodeOfJob>& node) {
   const ParsedFlags flags{.config_file = options.config, .sets = options.sets};
@@ -137,6 +145,11 @@ absl::StatusOr<RunNeeds> ReadNeeds(const DoctorOptions& options, std::vector<Fin
   for (const std::string& role : RolesOf(placement)) {
     findings.push_back(AskDaemon(role, options, placement, printed));
   }
+  const absl::Status sound =
+      read.ok() ? WithPlace(CheckPlacement(placement, options.slurm, node), flags) : read.status();
+  findings.push_back({"config placement", sound.ok() ? Verdict::kPass : Verdict::kFail,
+                      sound.ok() ? "accepted" : std::string(sound.message()),
+                      sound.ok() ? "" : "mend the configuration as it says"});
   RETURN_IF_ERROR(read.status());
   return NeedsOf(printed, placement, node.has_value() ? std::optional(node->number) : std::nullopt);
 }

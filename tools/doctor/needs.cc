@@ -104,6 +104,7 @@ std::vector<std::string> RolesOf(const PlacementSection& placement) {
 absl::StatusOr<RunNeeds> NeedsOf(const std::map<std::string, Node>& printed,
                                  const PlacementSection& placement, std::optional<int> node) {
   RunNeeds needs;
+  needs.stop_grace = placement.stop_grace;
   needs.ranks = ProcessesOn(placement.trainer, node);
   needs.replicas = ProcessesOn(placement.inference, node);
   for (const std::string_view role : kRoles) {
@@ -114,6 +115,7 @@ absl::StatusOr<RunNeeds> NeedsOf(const std::map<std::string, Node>& printed,
   ASSIGN_OR_RETURN(const Node pool, At(printed, "inference", "inference.kv_pool_bytes"));
   ASSIGN_OR_RETURN(needs.kv_pool_bytes, ReadBytes(pool, "inference.kv_pool_bytes"));
   RETURN_IF_ERROR(TakeTime(printed, "inference", "inference.lease", needs.lease));
+  RETURN_IF_ERROR(TakeTime(printed, "orchestrator", "orchestrator.drain_grace", needs.drain_grace));
   for (const std::string& role : RolesOf(placement)) {
     ASSIGN_OR_RETURN(const std::string section, SectionOf(printed, role));
     needs.router = needs.router || section == "router";

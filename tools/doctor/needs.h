@@ -39,6 +39,8 @@ struct RunNeeds {
   TlsSection tls;
   bool router = false;              // an inference daemon that routes is among the run's
   absl::Duration lease;             // of a version that a replica serves
+  absl::Duration stop_grace;        // of placement
+  absl::Duration drain_grace;       // the orchestrator's
   std::vector<ListenPlace> places;  // with a port of their own; "a free one" is none
 };
 

@@ -95,7 +95,7 @@ class Doctor(unittest.TestCase):
         two = self.look(**path)["gpu"]
         self.assertEqual((two["verdict"], two["saw"]), ("pass", "2: NVIDIA H200, driver 550.54"))
         failed = self.failing("placement.trainer.gpus=3", **path)
-        self.assertEqual(set(failed), {"gpu"})
+        self.assertEqual(set(failed), {"gpu", "config placement"})
         (tools / "nvidia-smi").write_text("#!/bin/sh\necho 'NVIDIA-SMI has failed'\nexit 9\n")
         failed = self.failing(**path)
         self.assertIn("ends with 9: NVIDIA-SMI has failed", failed["gpu"]["saw"])
@@ -130,6 +130,29 @@ class Doctor(unittest.TestCase):
         for check in failed.values():
             self.assertIn("router.pem", check["saw"])
 
+    def test_what_launch_refuses_of_the_placement_fails_in_the_same_words(self):
+        for key, said in (("placement.inference.nodes=[1]", "placement.inference.nodes=1 is for a Slurm job, and --slurm is not given"),
+                          ("placement.env.cpus=2", "placement.env.cpus=2 is for a Slurm job"), ("placement.stop_grace=0s", "stop_grace=0 is not > 0"),
+                          ("placement.trainer.replicas=2", "placement.trainer.replicas=2 is not 1"), ("placement.trainer.rank=2", "placement.trainer.rank")):
+            failed = self.failing(key)
+            self.assertIn(said, failed["config placement"]["saw"])
+            launch = subprocess.run([BINARY, "launch", "--config", CONFIG, "--set", f"run.folder={self.run_folder}", "--set", key],
+                                    capture_output=True, text=True, timeout=60)
+            self.assertEqual(launch.returncode, 2)
+            self.assertIn(said, launch.stderr)
+
+    def test_a_stop_that_is_shorter_than_what_rollouts_get_warns(self):
+        seen = self.look("orchestrator.drain_grace=40s")["stop_grace"]
+        self.assertEqual(seen["verdict"], "warn")
+        self.assertIn("placement.stop_grace=30s", seen["saw"])
+        self.assertIn("orchestrator.drain_grace=40s", seen["saw"])
+        self.assertEqual(self.look("orchestrator.drain_grace=40s", "placement.stop_grace=60s")["stop_grace"]["verdict"], "pass")
+
+    def test_a_name_that_is_no_text_is_told(self):
+        answer = subprocess.run([BINARY, "doctor", "--config", b"/tmp/\xff.yaml"], capture_output=True, timeout=60)
+        self.assertEqual(answer.returncode, 1, answer.stderr)
+        self.assertEqual(json.loads(answer.stdout)["config"], "/tmp/\ufffd.yaml")
+
     def test_outside_of_a_job_slurm_is_told_to_be_missing(self):
         failed = self.failing(options=["--slurm"], SLURM_JOB_ID="")
         self.assertEqual(set(failed), {"job"})
@@ -154,6 +177,13 @@ class Doctor(unittest.TestCase):
                 self.assertNotEqual(checks[f"{what} to {other}"]["verdict"], "fail")
         self.assertNotIn("node", checks["config trainer"], "what passes on both is told once")
         self.assertEqual([path.name for path in self.run_folder.parent.iterdir()], ["tools"])
+
+    def test_a_node_that_the_job_does_not_have_is_named(self):
+        start = 'SLURM_NNODES=2 SLURM_NODEID={} SLURMD_NODENAME={} "$@" &\n'
+        self.look("placement.inference.nodes=[2]", options=["--slurm"],
+                  **self.job(start.format(0, "localhost") + start.format(1, "127.0.0.2") + "wait"))
+        self.assertEqual(self.answer.returncode, 1)
+        self.assertIn("placement.inference.nodes=2: the job has 2 nodes", self.answer.stderr)
 
     def test_a_node_that_tells_nothing_is_named_with_the_end_of_srun(self):
         checks = self.look(options=["--slurm"], **self.job("exit 3"))

@@ -121,6 +121,18 @@ TEST(JudgeTest, MoreThreadsThanCoresWarn) {
   Expect(JudgeCores(needs, {.cores = 2}), "cores", Verdict::kWarn);
 }
 
+TEST(JudgeTest, AStopThatKillsTheOrchestratorBeforeItsRolloutsAreOverWarns) {
+  RunNeeds needs;
+  needs.stop_grace = absl::Seconds(30);
+  needs.drain_grace = absl::Seconds(22);
+  Expect(JudgeStop(needs), "stop_grace", Verdict::kPass);
+  needs.drain_grace = absl::Seconds(23);  // three quarters of 30 s are 22.5
+  const Finding late = JudgeStop(needs);
+  Expect(late, "stop_grace", Verdict::kWarn);
+  EXPECT_THAT(late.saw, HasSubstr("placement.stop_grace=30s"));
+  EXPECT_THAT(late.saw, HasSubstr("orchestrator.drain_grace=23s"));
+}
+
 TEST(JudgeTest, AClockThatIsFarFromTheFileServersFails) {
   const absl::Time now = absl::FromUnixSeconds(1'800'000'000);
   const absl::Duration lease = absl::Minutes(5);
@@ -188,6 +200,7 @@ TEST(NeedsTest, AreReadFromWhatTheDaemonsPrint) {
   EXPECT_EQ(needs->kv_pool_bytes, 64 * kMiB);
   EXPECT_EQ(needs->inference_threads, 3);
   EXPECT_EQ(needs->lease, absl::Minutes(5));
+  EXPECT_EQ(needs->drain_grace, absl::Seconds(20));
   EXPECT_FALSE(needs->router);
   ASSERT_EQ(needs->places.size(), 2u);
   EXPECT_EQ(needs->places[0].key, "env.listen");
