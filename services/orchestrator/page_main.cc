@@ -24,7 +24,9 @@ absl::Status Serve(const std::string& folder, const HostPort& at, const StopSign
                        at.host, at.port, metrics, [] { return absl::OkStatus(); }, nullptr,
                        [&page](const HttpQuestion& question) { return page->Answer(question); }));
   const std::string url = "http://" + JoinHostPort(at.host, server->port()) + "/";
-  std::cout << nlohmann::json{{"page", url}, {"run", folder}}.dump() << std::endl;
+  constexpr auto kReplace = nlohmann::json::error_handler_t::replace;  // a path is any bytes
+  std::cout << nlohmann::json{{"page", url}, {"run", folder}}.dump(-1, ' ', false, kReplace)
+            << std::endl;
   stop.Wait();
   return absl::OkStatus();
 }

@@ -214,8 +214,9 @@ int Tell(const std::string& config, const std::vector<Finding>& findings, std::o
     table << absl::StrFormat("%s  %-24s %s\n", fails ? "FAIL" : Name(f.verdict), name, f.saw);
     if (!f.todo.empty()) table << "      -> " << f.todo << '\n';
   }
-  out << "{\"config\":" << nlohmann::json(config).dump() << ",\"checks\":" << ToJson(findings)
-      << '}' << std::endl;
+  constexpr auto kReplace = nlohmann::json::error_handler_t::replace;  // a path is any bytes
+  out << "{\"config\":" << nlohmann::json(config).dump(-1, ' ', false, kReplace)
+      << ",\"checks\":" << ToJson(findings) << '}' << std::endl;
   return failed ? 1 : 0;
 }
 

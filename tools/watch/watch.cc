@@ -213,7 +213,8 @@ absl::Status RunWatch(const WatchOptions& options, std::ostream& out, std::ostre
     err << Picture(seen, last, Columns(), drawn) << std::flush;
     if (seen.ok()) last = *std::move(seen);
   } while (again && !IsOver(last) && !stop.WaitFor(kRedraw));
-  out << json{{"progress", last.progress}, {"fleet", last.fleet}, {"page", last.page}}.dump()
+  out << json{{"progress", last.progress}, {"fleet", last.fleet}, {"page", last.page}}.dump(
+             -1, ' ', false, json::error_handler_t::replace)
       << "\n";
   return absl::OkStatus();
 }

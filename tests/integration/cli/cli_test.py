@@ -318,6 +318,14 @@ class Serve(Case):
         rest, _ = child.communicate(timeout=60)
         self.assertEqual((child.returncode, rest), (0, b""))
 
+    def test_a_folder_whose_name_is_no_text_is_served(self):
+        self.model = self.model.rename(self.model.parent / os.fsdecode(b"\xff"))
+        child = self.serve()
+        self.assertEqual(json.loads(child.stdout.readline())["policy_version"], 1)
+        child.send_signal(signal.SIGINT)
+        child.communicate(timeout=60)
+        self.assertEqual(child.returncode, 0)
+
     def test_several_replicas_have_one_address(self):
         child = self.serve("--replicas", "2")
         ready = json.loads(child.stdout.readline())

@@ -97,6 +97,13 @@ class Watch(unittest.TestCase):
         with urllib.request.urlopen(url, timeout=60) as answer:
             self.assertIn("<title>Palimpsest</title>", answer.read().decode())
 
+    def test_a_folder_whose_name_is_no_text_is_watched(self):
+        odd = os.fsencode(self.folder.parent) + b"/\xff"
+        self.folder.rename(os.fsdecode(odd))
+        done = subprocess.run([BINARY, "watch", odd, "--once"], capture_output=True, timeout=100)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(json.loads(done.stdout)["progress"]["run"], "small")
+
     def test_what_makes_no_sense_is_refused(self):
         for words, code, said in ((["/nowhere/at/all"], 2, "HOST:PORT"), (["127.0.0.1:1"], 1, "does not answer"),
                                   ([self.folder.parent], 1, "there is no ledger"), (["127.0.0.1:1", "--web", "127.0.0.1:0"], 2, "--web"),
