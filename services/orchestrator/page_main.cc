@@ -37,6 +37,9 @@ int Main(int argc, char** argv) {
     return UsageError(kName, absl::InvalidArgumentError(
                                  "usage: palimpsest-page RUN [HOST:PORT], by default 127.0.0.1:0"));
   }
+  if (words[0].empty()) {
+    return UsageError(kName, absl::InvalidArgumentError("RUN=\"\" is empty: the run's folder?"));
+  }
   const std::string place = words.size() > 1 ? words[1] : "127.0.0.1:0";
   const absl::StatusOr<HostPort> at = ParseHostPort("HOST:PORT", place);
   if (!at.ok()) return UsageError(kName, at.status());

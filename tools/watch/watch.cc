@@ -189,7 +189,7 @@ absl::Status CheckWatch(const WatchOptions& options) {
     return absl::NotFoundError("RUN=" + options.target + " is no folder, and no HOST:PORT either");
   }
   if (!folder) RETURN_IF_ERROR(ParseHostPort("RUN or HOST:PORT", options.target).status());
-  if (options.web.empty()) return absl::OkStatus();
+  if (options.web.empty()) return PageClient::CheckTls(options.tls);
   if (!folder) {
     return absl::InvalidArgumentError("--web wants the folder of a run, not " + options.target);
   }

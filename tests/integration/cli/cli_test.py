@@ -447,6 +447,12 @@ class Launch(Case):
         done = self.launch("--set", "placement.router.replicas=2")
         self.assertIn("placement.router.replicas=2 is neither 0 nor 1", done.stderr.decode())
 
+    def test_a_run_folder_that_is_a_file_is_named_by_its_key(self):
+        self.stand_in("orchestrator", "exit 0")
+        done = self.launch("--set", f"run.folder={self.config}")
+        self.assertEqual(done.returncode, 2)
+        self.assertIn(f"run.folder={self.config}: ", done.stderr.decode())
+
     def test_slurm_without_a_job_says_so(self):
         self.stand_in("orchestrator", "exit 0")
         environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM")}

@@ -240,6 +240,14 @@ TEST_F(FsckTest, AFolderWithoutALedgerIsNotARun) {
   EXPECT_THAT(table_, HasSubstr("there is no ledger"));
 }
 
+TEST_F(FsckTest, AnEmptyNameOfAFolderIsRefused) {
+  fs::remove_all(folder_);
+  folder_.clear();
+  Look();
+  EXPECT_EQ(code_, 2);
+  EXPECT_THAT(table_, HasSubstr("RUN=\"\" is empty"));
+}
+
 TEST_F(FsckTest, ALedgerOfAnotherFormatIsRefusedWithItsFormat) {
   Corrupt("UPDATE meta SET value = '7' WHERE key = 'format'");
   Look();
