@@ -20,7 +20,38 @@ roles=(inference router trainer orchestrator env client operator metrics)
 say() { printf 'make-certs: %s\n' "$*" >&2; }
 die() { say "$*"; exit 2; }
 
-hosts=() renew=() days=365 run=
+usage='usage: make-certs.sh RUN_FOLDER [--renew ROLE|all] [--days N] [HOST..]'
+# What is meant as an address: only digits and dots, or a colon.
+is_address() { [[ $1 =~ ^[0-9.]+$ || $1 = *:* ]]; }
+
+# Of 253 characters at most, labels of 63; the first may be * for all names below the rest.
+is_name() {
+  local label='[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?'
+  [[ ${#1} -le 253 && $1 =~ ^(\*\.)?$label(\.$label)*$ ]]
+}
+
+is_ipv4() {
+  local byte='(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])'
+  [[ $1 =~ ^$byte(\.$byte){3}$ ]]
+}
+
+# RFC 4291, section 2.2: eight groups of hexadecimal digits; :: once, for one group or more of zeros; the last two may be
+# written as an IPv4 address.
+is_ipv6() {
+  local text=$1 groups
+  if [[ $text =~ ^(.*:)([0-9.]+)$ && ${BASH_REMATCH[2]} = *.* ]]; then
+    text=${BASH_REMATCH[1]}0:0
+    is_ipv4 "${BASH_REMATCH[2]}" || return 1
+  fi
+  [[ $text =~ ^[0-9A-Fa-f:]+$ && $text != *:::* && $text != *::*::* ]] || return 1
+  [[ ! $text =~ (^:[^:]|[^:]:$|[0-9A-Fa-f]{5}) ]] || return 1
+  groups=${text//:/ }
+  # shellcheck disable=SC2086  # one word for each group
+  set -- $groups
+  if [[ $text = *::* ]]; then [ $# -le 7 ]; else [ $# -eq 8 ]; fi
+}
+
+hosts=() renew=() days=365 words=()
 while [ $# -gt 0 ]; do
   case "$1" in
     --renew | --days)
@@ -28,18 +59,26 @@ while [ $# -gt 0 ]; do
       if [ "$1" = --days ]; then days=$2; else renew+=("$2"); fi
       shift
       ;;
-    -*) die "$1 is not known; usage: make-certs.sh RUN_FOLDER [--renew ROLE|all] [--days N] [HOST..]" ;;
-    *) if [ -z "$run" ]; then run=$1; else hosts+=("$1"); fi ;;
+    -*) die "$1 is not known; $usage" ;;
+    *) words+=("$1") ;;
   esac
   shift
 done
-[ -n "$run" ] || die "usage: make-certs.sh RUN_FOLDER [--renew ROLE|all] [--days N] [HOST..]"
+[ ${#words[@]} -gt 0 ] || die "$usage"
+run=${words[0]}
+hosts=("${words[@]:1}")
+[ -n "$run" ] || die "RUN_FOLDER=\"\" is empty; $usage"
 [[ $days =~ ^[1-9][0-9]{0,3}$ ]] || die "--days $days is not a number of [1, 9999]"
 for role in "${renew[@]}"; do
   [[ " ${roles[*]} all " = *" $role "* ]] || die "--renew $role is none of: ${roles[*]} all"
 done
 for host in "${hosts[@]}"; do
-  [[ $host =~ ^[A-Za-z0-9.:*-]+$ ]] || die "$host is neither a host's name nor an address"
+  [ -n "$host" ] || die "HOST=\"\" is empty; $usage"
+  if is_address "$host"; then
+    { is_ipv4 "$host" || is_ipv6 "$host"; } || die "HOST=$host is no address"
+  else
+    is_name "$host" || die "HOST=$host is neither a host's name nor an address"
+  fi
 done
 command -v openssl > /dev/null || die "openssl is missing; deploy/setup.sh installs it"
 hosts=(localhost 127.0.0.1 ::1 "$(hostname)" "${hosts[@]}")
@@ -50,8 +89,6 @@ umask 077
 mkdir -p "$folder"
 work=$(mktemp -d "$folder/.work.XXXXXX")
 trap 'rm -rf "$work"' EXIT
-
-is_address() { [[ $1 =~ ^[0-9.]+$ || $1 = *:* ]]; }
 
 new_key() { openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out "$1" 2> /dev/null; }
 

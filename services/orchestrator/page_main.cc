@@ -24,7 +24,9 @@ absl::Status Serve(const std::string& folder, const HostPort& at, const StopSign
                        at.host, at.port, metrics, [] { return absl::OkStatus(); }, nullptr,
                        [&page](const HttpQuestion& question) { return page->Answer(question); }));
   const std::string url = "http://" + JoinHostPort(at.host, server->port()) + "/";
-  std::cout << nlohmann::json{{"page", url}, {"run", folder}}.dump() << std::endl;
+  constexpr auto kReplace = nlohmann::json::error_handler_t::replace;  // a path is any bytes
+  std::cout << nlohmann::json{{"page", url}, {"run", folder}}.dump(-1, ' ', false, kReplace)
+            << std::endl;
   stop.Wait();
   return absl::OkStatus();
 }
@@ -34,6 +36,9 @@ int Main(int argc, char** argv) {
   if (words.empty() || words.size() > 2 || words[0].starts_with("-")) {
     return UsageError(kName, absl::InvalidArgumentError(
                                  "usage: palimpsest-page RUN [HOST:PORT], by default 127.0.0.1:0"));
+  }
+  if (words[0].empty()) {
+    return UsageError(kName, absl::InvalidArgumentError("RUN=\"\" is empty: the run's folder?"));
   }
   const std::string place = words.size() > 1 ? words[1] : "127.0.0.1:0";
   const absl::StatusOr<HostPort> at = ParseHostPort("HOST:PORT", place);

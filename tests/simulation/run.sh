@@ -3,9 +3,15 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
-seeds=${1:-10000}
-first=${2:-1}
-build=${3:-build/release}
+seeds=${1-10000}
+first=${2-1}
+build=${3-build/release}
+
+die() { printf 'run.sh: %s; usage: run.sh [SEEDS [FIRST_SEED [BUILD_FOLDER]]]\n' "$*" >&2; exit 2; }
+[[ $seeds =~ ^[1-9][0-9]{0,14}$ ]] || die "SEEDS=$seeds is no whole number from 1 on, of 15 digits at most"
+[[ $first =~ ^(0|[1-9][0-9]{0,14})$ ]] || die "FIRST_SEED=$first is no whole number of 15 digits at most"
+[ -x "$build/bin/simulation_test" ] || die "BUILD_FOLDER=$build has no bin/simulation_test"
+
 cores=$(nproc)
 share=$(((seeds + cores - 1) / cores))
 

@@ -6,22 +6,24 @@ namespace palimpsest::tools {
 namespace {
 
 constexpr absl::Duration kSoon = absl::Hours(24 * 7);
+// Of every run.
 constexpr Role kOfARun[] = {Role::kInference, Role::kTrainer, Role::kOrchestrator, Role::kEnv,
                             Role::kOperator};
 
 // The first of them that does not hold at that time.
-absl::Status Check(const TlsSection& tls, absl::Time when) {
-  for (const Role role : kOfARun) RETURN_IF_ERROR(ReadIdentity(tls, role, when).status());
-  return absl::OkStatus();
+absl::Status Check(const RunNeeds& needs, absl::Time when) {
+  for (const Role role : kOfARun) RETURN_IF_ERROR(ReadIdentity(needs.tls, role, when).status());
+  if (!needs.router) return absl::OkStatus();
+  return ReadIdentity(needs.tls, Role::kRouter, when).status();
 }
 
 }  // namespace
 
-std::vector<Finding> ProbeCertificates(const TlsSection& tls, absl::Time now) {
+std::vector<Finding> ProbeCertificates(const RunNeeds& needs, absl::Time now) {
   Finding finding{"certificates", Verdict::kPass, "none: calls are in clear text"};
-  if (!tls.on()) return {finding};
+  if (!needs.tls.on()) return {finding};
   finding.saw = "those of all roles are valid for a week or longer";
-  const absl::Status in_a_week = Check(tls, now + kSoon), today = Check(tls, now);
+  const absl::Status in_a_week = Check(needs, now + kSoon), today = Check(needs, now);
   if (in_a_week.ok() && today.ok()) return {finding};
   finding.verdict = today.ok() ? Verdict::kWarn : Verdict::kFail;
   finding.saw =

@@ -20,6 +20,8 @@
 #include "tools/doctor/nodes.h"
 #include "tools/doctor/probe.h"
 #include "tools/launch/child_process.h"
+#include "tools/launch/daemon_sets.h"
+#include "tools/launch/daemon_spec.h"
 
 namespace palimpsest::tools {
 
@@ -31,7 +33,6 @@ void Bind(Binder& b, OwnConfig& c) { b.Section("placement", c.placement); }
 
 namespace {
 
-constexpr const char* kDaemons[] = {"env", "trainer", "inference", "orchestrator"};
 constexpr int64_t kMaxSaid = 1 << 20;  // bytes
 
 struct Answer {
@@ -39,11 +40,9 @@ struct Answer {
   std::string said;  // stdout and stderr
 };
 
-absl::StatusOr<Answer> Ask(const std::string& role, const DoctorOptions& options,
-                           const std::string& action) {
-  ASSIGN_OR_RETURN(const std::string program, ProgramBeside("palimpsest-" + role));
-  std::vector<std::string> argv = {program, "--config", options.config, action};
-  for (const std::string& set : options.sets) argv.insert(argv.end(), {"--set", set});
+// `argv`: of the daemon, without what it is to do.
+absl::StatusOr<Answer> Ask(std::vector<std::string> argv, const std::string& action) {
+  argv.push_back(action);
   const UniqueFd memory(memfd_create("doctor", MFD_CLOEXEC));
   const std::string path = absl::StrFormat("/proc/self/fd/%d", memory.get());
   ASSIGN_OR_RETURN(ChildProcess child, ChildProcess::Start(argv, path));
@@ -52,21 +51,26 @@ absl::StatusOr<Answer> Ask(const std::string& role, const DoctorOptions& options
   return answer;
 }
 
-// What each daemon says of the configuration; what it understood goes to `printed`.
+// What the role's daemon says of the configuration that launch would give it; what it understood
+// goes to `printed`.
 Finding AskDaemon(const std::string& role, const DoctorOptions& options,
-                  std::map<std::string, Node>& printed) {
+                  const PlacementSection& placement, std::map<std::string, Node>& printed) {
   Finding finding{"config " + role, Verdict::kFail, "", "mend the configuration as it says"};
-  const absl::StatusOr<Answer> shown = Ask(role, options, "--print-config");
+  std::vector<std::string> sets = SetsOf(role, 0, placement, nullptr);
+  sets.insert(sets.end(), options.sets.begin(), options.sets.end());
+  const absl::StatusOr<DaemonSpec> spec = MakeSpec(role, 0, "", options.config, sets);
+  const absl::StatusOr<Answer> shown =
+      spec.ok() ? Ask(spec->argv, "--print-config") : spec.status();
   if (!shown.ok()) {
     finding.saw = std::string(shown.status().message());
-    finding.todo = "build palimpsest-" + role + " into the folder of this program";
+    finding.todo = "build " + ProgramOf(role) + " into the folder of this program";
     return finding;
   }
   if (shown->ok) {
     absl::StatusOr<Node> document = ParseYaml(shown->said, role);
     if (document.ok()) printed[role] = *std::move(document);
   }
-  const absl::StatusOr<Answer> checked = Ask(role, options, "--check-config");
+  const absl::StatusOr<Answer> checked = Ask(spec->argv, "--check-config");
   finding.saw = checked.ok() ? checked->said : std::string(checked.status().message());
   absl::StripAsciiWhitespace(&finding.saw);
   if (checked.ok() && checked->ok) return {finding.name, Verdict::kPass, "accepted", ""};
@@ -99,7 +103,7 @@ void LookAtMachine(const RunNeeds& needs, std::vector<Finding>& findings) {
   const absl::StatusOr<ParameterCount> counted = ParametersOf(needs.model);
   const ParameterCount parameters = counted.value_or(ParameterCount{});
   findings.push_back(LookAtModel(needs, counted));
-  add(ProbeCertificates(needs.tls, SystemClock().Now()));
+  add(ProbeCertificates(needs, SystemClock().Now()));
   add(ProbeFolder(needs.run, needs.lease));
   const absl::StatusOr<Space> space = MeasureSpace(needs.run.folder);
   if (space.ok()) {
@@ -111,20 +115,43 @@ void LookAtMachine(const RunNeeds& needs, std::vector<Finding>& findings) {
   findings.push_back(JudgeProcesses(machine));
   findings.push_back(JudgeMemory(MemoryBytes(needs, parameters), machine));
   findings.push_back(JudgeCores(needs, machine));
+  findings.push_back(JudgeStop(needs));
   add(JudgeGpus(needs, MeasureGpus()));
   add(ProbePorts(needs.places));
 }
 
-absl::StatusOr<RunNeeds> ReadNeeds(const DoctorOptions& options, std::vector<Finding>& findings,
-                                   std::optional<int> node) {
-  std::map<std::string, Node> printed;
-  for (const char* role : kDaemons) findings.push_back(AskDaemon(role, options, printed));
+absl::StatusOr<PlacementSection> ReadPlacement(const ParsedFlags& flags) {
   constexpr std::string_view kOthers[] = {"run",     "model",        "inference", "router",
                                           "trainer", "orchestrator", "env",       "tls"};
   OwnConfig own;
-  RETURN_IF_ERROR(LoadConfig({.config_file = options.config, .sets = options.sets}, kOthers, own));
-  RETURN_IF_ERROR(Validate(own.placement));
-  return NeedsOf(printed, own.placement, node);
+  RETURN_IF_ERROR(LoadConfig(flags, kOthers, own));
+  RETURN_IF_ERROR(WithPlace(Validate(own.placement), flags));
+  return own.placement;
+}
+
+// What launch says of the placement on this machine, or in the job that `node` is of.
+absl::Status CheckPlacement(const PlacementSection& placement, bool slurm,
+                            const std::optional<NodeOfJob>& node) {
+  if (node.has_value()) return ValidateNodes(placement, static_cast<size_t>(node->count));
+  return slurm ? absl::OkStatus() : ValidateWithoutSlurm(placement);
+}
+
+absl::StatusOr<RunNeeds> ReadNeeds(const DoctorOptions& options, std::vector<Finding>& findings,
+                                   const std::optional<NodeOfJob>& node) {
+  const ParsedFlags flags{.config_file = options.config, .sets = options.sets};
+  const absl::StatusOr<PlacementSection> read = ReadPlacement(flags);
+  const PlacementSection placement = read.value_or(PlacementSection());
+  std::map<std::string, Node> printed;
+  for (const std::string& role : RolesOf(placement)) {
+    findings.push_back(AskDaemon(role, options, placement, printed));
+  }
+  const absl::Status sound =
+      read.ok() ? WithPlace(CheckPlacement(placement, options.slurm, node), flags) : read.status();
+  findings.push_back({"config placement", sound.ok() ? Verdict::kPass : Verdict::kFail,
+                      sound.ok() ? "accepted" : std::string(sound.message()),
+                      sound.ok() ? "" : "mend the configuration as it says"});
+  RETURN_IF_ERROR(read.status());
+  return NeedsOf(printed, placement, node.has_value() ? std::optional(node->number) : std::nullopt);
 }
 
 Finding NotLookedAt(const absl::Status& why) {
@@ -133,7 +160,7 @@ Finding NotLookedAt(const absl::Status& why) {
 }
 
 // All that can be seen of one machine by itself.
-std::vector<Finding> LookHere(const DoctorOptions& options, std::optional<int> node,
+std::vector<Finding> LookHere(const DoctorOptions& options, const std::optional<NodeOfJob>& node,
                               absl::StatusOr<RunNeeds>& needs) {
   std::vector<Finding> findings;
   needs = ReadNeeds(options, findings, node);
@@ -149,7 +176,7 @@ std::vector<Finding> LookHere(const DoctorOptions& options, std::optional<int> n
 absl::StatusOr<std::vector<Finding>> Attend(const DoctorOptions& options) {
   ASSIGN_OR_RETURN(const NodeOfJob self, ThisNode());
   absl::StatusOr<RunNeeds> needs = absl::UnknownError("not read");
-  std::vector<Finding> findings = LookHere(options, self.number, needs);
+  std::vector<Finding> findings = LookHere(options, self, needs);
   const auto met =
       Meet({.folder = options.meeting, .node = self.name, .nodes = self.count}, SystemClock());
   if (!met.ok()) {
@@ -187,8 +214,9 @@ int Tell(const std::string& config, const std::vector<Finding>& findings, std::o
     table << absl::StrFormat("%s  %-24s %s\n", fails ? "FAIL" : Name(f.verdict), name, f.saw);
     if (!f.todo.empty()) table << "      -> " << f.todo << '\n';
   }
-  out << "{\"config\":" << nlohmann::json(config).dump() << ",\"checks\":" << ToJson(findings)
-      << '}' << std::endl;
+  constexpr auto kReplace = nlohmann::json::error_handler_t::replace;  // a path is any bytes
+  out << "{\"config\":" << nlohmann::json(config).dump(-1, ' ', false, kReplace)
+      << ",\"checks\":" << ToJson(findings) << '}' << std::endl;
   return failed ? 1 : 0;
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "absl/strings/str_format.h"
+#include "tools/launch/supervisor.h"
 
 namespace palimpsest::tools {
 namespace {
@@ -65,6 +66,18 @@ Finding JudgeCores(const RunNeeds& needs, const Machine& machine) {
                 absl::StrFormat("%d, inference.threads=%d, trainer.threads=%d", machine.cores,
                                 needs.inference_threads, needs.trainer_threads),
                 "no more threads than cores: they wait for each other");
+}
+
+Finding JudgeStop(const RunNeeds& needs) {
+  const absl::Duration orchestrators = needs.stop_grace * kLeadersShare;
+  return Graded(
+      "stop_grace", orchestrators > needs.drain_grace ? Verdict::kPass : Verdict::kWarn,
+      absl::StrFormat("placement.stop_grace=%s, of which the orchestrator has %s; "
+                      "orchestrator.drain_grace=%s",
+                      absl::FormatDuration(needs.stop_grace), absl::FormatDuration(orchestrators),
+                      absl::FormatDuration(needs.drain_grace)),
+      "raise placement.stop_grace or lower orchestrator.drain_grace: at a stop the "
+      "orchestrator is killed before its rollouts are over");
 }
 
 Finding JudgeClock(absl::Time now, absl::Time file, absl::Duration lease) {

@@ -28,6 +28,10 @@ Finding JudgeProcesses(const Machine& machine);
 Finding JudgeMemory(int64_t needed_bytes, const Machine& machine);
 Finding JudgeCores(const RunNeeds& needs, const Machine& machine);
 
+// At a stop running rollouts get orchestrator.drain_grace, and the orchestrator is killed when its
+// share of placement.stop_grace is over.
+Finding JudgeStop(const RunNeeds& needs);
+
 // `file`: when the run's file system says that a file was written which was written at `now`.
 // Leases in the store are compared between machines: `lease` bounds the difference.
 Finding JudgeClock(absl::Time now, absl::Time file, absl::Duration lease);

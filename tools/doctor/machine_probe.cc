@@ -77,10 +77,10 @@ Machine MeasureMachine() {
           .cores = Cores()};
 }
 
-std::vector<Finding> ProbePorts(const std::vector<Place>& places) {
+std::vector<Finding> ProbePorts(const std::vector<ListenPlace>& places) {
   std::vector<Finding> findings;
   std::map<int, std::string> owner;
-  for (const Place& place : places) {
+  for (const ListenPlace& place : places) {
     Finding finding{"port " + place.key, Verdict::kPass,
                     JoinHostPort(place.at.host, place.at.port)};
     const auto [other, alone] = owner.emplace(place.at.port, place.key);

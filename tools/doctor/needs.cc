@@ -7,6 +7,7 @@
 #include "common/config/binder.h"
 #include "common/config/scalar.h"
 #include "common/weights/checkpoint_reader.h"
+#include "tools/launch/daemon_spec.h"
 
 namespace palimpsest::tools {
 namespace {
@@ -23,7 +24,7 @@ absl::StatusOr<Node> At(const std::map<std::string, Node>& printed, const std::s
   }
   if (node != nullptr) return *node;
   return absl::InvalidArgumentError(
-      absl::StrFormat("palimpsest-%s --print-config has no %s", role, path));
+      absl::StrFormat("%s --print-config has no %s", ProgramOf(role), path));
 }
 
 int64_t ProcessesOn(const RolePlacement& role, std::optional<int> node) {
@@ -43,7 +44,7 @@ absl::Status TakeCount(const std::map<std::string, Node>& printed, const std::st
 }
 
 absl::Status TakePlace(const std::map<std::string, Node>& printed, const std::string& role,
-                       const std::string& path, std::vector<Place>& places) {
+                       const std::string& path, std::vector<ListenPlace>& places) {
   ASSIGN_OR_RETURN(const Node node, At(printed, role, path));
   ASSIGN_OR_RETURN(const std::string text, ReadString(node, path));
   if (text.empty()) return absl::OkStatus();  // not asked for
@@ -52,25 +53,33 @@ absl::Status TakePlace(const std::map<std::string, Node>& printed, const std::st
   return absl::OkStatus();
 }
 
-}  // namespace
+absl::Status TakeTime(const std::map<std::string, Node>& printed, const std::string& role,
+                      const std::string& path, absl::Duration& value) {
+  ASSIGN_OR_RETURN(const Node node, At(printed, role, path));
+  ASSIGN_OR_RETURN(value, ReadDuration(node, path));
+  return absl::OkStatus();
+}
 
-absl::StatusOr<RunNeeds> NeedsOf(const std::map<std::string, Node>& printed,
-                                 const PlacementSection& placement, std::optional<int> node) {
-  RunNeeds needs;
-  needs.ranks = ProcessesOn(placement.trainer, node);
-  needs.replicas = ProcessesOn(placement.inference, node);
+// The section that says where the role's daemon listens: an inference daemon may be a router.
+absl::StatusOr<std::string> SectionOf(const std::map<std::string, Node>& printed,
+                                      const std::string& role) {
+  if (role != "inference" && role != "router") return role;
+  ASSIGN_OR_RETURN(const Node node, At(printed, role, "router.enabled"));
+  ASSIGN_OR_RETURN(const bool routes, ReadBool(node, "router.enabled"));
+  return routes ? "router" : "inference";
+}
+
+// What the trainer says of itself and of the run.
+absl::Status TakeTrainer(const std::map<std::string, Node>& printed,
+                         const PlacementSection& placement, RunNeeds& needs) {
   ASSIGN_OR_RETURN(const Node weights, At(printed, "trainer", "trainer.weights"));
   ASSIGN_OR_RETURN(const std::string held, ReadString(weights, "trainer.weights"));
   if (held == "sharded") needs.slices = placement.trainer.ranks;
-  for (const std::string_view role : kRoles) {
-    needs.gpus += placement.Of(role).gpus * ProcessesOn(placement.Of(role), node);
-  }
   ASSIGN_OR_RETURN(const Node tls, At(printed, "trainer", "tls"));
   RETURN_IF_ERROR(Codec<TlsSection>::Read(tls, "tls", needs.tls));
-  ASSIGN_OR_RETURN(const Node pull,
-                   At(printed, "trainer", "trainer.loss.reference_kl.coefficient"));
-  ASSIGN_OR_RETURN(const double coefficient,
-                   ReadDouble(pull, "trainer.loss.reference_kl.coefficient"));
+  constexpr char kPull[] = "trainer.loss.reference_kl.coefficient";
+  ASSIGN_OR_RETURN(const Node pull, At(printed, "trainer", kPull));
+  ASSIGN_OR_RETURN(const double coefficient, ReadDouble(pull, kPull));
   needs.reference = coefficient > 0;
   ASSIGN_OR_RETURN(const Node run, At(printed, "trainer", "run"));
   RETURN_IF_ERROR(Codec<RunSection>::Read(run, "run", needs.run));
@@ -79,17 +88,42 @@ absl::StatusOr<RunNeeds> NeedsOf(const std::map<std::string, Node>& printed,
   RETURN_IF_ERROR(TakeCount(printed, "trainer", "trainer.keep_versions", needs.keep_versions));
   RETURN_IF_ERROR(
       TakeCount(printed, "trainer", "trainer.keep_checkpoints", needs.keep_checkpoints));
-  RETURN_IF_ERROR(TakeCount(printed, "trainer", "trainer.threads", needs.trainer_threads));
+  return TakeCount(printed, "trainer", "trainer.threads", needs.trainer_threads);
+}
+
+}  // namespace
+
+std::vector<std::string> RolesOf(const PlacementSection& placement) {
+  std::vector<std::string> roles;
+  for (const std::string_view role : kRoles) {
+    if (placement.Of(role).processes() > 0) roles.emplace_back(role);
+  }
+  return roles;
+}
+
+absl::StatusOr<RunNeeds> NeedsOf(const std::map<std::string, Node>& printed,
+                                 const PlacementSection& placement, std::optional<int> node) {
+  RunNeeds needs;
+  needs.stop_grace = placement.stop_grace;
+  needs.ranks = ProcessesOn(placement.trainer, node);
+  needs.replicas = ProcessesOn(placement.inference, node);
+  for (const std::string_view role : kRoles) {
+    needs.gpus += placement.Of(role).gpus * ProcessesOn(placement.Of(role), node);
+  }
+  RETURN_IF_ERROR(TakeTrainer(printed, placement, needs));
   RETURN_IF_ERROR(TakeCount(printed, "inference", "inference.threads", needs.inference_threads));
   ASSIGN_OR_RETURN(const Node pool, At(printed, "inference", "inference.kv_pool_bytes"));
   ASSIGN_OR_RETURN(needs.kv_pool_bytes, ReadBytes(pool, "inference.kv_pool_bytes"));
-  ASSIGN_OR_RETURN(const Node lease, At(printed, "inference", "inference.lease"));
-  ASSIGN_OR_RETURN(needs.lease, ReadDuration(lease, "inference.lease"));
-  for (const std::string role : {"env", "trainer", "inference", "orchestrator"}) {
-    RETURN_IF_ERROR(TakePlace(printed, role, role + ".listen", needs.places));
-    RETURN_IF_ERROR(TakePlace(printed, role, role + ".metrics", needs.places));
+  RETURN_IF_ERROR(TakeTime(printed, "inference", "inference.lease", needs.lease));
+  RETURN_IF_ERROR(TakeTime(printed, "orchestrator", "orchestrator.drain_grace", needs.drain_grace));
+  for (const std::string& role : RolesOf(placement)) {
+    ASSIGN_OR_RETURN(const std::string section, SectionOf(printed, role));
+    needs.router = needs.router || section == "router";
+    RETURN_IF_ERROR(TakePlace(printed, role, section + ".listen", needs.places));
+    RETURN_IF_ERROR(TakePlace(printed, role, section + ".metrics", needs.places));
+    if (section != "inference" && section != "router") continue;
+    RETURN_IF_ERROR(TakePlace(printed, role, section + ".http.listen", needs.places));
   }
-  RETURN_IF_ERROR(TakePlace(printed, "inference", "inference.http.listen", needs.places));
   return needs;
 }
 

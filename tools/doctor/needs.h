@@ -14,7 +14,10 @@
 
 namespace palimpsest::tools {
 
-struct Place {
+// Those of kRoles that have a daemon, in their order.
+std::vector<std::string> RolesOf(const PlacementSection& placement);
+
+struct ListenPlace {
   std::string key;  // "trainer.listen"
   HostPort at;
 };
@@ -34,11 +37,14 @@ struct RunNeeds {
   int64_t gpus = 0;        // that placement gives to daemons on this machine
   bool reference = false;  // each rank holds a reference model besides
   TlsSection tls;
-  absl::Duration lease;       // of a version that a replica serves
-  std::vector<Place> places;  // with a port of their own; "a free one" is none
+  bool router = false;              // an inference daemon that routes is among the run's
+  absl::Duration lease;             // of a version that a replica serves
+  absl::Duration stop_grace;        // of placement
+  absl::Duration drain_grace;       // the orchestrator's
+  std::vector<ListenPlace> places;  // with a port of their own; "a free one" is none
 };
 
-// `printed`: what `palimpsest-<role> --print-config` says, by role; all four. `node`: this one's
+// `printed`: what the daemon of each of RolesOf says to --print-config, by role. `node`: this one's
 // number in the job of several, for which only what placement puts there counts; nullopt: all of
 // it. INVALID_ARGUMENT names what is missing there.
 absl::StatusOr<RunNeeds> NeedsOf(const std::map<std::string, Node>& printed,

@@ -21,10 +21,10 @@ Machine MeasureMachine();
 
 Gpus MeasureGpus();
 
-// One finding, "certificates": those of all roles in tls.folder, now and in a week.
-std::vector<Finding> ProbeCertificates(const TlsSection& tls, absl::Time now);
+// One finding, "certificates": those of all roles of the run in tls.folder, now and in a week.
+std::vector<Finding> ProbeCertificates(const RunNeeds& needs, absl::Time now);
 
 // One finding for each place of the config: somebody else listens there, or two daemons would.
-std::vector<Finding> ProbePorts(const std::vector<Place>& places);
+std::vector<Finding> ProbePorts(const std::vector<ListenPlace>& places);
 
 }  // namespace palimpsest::tools

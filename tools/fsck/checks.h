@@ -35,7 +35,8 @@ Check AcceptedRolloutsAreThere(const LedgerRows& ledger);
 // Steps have no gaps, each stage counts through, and no batch is trained before an earlier one.
 Check BatchesAreInOrder(const LedgerRows& ledger);
 
-// Each checkpoint is whole and contains the ledger's batches, each once and in order.
+// Each checkpoint is whole and contains the ledger's batches, each once and in order. Once a batch
+// is trained there is a checkpoint, or a version at least.
 Check WeightsContainEachBatchOnce(const Evidence& evidence);
 
 // Each version is whole, of this run, and of the step that the ledger has for it.

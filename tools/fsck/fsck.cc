@@ -17,6 +17,8 @@ constexpr size_t kShown = 5;  // findings of a check in the table; the JSON has 
 
 // The ledger last: what the disk shows was in the ledger before it was made.
 absl::StatusOr<Evidence> Gather(const FsckOptions& options) {
+  if (options.run.empty())
+    return absl::InvalidArgumentError("RUN=\"\" is empty: the run's folder?");
   const RunSection run{.folder = options.run};
   Evidence evidence;
   ASSIGN_OR_RETURN(evidence.checkpoints, ReadCheckpoints(run.CheckpointFolder(), options.settle));

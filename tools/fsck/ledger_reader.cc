@@ -93,7 +93,7 @@ absl::Status ReadMeta(const LedgerFile& file, LedgerRows& rows) {
         absl::StrFormat("ledger.format=%s, this command reads 1 and 2", meta["format"]));
   }
   rows.run = meta["run"];
-  return file.Each("PRAGMA quick_check", [&](const Row& row) {
+  return file.Each("PRAGMA integrity_check", [&](const Row& row) {
     if (row.Text(0) != "ok") rows.damage.push_back(row.Text(0));
   });
 }

@@ -141,6 +141,15 @@ Check WeightsContainEachBatchOnce(const Evidence& evidence) {
     ++check.looked_at;
     CheckCheckpoint(checkpoint, evidence.ledger, check);
   }
+  const std::vector<LedgerBatch>& batches = evidence.ledger.batches;
+  const auto trained = std::count_if(batches.begin(), batches.end(),
+                                     [](const LedgerBatch& batch) { return batch.trained; });
+  if (trained > 0 && evidence.checkpoints.empty() && evidence.versions.empty()) {
+    Find(check,
+         "%d batches are trained, and nothing to prove it from: checkpoints and store are missing "
+         "or empty",
+         trained);
+  }
   return check;
 }
 

@@ -6,20 +6,17 @@
 #include "tools/launch/child_process.h"
 
 namespace palimpsest::tools {
-namespace {
 
-// A router is an inference daemon that was told so.
-std::string_view ProgramOf(std::string_view role) { return role == "router" ? "inference" : role; }
-
-}  // namespace
+std::string ProgramOf(std::string_view role) {
+  return absl::StrFormat("palimpsest-%s", role == "router" ? "inference" : role);
+}
 
 absl::StatusOr<DaemonSpec> MakeSpec(std::string_view role, int rank, const std::string& run_folder,
                                     const std::string& config_file,
                                     const std::vector<std::string>& sets) {
   DaemonSpec spec{.name = absl::StrFormat("%s-%d", role, rank), .role = std::string(role)};
   spec.address_file = absl::StrFormat("%s/addresses/%s", run_folder, spec.name);
-  ASSIGN_OR_RETURN(const std::string program,
-                   ProgramBeside(absl::StrFormat("palimpsest-%s", ProgramOf(role))));
+  ASSIGN_OR_RETURN(const std::string program, ProgramBeside(ProgramOf(role)));
   spec.argv = {program, "--config", config_file};
   for (const std::string& set : sets) spec.argv.insert(spec.argv.end(), {"--set", set});
   return spec;

@@ -24,6 +24,9 @@ struct DaemonSpec {
   int gpus = 0;
 };
 
+// "palimpsest-trainer". A router is an inference daemon that was told so.
+std::string ProgramOf(std::string_view role);
+
 // Daemon `rank` of the role, by the program of this build, on node 0, with no log yet: an attempt
 // gives it one (run_folder.h). `sets`: a.b=c over the file.
 absl::StatusOr<DaemonSpec> MakeSpec(std::string_view role, int rank, const std::string& run_folder,

@@ -12,6 +12,7 @@
 #include "common/config/run_sections.h"
 #include "common/rpc/daemon.h"
 #include "common/rpc/tls.h"
+#include "tools/launch/daemon_sets.h"
 #include "tools/launch/outcome.h"
 #include "tools/launch/placement.h"
 #include "tools/launch/progress_watch.h"
@@ -39,7 +40,6 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr char kName[] = "palimpsest launch";
-constexpr std::string_view kLeader = "orchestrator";
 constexpr absl::Duration kUntilKilled = absl::Minutes(5);
 
 absl::StatusOr<LaunchConfig> ReadConfig(const LaunchOptions& options) {
@@ -52,31 +52,6 @@ absl::StatusOr<LaunchConfig> ReadConfig(const LaunchOptions& options) {
   RETURN_IF_ERROR(WithPlace(Validate(config.placement), flags));
   RETURN_IF_ERROR(WithPlace(Validate(config.tls, Role::kOperator, SystemClock().Now()), flags));
   return config;
-}
-
-// What launch itself says to one daemon, before the user's own --set.
-std::vector<std::string> SetsOf(std::string_view role, int rank, const PlacementSection& place,
-                                const std::string* node) {
-  std::vector<std::string> sets;
-  const RolePlacement& own = place.Of(role);
-  if (own.processes() > 1) sets.push_back(absl::StrFormat("%s.rank=%d", role, rank));
-  if (own.ranks > 1) sets.push_back(absl::StrFormat("%s.ranks=%d", role, own.ranks));
-  if (place.router.replicas > 0 && (role == "inference" || role == "router")) {
-    sets.push_back(absl::StrFormat("router.enabled=%s", role == "router" ? "true" : "false"));
-  }
-  if (role == kLeader) {
-    for (const std::string_view peer : {"inference", "env"}) {
-      const int count = place.Of(peer).replicas;
-      if (count > 1) sets.push_back(absl::StrFormat("orchestrator.peers.%s=%d", peer, count));
-    }
-  }
-  if (node == nullptr) return sets;
-  // Certificates or `<role>.insecure` are the user's to give: the daemon refuses this without.
-  for (const char* key : {"listen", "metrics"}) {
-    sets.push_back(absl::StrFormat("%s.%s=0.0.0.0:0", role, key));
-  }
-  sets.push_back(absl::StrFormat("%s.advertise=%s", role, *node));
-  return sets;
 }
 
 // The daemons, without their logs. `nodes`: of the Slurm job, null on one machine.

@@ -61,9 +61,9 @@ const RolePlacement& PlacementSection::Of(std::string_view role) const {
 
 absl::Status Validate(const PlacementSection& c) {
   for (const std::string_view role : kRoles) RETURN_IF_ERROR(CheckRole(role, c.Of(role)));
-  if (c.stop_grace >= absl::ZeroDuration()) return absl::OkStatus();
+  if (c.stop_grace > absl::ZeroDuration()) return absl::OkStatus();
   return absl::InvalidArgumentError(
-      absl::StrFormat("placement.stop_grace=%s is negative", absl::FormatDuration(c.stop_grace)));
+      absl::StrFormat("placement.stop_grace=%s is not > 0", absl::FormatDuration(c.stop_grace)));
 }
 
 absl::Status ValidateNodes(const PlacementSection& c, size_t node_count) {

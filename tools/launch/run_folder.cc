@@ -78,7 +78,10 @@ absl::StatusOr<Attempt> BeginAttempt(const std::string& run_folder) {
   const std::string logs = run_folder + "/logs";
   std::error_code error;
   fs::create_directories(logs, error);
-  if (error) return absl::UnavailableError(logs + ": " + error.message());
+  if (error) {
+    return absl::UnavailableError(
+        absl::StrFormat("run.folder=%s: cannot make %s: %s", run_folder, logs, error.message()));
+  }
   RETURN_IF_ERROR(Lock(run_folder));
   ASSIGN_OR_RETURN(Attempt attempt, NextAttempt(logs));
   ForgetAddresses(run_folder);

@@ -67,7 +67,8 @@ class Announcer {
                                    {"policy_version", *version},
                                    {"model", options_.model},
                                    {"folder", run_.folder}};
-      std::cout << line.dump() << std::endl;
+      constexpr auto kReplace = nlohmann::json::error_handler_t::replace;
+      std::cout << line.dump(-1, ' ', false, kReplace) << std::endl;
     }
   }
 

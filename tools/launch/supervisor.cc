@@ -158,12 +158,12 @@ class Supervisor {
                         .log_file = daemon.spec.log_file};
   }
 
-  // The leading daemon first: it says goodbye to the others while they still answer. It has three
-  // quarters of the time, so that a slow one leaves the trainer some to save in.
+  // The leading daemon first: it says goodbye to the others while they still answer. It has a
+  // share of the time, so that a slow one leaves the trainer some to save in.
   void StopAll() {
     const absl::Time stopped_at = clock_.Now();
     for (const bool leads : {true, false}) {
-      const absl::Duration grace = limits_.stop_grace * (leads ? 0.75 : 1.0);
+      const absl::Duration grace = limits_.stop_grace * (leads ? kLeadersShare : 1.0);
       for (Daemon& daemon : daemons_) {
         if (daemon.spec.leads == leads && daemon.process)
           daemon.process->Signal(place_.stop_signal());

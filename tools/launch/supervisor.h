@@ -11,10 +11,13 @@
 
 namespace palimpsest::tools {
 
+// Of stop_grace, what the leading daemon has to itself; the others have the rest at least.
+inline constexpr double kLeadersShare = 0.75;
+
 struct RestartLimits {
   int per_daemon = 3;                               // restarts, over the whole run
   absl::Duration first_backoff = absl::Seconds(1);  // doubles with each restart of the daemon
-  absl::Duration stop_grace = absl::Seconds(30);    // from SIGTERM to SIGKILL: leader 3/4 of it
+  absl::Duration stop_grace = absl::Seconds(30);    // from SIGTERM to SIGKILL
   absl::Duration team_grace = absl::Seconds(15);    // from the end of one of a team to SIGKILL
 };
 

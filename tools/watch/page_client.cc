@@ -36,6 +36,13 @@ struct PageClient::Impl {
 PageClient::PageClient(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 PageClient::~PageClient() = default;
 
+absl::Status PageClient::CheckTls(const std::string& tls) {
+  const absl::Status sound =
+      Validate(TlsSection{.folder = tls}, Role::kOperator, SystemClock().Now());
+  if (sound.ok()) return sound;
+  return absl::Status(sound.code(), absl::StrFormat("--tls %s: %s", tls, sound.message()));
+}
+
 absl::StatusOr<std::unique_ptr<PageClient>> PageClient::Open(const std::string& host_port,
                                                              const std::string& tls) {
   ASSIGN_OR_RETURN(const HostPort at, ParseHostPort("HOST:PORT", host_port));
@@ -45,7 +52,7 @@ absl::StatusOr<std::unique_ptr<PageClient>> PageClient::Open(const std::string& 
     impl->clear = std::make_unique<httplib::Client>(at.host, at.port);
   } else {
     const TlsSection section{.folder = tls};
-    RETURN_IF_ERROR(Validate(section, Role::kOperator, SystemClock().Now()));
+    RETURN_IF_ERROR(CheckTls(tls));
     const std::string own = OwnFile(section, Role::kOperator);
     impl->secure = std::make_unique<httplib::SSLClient>(at.host, at.port, own, own);
     impl->secure->set_ca_cert_path(CaFile(section).c_str());

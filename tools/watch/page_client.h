@@ -11,7 +11,9 @@ namespace palimpsest::tools {
 // Asks the page of a run for its JSON (services/orchestrator/web). One thread.
 class PageClient {
  public:
-  // `tls`: folder with ca.pem and operator.pem; empty: clear text.
+  // `tls`: folder with ca.pem and operator.pem; empty: clear text. INVALID_ARGUMENT names --tls and
+  // what is wrong there.
+  static absl::Status CheckTls(const std::string& tls);
   static absl::StatusOr<std::unique_ptr<PageClient>> Open(const std::string& host_port,
                                                           const std::string& tls);
   ~PageClient();

@@ -20,7 +20,8 @@ constexpr size_t kTimeAt = 11;  // of "2026-11-21T12:03:04.."
 constexpr size_t kTimeSize = 8;
 
 std::string TextOf(const json& value) {
-  return value.is_string() ? value.get<std::string>() : value.dump();
+  return value.is_string() ? value.get<std::string>()
+                           : value.dump(-1, ' ', false, json::error_handler_t::replace);
 }
 
 // nullopt for lines of less weight, and for what is no line of our log.

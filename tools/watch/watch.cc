@@ -189,7 +189,7 @@ absl::Status CheckWatch(const WatchOptions& options) {
     return absl::NotFoundError("RUN=" + options.target + " is no folder, and no HOST:PORT either");
   }
   if (!folder) RETURN_IF_ERROR(ParseHostPort("RUN or HOST:PORT", options.target).status());
-  if (options.web.empty()) return absl::OkStatus();
+  if (options.web.empty()) return PageClient::CheckTls(options.tls);
   if (!folder) {
     return absl::InvalidArgumentError("--web wants the folder of a run, not " + options.target);
   }
@@ -213,7 +213,8 @@ absl::Status RunWatch(const WatchOptions& options, std::ostream& out, std::ostre
     err << Picture(seen, last, Columns(), drawn) << std::flush;
     if (seen.ok()) last = *std::move(seen);
   } while (again && !IsOver(last) && !stop.WaitFor(kRedraw));
-  out << json{{"progress", last.progress}, {"fleet", last.fleet}, {"page", last.page}}.dump()
+  out << json{{"progress", last.progress}, {"fleet", last.fleet}, {"page", last.page}}.dump(
+             -1, ' ', false, json::error_handler_t::replace)
       << "\n";
   return absl::OkStatus();
 }

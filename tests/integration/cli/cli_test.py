@@ -318,6 +318,14 @@ class Serve(Case):
         rest, _ = child.communicate(timeout=60)
         self.assertEqual((child.returncode, rest), (0, b""))
 
+    def test_a_folder_whose_name_is_no_text_is_served(self):
+        self.model = self.model.rename(self.model.parent / os.fsdecode(b"\xff"))
+        child = self.serve()
+        self.assertEqual(json.loads(child.stdout.readline())["policy_version"], 1)
+        child.send_signal(signal.SIGINT)
+        child.communicate(timeout=60)
+        self.assertEqual(child.returncode, 0)
+
     def test_several_replicas_have_one_address(self):
         child = self.serve("--replicas", "2")
         ready = json.loads(child.stdout.readline())
@@ -438,6 +446,12 @@ class Launch(Case):
         self.assertIn("--set router.enabled=false", self.log("inference"))
         done = self.launch("--set", "placement.router.replicas=2")
         self.assertIn("placement.router.replicas=2 is neither 0 nor 1", done.stderr.decode())
+
+    def test_a_run_folder_that_is_a_file_is_named_by_its_key(self):
+        self.stand_in("orchestrator", "exit 0")
+        done = self.launch("--set", f"run.folder={self.config}")
+        self.assertEqual(done.returncode, 2)
+        self.assertIn(f"run.folder={self.config}: ", done.stderr.decode())
 
     def test_slurm_without_a_job_says_so(self):
         self.stand_in("orchestrator", "exit 0")

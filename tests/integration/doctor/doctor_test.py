@@ -95,7 +95,7 @@ class Doctor(unittest.TestCase):
         two = self.look(**path)["gpu"]
         self.assertEqual((two["verdict"], two["saw"]), ("pass", "2: NVIDIA H200, driver 550.54"))
         failed = self.failing("placement.trainer.gpus=3", **path)
-        self.assertEqual(set(failed), {"gpu"})
+        self.assertEqual(set(failed), {"gpu", "config placement"})
         (tools / "nvidia-smi").write_text("#!/bin/sh\necho 'NVIDIA-SMI has failed'\nexit 9\n")
         failed = self.failing(**path)
         self.assertIn("ends with 9: NVIDIA-SMI has failed", failed["gpu"]["saw"])
@@ -108,6 +108,50 @@ class Doctor(unittest.TestCase):
         ranks = needed("placement.trainer.ranks=3")
         self.assertGreater(ranks, alone)
         self.assertGreater(needed("placement.trainer.ranks=3", "trainer.loss.reference_kl.coefficient=0.1"), ranks)
+
+    def test_a_router_is_judged_as_launch_would_start_it(self):
+        self.assertNotIn("config router", self.look("router.poll=1h"))
+        checks = self.look("placement.router.replicas=1", "placement.inference.replicas=2")
+        self.assertEqual(self.answer.returncode, 0, self.answer.stderr)
+        self.assertEqual(checks["config router"]["verdict"], "pass")
+        failed = self.failing("placement.router.replicas=1", "router.load_factor=0")
+        self.assertEqual(set(failed), {"config router"})
+        self.assertIn("router.load_factor=0", failed["config router"]["saw"])
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+            failed = self.failing("placement.router.replicas=1", f"router.listen=127.0.0.1:{port}", f"router.metrics=127.0.0.1:{port}")
+        self.assertEqual(set(failed), {"port router.listen", "port router.metrics"})
+        subprocess.run(["deploy/tls/make-certs.sh", self.run_folder], check=True, capture_output=True, timeout=60)
+        tls = f"tls.folder={self.run_folder}/tls"
+        (self.run_folder / "tls/router.pem").unlink()
+        self.assertEqual(self.look(tls)["certificates"]["verdict"], "pass")
+        failed = self.failing(tls, "placement.router.replicas=1")
+        self.assertEqual(set(failed), {"config router", "certificates"})
+        for check in failed.values():
+            self.assertIn("router.pem", check["saw"])
+
+    def test_what_launch_refuses_of_the_placement_fails_in_the_same_words(self):
+        for key, said in (("placement.inference.nodes=[1]", "placement.inference.nodes=1 is for a Slurm job, and --slurm is not given"),
+                          ("placement.env.cpus=2", "placement.env.cpus=2 is for a Slurm job"), ("placement.stop_grace=0s", "stop_grace=0 is not > 0"),
+                          ("placement.trainer.replicas=2", "placement.trainer.replicas=2 is not 1"), ("placement.trainer.rank=2", "placement.trainer.rank")):
+            failed = self.failing(key)
+            self.assertIn(said, failed["config placement"]["saw"])
+            launch = subprocess.run([BINARY, "launch", "--config", CONFIG, "--set", f"run.folder={self.run_folder}", "--set", key],
+                                    capture_output=True, text=True, timeout=60)
+            self.assertEqual(launch.returncode, 2)
+            self.assertIn(said, launch.stderr)
+
+    def test_a_stop_that_is_shorter_than_what_rollouts_get_warns(self):
+        seen = self.look("orchestrator.drain_grace=40s")["stop_grace"]
+        self.assertEqual(seen["verdict"], "warn")
+        self.assertIn("placement.stop_grace=30s", seen["saw"])
+        self.assertIn("orchestrator.drain_grace=40s", seen["saw"])
+        self.assertEqual(self.look("orchestrator.drain_grace=40s", "placement.stop_grace=60s")["stop_grace"]["verdict"], "pass")
+
+    def test_a_name_that_is_no_text_is_told(self):
+        answer = subprocess.run([BINARY, "doctor", "--config", b"/tmp/\xff.yaml"], capture_output=True, timeout=60)
+        self.assertEqual(answer.returncode, 1, answer.stderr)
+        self.assertEqual(json.loads(answer.stdout)["config"], "/tmp/\ufffd.yaml")
 
     def test_outside_of_a_job_slurm_is_told_to_be_missing(self):
         failed = self.failing(options=["--slurm"], SLURM_JOB_ID="")
@@ -133,6 +177,13 @@ class Doctor(unittest.TestCase):
                 self.assertNotEqual(checks[f"{what} to {other}"]["verdict"], "fail")
         self.assertNotIn("node", checks["config trainer"], "what passes on both is told once")
         self.assertEqual([path.name for path in self.run_folder.parent.iterdir()], ["tools"])
+
+    def test_a_node_that_the_job_does_not_have_is_named(self):
+        start = 'SLURM_NNODES=2 SLURM_NODEID={} SLURMD_NODENAME={} "$@" &\n'
+        self.look("placement.inference.nodes=[2]", options=["--slurm"],
+                  **self.job(start.format(0, "localhost") + start.format(1, "127.0.0.2") + "wait"))
+        self.assertEqual(self.answer.returncode, 1)
+        self.assertIn("placement.inference.nodes=2: the job has 2 nodes", self.answer.stderr)
 
     def test_a_node_that_tells_nothing_is_named_with_the_end_of_srun(self):
         checks = self.look(options=["--slurm"], **self.job("exit 3"))

@@ -97,9 +97,22 @@ class Watch(unittest.TestCase):
         with urllib.request.urlopen(url, timeout=60) as answer:
             self.assertIn("<title>Palimpsest</title>", answer.read().decode())
 
+    def test_a_folder_whose_name_is_no_text_is_watched(self):
+        odd = os.fsencode(self.folder.parent) + b"/\xff"
+        self.folder.rename(os.fsdecode(odd))
+        done = subprocess.run([BINARY, "watch", odd, "--once"], capture_output=True, timeout=100)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(json.loads(done.stdout)["progress"]["run"], "small")
+
+    def test_the_page_of_no_folder_is_refused(self):
+        done = subprocess.run([PAGE, ""], capture_output=True, text=True, timeout=60)
+        self.assertEqual(done.returncode, 2)
+        self.assertIn('RUN="" is empty', done.stderr)
+
     def test_what_makes_no_sense_is_refused(self):
         for words, code, said in ((["/nowhere/at/all"], 2, "HOST:PORT"), (["127.0.0.1:1"], 1, "does not answer"),
                                   ([self.folder.parent], 1, "there is no ledger"), (["127.0.0.1:1", "--web", "127.0.0.1:0"], 2, "--web"),
+                                  ([self.folder, "--once", "--tls", "/nope"], 2, "--tls /nope"), ([""], 2, "RUN="),
                                   ([self.folder, "--web", "0.0.0.0:0"], 2, "0.0.0.0"), ([self.folder, "--once", "--web", "127.0.0.1:0"], 2, "--web")):
             done = self.watch(*words)
             self.assertEqual(done.returncode, code, (words, done.stderr))

@@ -78,6 +78,34 @@ class MakeCerts(unittest.TestCase):
             self.make(*words, code=2)
         self.assertFalse(self.run_folder.exists())
 
+    def test_an_empty_folder_is_refused_and_no_host_takes_its_place(self):
+        made = subprocess.run([pathlib.Path("deploy/tls/make-certs.sh").absolute(), "", "host"], capture_output=True, text=True,
+                              cwd=self.run_folder.parent)
+        self.assertEqual((made.returncode, "RUN_FOLDER" in made.stderr), (2, True), made.stderr)
+        self.assertEqual(list(self.run_folder.parent.iterdir()), [])
+
+    def test_hosts_that_are_none_are_refused_by_name_whether_certificates_are_there_or_not(self):
+        wrong = ["", "1.2.3", "1.2.3.4.5", "256.1.1.1", "01.2.3.4", "1.2.3.4.", "....", ":", "1:2", ":::", "1::2::3", "12345::", "g::1",
+                 "1:2:3:4:5:6:7:8:9", "1:2:3:4:5:6:7::8", "1:2:3:4:5:6:7:", ":1:2:3:4:5:6:7", "::1.2.3", "::1.2.3.4:5", "fe80::1%eth0",
+                 "a..b", ".a", "a.", "a-", "a*", "*.", "*", "a_b", "a b", "a\nb", "x" * 64]
+        for there in (False, True):
+            for host in wrong[:3] if there else wrong:
+                said = self.make("good", host, code=2)
+                self.assertIn(f'HOST={host or chr(34) * 2} is ', said)
+            self.assertEqual(self.run_folder.exists(), there)
+            before = self.files() if there else None
+            if not there:
+                self.make("good")
+        self.assertEqual(self.files(), before)
+
+    def test_addresses_in_every_spelling_are_taken_and_stay(self):
+        hosts = ["0.0.0.0", "255.249.199.9", "::", "fe80::1", "1:2:3:4:5:6:7:8", "1::", "1:2:3:4:5:6:7::", "::ffff:1.2.3.4",
+                 "1:2:3:4:5:6:1.2.3.4", "ABCD::ef", "a", "node-1.example.org", "*.example.org", "1a"]
+        self.make(*hosts)
+        before = self.files()
+        self.make(*hosts)
+        self.assertEqual(self.files(), before)
+
 
 if __name__ == "__main__":
     unittest.main()

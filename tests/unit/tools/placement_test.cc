@@ -39,8 +39,10 @@ TEST(PlacementTest, WhatMakesNoSenseIsRefusedByNameAndValue) {
   EXPECT_EQ(refusal([](auto& c) { c.env.nodes = {}; }), "placement.env.nodes is empty");
   EXPECT_EQ(refusal([](auto& c) { c.env.nodes = {0, -1}; }), "placement.env.nodes=-1 is negative");
   EXPECT_EQ(refusal([](auto& c) { c.trainer.gpus = -1; }), "placement.trainer.gpus=-1 is negative");
-  EXPECT_THAT(refusal([](auto& c) { c.stop_grace = -absl::Seconds(1); }),
-              HasSubstr("placement.stop_grace=-1s"));
+  EXPECT_EQ(refusal([](auto& c) { c.stop_grace = -absl::Seconds(1); }),
+            "placement.stop_grace=-1s is not > 0");
+  EXPECT_EQ(refusal([](auto& c) { c.stop_grace = absl::ZeroDuration(); }),
+            "placement.stop_grace=0 is not > 0");
 }
 
 TEST(PlacementTest, ANodeBeyondTheJobIsRefused) {

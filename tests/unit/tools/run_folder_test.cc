@@ -46,6 +46,13 @@ TEST_F(RunFolderTest, ASecondLaunchOfARunIsRefusedAndChangesNothing) {
   EXPECT_TRUE(fs::exists(folder_ + "/addresses/env-0"));
 }
 
+TEST_F(RunFolderTest, AFileInItsPlaceIsNamedByItsKey) {
+  const std::string file = folder_ + "/a-file";
+  std::ofstream(file) << "text";
+  const std::string said(BeginAttempt(file).status().message());
+  EXPECT_EQ(said.find("run.folder=" + file + ": "), 0u) << said;
+}
+
 TEST_F(RunFolderTest, AddressesGoAndTheirFolderStays) {
   std::ofstream(folder_ + "/addresses/env-0") << "old";
   ASSERT_TRUE(BeginAttempt(folder_).ok());

@@ -121,6 +121,18 @@ TEST(JudgeTest, MoreThreadsThanCoresWarn) {
   Expect(JudgeCores(needs, {.cores = 2}), "cores", Verdict::kWarn);
 }
 
+TEST(JudgeTest, AStopThatKillsTheOrchestratorBeforeItsRolloutsAreOverWarns) {
+  RunNeeds needs;
+  needs.stop_grace = absl::Seconds(30);
+  needs.drain_grace = absl::Seconds(22);
+  Expect(JudgeStop(needs), "stop_grace", Verdict::kPass);
+  needs.drain_grace = absl::Seconds(23);  // three quarters of 30 s are 22.5
+  const Finding late = JudgeStop(needs);
+  Expect(late, "stop_grace", Verdict::kWarn);
+  EXPECT_THAT(late.saw, HasSubstr("placement.stop_grace=30s"));
+  EXPECT_THAT(late.saw, HasSubstr("orchestrator.drain_grace=23s"));
+}
+
 TEST(JudgeTest, AClockThatIsFarFromTheFileServersFails) {
   const absl::Time now = absl::FromUnixSeconds(1'800'000'000);
   const absl::Duration lease = absl::Minutes(5);
@@ -165,10 +177,15 @@ std::map<std::string, Node> Printed() {
     printed[role] = *ParseYaml(text, role);
   };
   add("env", "env: {listen: '127.0.0.1:7001', metrics: '127.0.0.1:0'}");
-  add("orchestrator", "orchestrator: {listen: '127.0.0.1:0', metrics: '127.0.0.1:0'}");
-  add("inference",
+  add("orchestrator",
+      "orchestrator: {listen: '127.0.0.1:0', metrics: '127.0.0.1:0', drain_grace: 20s}");
+  const std::string inference =
       "inference: {listen: '127.0.0.1:0', metrics: '[::1]:7002', threads: 3, kv_pool_bytes: 64MiB, "
-      "lease: 5m, http: {listen: ''}}");
+      "lease: 5m, http: {listen: ''}}\n"
+      "router: {listen: '127.0.0.1:7003', metrics: '127.0.0.1:0', http: {listen: "
+      "'127.0.0.1:7004'}, ";
+  add("inference", inference + "enabled: false}");
+  add("router", inference + "enabled: true}");
   add("trainer",
       "run: {folder: runs/x}\nmodel: {folder: ''}\ntls: {folder: certs}\n"
       "trainer: {listen: '127.0.0.1:0', metrics: '127.0.0.1:0', threads: 2, keep_versions: 3, "
@@ -183,10 +200,41 @@ TEST(NeedsTest, AreReadFromWhatTheDaemonsPrint) {
   EXPECT_EQ(needs->kv_pool_bytes, 64 * kMiB);
   EXPECT_EQ(needs->inference_threads, 3);
   EXPECT_EQ(needs->lease, absl::Minutes(5));
+  EXPECT_EQ(needs->drain_grace, absl::Seconds(20));
+  EXPECT_FALSE(needs->router);
   ASSERT_EQ(needs->places.size(), 2u);
   EXPECT_EQ(needs->places[0].key, "env.listen");
   EXPECT_EQ(needs->places[1].at.host, "::1");
   EXPECT_EQ(needs->places[1].at.port, 7002);
+}
+
+std::vector<std::string> KeysOf(const RunNeeds& needs) {
+  std::vector<std::string> keys;
+  for (const ListenPlace& place : needs.places) keys.push_back(place.key);
+  return keys;
+}
+
+TEST(NeedsTest, ARouterListensByItsOwnKeys) {
+  PlacementSection placement;
+  placement.router.replicas = 1;
+  EXPECT_THAT(RolesOf({}), testing::ElementsAre("env", "trainer", "inference", "orchestrator"));
+  EXPECT_THAT(RolesOf(placement),
+              testing::ElementsAre("env", "trainer", "inference", "router", "orchestrator"));
+  const auto needs = NeedsOf(Printed(), placement);
+  ASSERT_TRUE(needs.ok()) << needs.status();
+  EXPECT_TRUE(needs->router);
+  EXPECT_THAT(KeysOf(*needs), testing::ElementsAre("env.listen", "inference.metrics",
+                                                   "router.listen", "router.http.listen"));
+}
+
+TEST(NeedsTest, AnInferenceDaemonThatWasToldToRouteIsARouter) {
+  auto printed = Printed();
+  printed["inference"] = printed["router"];
+  const auto needs = NeedsOf(printed);
+  ASSERT_TRUE(needs.ok()) << needs.status();
+  EXPECT_TRUE(needs->router);
+  EXPECT_THAT(KeysOf(*needs),
+              testing::ElementsAre("env.listen", "router.listen", "router.http.listen"));
 }
 
 TEST(NeedsTest, OfOneNodeOnlyWhatIsPlacedThereCounts) {

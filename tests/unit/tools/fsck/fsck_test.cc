@@ -58,7 +58,7 @@ void WriteManifests(const std::string& folder) {
   const auto ledger = Ledger::Open(folder + "/ledger.sqlite", kRun, kSeed);
   ASSERT_TRUE(ledger.ok()) << ledger.status();
   const auto versions = (*ledger)->Versions();
-  ASSERT_TRUE(versions.ok() && versions->size() > 4);
+  ASSERT_TRUE(versions.ok()) << versions.status();
   for (const orchestrator::Weights& w : *versions) {
     const std::string place = folder + "/store/" + weights::FolderName(w.version);
     weights::Manifest manifest{.version = w.version, .run = kRun, .source_step = w.step};
@@ -102,6 +102,7 @@ class FsckTest : public testing::Test {
     ASSERT_TRUE(status.ok()) << status;
     ASSERT_EQ(world.TrainedBatches(), kBatches);
     WriteManifests(whole_);
+    ASSERT_TRUE(fs::exists(whole_ + "/store/v00000005/manifest.json"));
     WriteCheckpoint(whole_, {kBatches.begin(), kBatches.begin() + 3});
     WriteCheckpoint(whole_, kBatches);
   }
@@ -185,6 +186,7 @@ TEST_F(FsckTest, WhereverItIsKilledARunIsSoundThenAndAtItsEnd) {
       world.checkpoint_every = 3;
       world.DieAfter(calls);
       const absl::Status first = Attempt(world, folder_, max_staleness);
+      WriteManifests(folder_);
       Look(max_staleness);
       EXPECT_EQ(code_, 0) << "killed after " << calls << " calls\n" << table_;
       if (first.ok()) break;
@@ -192,6 +194,7 @@ TEST_F(FsckTest, WhereverItIsKilledARunIsSoundThenAndAtItsEnd) {
       world.RollTrainerBack();
       world.Revive();
       ASSERT_TRUE(Attempt(world, folder_, max_staleness).ok());
+      WriteManifests(folder_);
       Look(max_staleness);
       EXPECT_EQ(code_, 0) << "ended after " << calls << " calls\n" << table_;
     }
@@ -237,6 +240,14 @@ TEST_F(FsckTest, AFolderWithoutALedgerIsNotARun) {
   EXPECT_THAT(table_, HasSubstr("there is no ledger"));
 }
 
+TEST_F(FsckTest, AnEmptyNameOfAFolderIsRefused) {
+  fs::remove_all(folder_);
+  folder_.clear();
+  Look();
+  EXPECT_EQ(code_, 2);
+  EXPECT_THAT(table_, HasSubstr("RUN=\"\" is empty"));
+}
+
 TEST_F(FsckTest, ALedgerOfAnotherFormatIsRefusedWithItsFormat) {
   Corrupt("UPDATE meta SET value = '7' WHERE key = 'format'");
   Look();
@@ -249,6 +260,13 @@ TEST_F(FsckTest, AFileThatIsNoDatabaseIsAFinding) {
   Look();
   EXPECT_EQ(code_, 1);
   EXPECT_THAT(table_, HasSubstr("FAIL  ledger_file"));
+}
+
+TEST_F(FsckTest, AnIndexThatIsNotOfItsTableIsFound) {
+  Corrupt(
+      "PRAGMA writable_schema = ON; UPDATE sqlite_master SET "
+      "sql = replace(sql, 'UNIQUE(task, idx)', 'UNIQUE(idx, task)') WHERE name = 'prompt_groups'");
+  ExpectOnly("ledger_file", "missing from index");
 }
 
 TEST_F(FsckTest, APromptWithTwoStatesIsFound) {
@@ -324,6 +342,19 @@ TEST_F(FsckTest, ATornCheckpointIsFound) {
   ExpectOnly("weights_contain_each_batch_once", "checkpoint step-00000006 is broken");
   std::ofstream(folder_ + "/checkpoints/step-00000006/state.json") << "{\"step\": 6}";
   ExpectOnly("weights_contain_each_batch_once", "checkpoint step-00000006 is broken");
+}
+
+TEST_F(FsckTest, TrainedBatchesWithoutAnyWeightsAreFound) {
+  fs::remove_all(folder_ + "/checkpoints");
+  Look();
+  EXPECT_EQ(code_, 0) << "a version is something\n" << table_;
+  fs::remove_all(folder_ + "/store");
+  ExpectOnly("weights_contain_each_batch_once",
+             "6 batches are trained, and nothing to prove it from: checkpoints and store are "
+             "missing or empty");
+  Corrupt("UPDATE batches SET trained = 0; DELETE FROM steps");  // as before the first step
+  Look();
+  EXPECT_EQ(code_, 0) << table_;
 }
 
 TEST_F(FsckTest, AManifestThatNamesAnotherStepIsFound) {
