@@ -113,11 +113,11 @@ class Player {
     const auto said = step.expected_tokens + static_cast<int32_t>(step.new_ids.size());
     seconds_ += answer->rollout.seconds;
     played_.sample = *std::move(answer);
+    played_.sample.rollout.seconds = seconds_;
     step.expected_tokens = static_cast<int32_t>(played_.sample.rollout.tokens.size());
     view_.starved = step.expected_tokens == said;
     if (view_.starved) return false;
     played_.turns = ++view_.responses;
-    played_.sample.rollout.seconds = seconds_;
     whole_ = {played_.sample.rollout, played_.sample.text, played_.episode, played_.turns};
     return true;
   }
@@ -157,8 +157,7 @@ class Player {
     played_.sample.sample = number_;
     if (whole_.responses > 0) played_.left = std::move(whole_);
     if (!played_.sample.status.ok()) return std::move(played_);
-    rl::Rollout& rollout = played_.sample.rollout;
-    rollout.seconds = seconds_;
+    const rl::Rollout& rollout = played_.sample.rollout;
     ASSIGN_OR_RETURN(
         played_.sample.text,
         place_.tokenizer->Decode(

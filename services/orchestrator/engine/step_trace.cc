@@ -113,11 +113,12 @@ absl::Status StepTrace::Write(int64_t step) {
     row_of[group] = rows.size();
     rows.push_back({absl::StrFormat("group %d", group), {}});
   }
+  const TraceId own = IdOf(step);
   {
     const absl::MutexLock lock(&mu_);
     for (const CallSpan& span : spans_) {
       if (!span.part) {
-        if (span.trace == IdOf(step)) rows[0].spans.push_back(span);
+        if (span.trace == own) rows[0].spans.push_back(span);
       } else if (const auto row = row_of.find(*span.part); row != row_of.end()) {
         rows[row->second].spans.push_back(span);
       }

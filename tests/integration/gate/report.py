@@ -96,7 +96,7 @@ def where():
 
 
 def main(word):
-    print(where() if word == "--where" else report(read(pathlib.Path(word))), end="\n" if word == "--where" else "")
+    sys.stdout.write(where() + "\n" if word == "--where" else report(read(pathlib.Path(word))))
 
 
 if __name__ == "__main__":
