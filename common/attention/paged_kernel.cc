@@ -3,9 +3,12 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <type_traits>
 #include <vector>
 
+#include "common/attention/native_kernel.h"
 #include "common/base/lanes.h"
+#include "common/base/processor.h"
 
 namespace palimpsest::attention {
 namespace {
@@ -146,11 +149,34 @@ void AttendSlots(const PagedCache<Stored>& cache, const int32_t* table, int begi
   }
 }
 
+struct SlotRange {
+  int begin, end;
+};
+
+SlotRange SlotsOfPart(const PagedKeys& keys, int part) {
+  const int begin = part * kSlotsPerPart;
+  return {begin, std::min(keys.slots, begin + kSlotsPerPart)};
+}
+
 }  // namespace
 
 template <class Stored>
 void AttendPart(const PagedCache<Stored>& cache, const PagedKeys& keys, int h, const Stored* q,
                 int group, float scale, int part, float* scratch) {
+  if constexpr (std::is_same_v<Stored, BFloat16>) {
+    if (HasBFloat16Instructions() && HasNativeWidth(cache.d)) {
+      std::fill_n(scratch, group * cache.d, 0.0f);
+      const SlotRange slots = SlotsOfPart(keys, part);
+      return AttendSlotsNatively(cache, keys.table, slots.begin, slots.end, h, q, group, scale,
+                                 scratch);
+    }
+  }
+  AttendPartByLanes(cache, keys, h, q, group, scale, part, scratch);
+}
+
+template <class Stored>
+void AttendPartByLanes(const PagedCache<Stored>& cache, const PagedKeys& keys, int h,
+                       const Stored* q, int group, float scale, int part, float* scratch) {
   const int d = cache.d;
   thread_local std::vector<float> wide;
   wide.resize(static_cast<size_t>(group) * d);
@@ -159,7 +185,7 @@ void AttendPart(const PagedCache<Stored>& cache, const PagedKeys& keys, int h, c
   thread_local std::vector<Running> heads;
   heads.assign(group, {});
   for (int a = 0; a < group; ++a) heads[a].o = scratch + a * d;
-  const int begin = part * kSlotsPerPart, end = std::min(keys.slots, begin + kSlotsPerPart);
+  const auto [begin, end] = SlotsOfPart(keys, part);
   int a = 0;
   for (; a + 2 <= group; a += 2)
     AttendSlots<Stored, 2>(cache, keys.table, begin, end, h, wide.data() + a * d, scale, &heads[a]);
@@ -193,9 +219,11 @@ void MergeParts(const float* scratch, int parts, int group, int d, Stored* o) {
   }
 }
 
-#define PALIMPSEST_PAGED_KERNEL(Stored)                                                          \
-  template void AttendPart(const PagedCache<Stored>&, const PagedKeys&, int, const Stored*, int, \
-                           float, int, float*);                                                  \
+#define PALIMPSEST_PAGED_KERNEL(Stored)                                                            \
+  template void AttendPart(const PagedCache<Stored>&, const PagedKeys&, int, const Stored*, int,   \
+                           float, int, float*);                                                    \
+  template void AttendPartByLanes(const PagedCache<Stored>&, const PagedKeys&, int, const Stored*, \
+                                  int, float, int, float*);                                        \
   template void MergeParts(const float*, int, int, int, Stored*);
 PALIMPSEST_PAGED_KERNEL(float)
 PALIMPSEST_PAGED_KERNEL(BFloat16)

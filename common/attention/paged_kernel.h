@@ -38,9 +38,14 @@ inline int ScratchOf(int parts, int group, int d) { return parts * group * (d + 
 
 // Part `part` of a row: q [g, d] are the query heads of KV head `h`, `scratch` its
 // ScratchOf(1, g, d) floats. Scores are scale * q k + bias, sums in fp32, in the order of slots.
+// bf16 goes through the processor's own instructions where it has them (native_kernel.h).
 template <class Stored>
 void AttendPart(const PagedCache<Stored>& cache, const PagedKeys& keys, int h, const Stored* q,
                 int group, float scale, int part, float* scratch);
+// The same by what every processor has.
+template <class Stored>
+void AttendPartByLanes(const PagedCache<Stored>& cache, const PagedKeys& keys, int h,
+                       const Stored* q, int group, float scale, int part, float* scratch);
 
 // o [g, d] of a row from its parts, merged in order.
 template <class Stored>

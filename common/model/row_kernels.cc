@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "common/base/lanes.h"
+#include "common/base/processor.h"
 #include "common/model/native_products.h"
 
 namespace palimpsest::model {
@@ -112,14 +113,6 @@ void SumOutputs(const Product<Stored>& p, int64_t n, int64_t first, int64_t rows
   AllRows<Stored, Outputs>(w, p.k, left > 0 ? rest : nullptr, x, width, groups, rows, to, y_stride);
 }
 
-// What native_products.cc is compiled for.
-bool HasNativeProducts() {
-  static const bool has = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                          __builtin_cpu_supports("avx512dq") &&
-                          __builtin_cpu_supports("avx512bf16");
-  return has;
-}
-
 // x [k] -> out [PackedWidth(k)].
 template <class Stored>
 void PackRow(const Stored* x, int64_t k, float* out) {
@@ -165,7 +158,7 @@ void Pack(Product<Stored>& p, std::vector<float>& to) {
 
 template <class Stored>
 void Prepare(Product<Stored>& p, std::vector<float>& to) {
-  if (std::is_same_v<Stored, float> || !HasNativeProducts()) Pack(p, to);
+  if (std::is_same_v<Stored, float> || !HasBFloat16Instructions()) Pack(p, to);
 }
 
 template <class Stored>
