@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The gate: installs what is missing, builds, runs all tests. The last line is what ctest counted.
+# The gate: installs what is missing, builds, runs all tests. The last lines are what ctest counted, and which tests were skipped: those
+# that found no Chromium, no Prometheus or no namespaces have proven nothing. Under --long they fail it, unless PALIMPSEST_ALLOW_SKIPS=1.
 # --long: then also the long tests (palimpsest_long_test in cmake/), whatever the gate said, three at a time, because
 # they wait more than they compute, and the tests of rooms under the presets asan and tsan. With names of parts behind it (gate,
 # long, asan, tsan) those alone. The last outcome of each part that this folder has seen, with its commit, is written to
@@ -68,4 +69,7 @@ if $long; then
   cp "$said/long.md" docs/results/long.md
   printf 'docs/results/long.md is written\n'
 fi
+skips=0
+python3 tests/integration/gate/report.py --skipped "$said" "${parts[@]}" || skips=$?
+if $long && [ "$status" -eq 0 ]; then status=$skips; fi
 exit "$status"

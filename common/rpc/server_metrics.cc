@@ -1,13 +1,20 @@
 #include "common/rpc/server_metrics.h"
 
+#include <set>
 #include <string>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
+#include "absl/synchronization/mutex.h"
 
 namespace palimpsest {
 namespace {
 
 using grpc::experimental::InterceptionHookPoints;
+
+// The codes of a daemon's own faults. Their series begin as 0 with the first call of a method.
+constexpr absl::StatusCode kFaults[] = {absl::StatusCode::kInternal, absl::StatusCode::kUnknown,
+                                        absl::StatusCode::kDataLoss};
 
 struct Families {
   MetricFamily<Counter> requests;
@@ -60,12 +67,23 @@ class Factory final : public grpc::experimental::ServerInterceptorFactoryInterfa
 
   grpc::experimental::Interceptor* CreateServerInterceptor(
       grpc::experimental::ServerRpcInfo* info) override {
+    Begin(info->method());
     return new CallMetrics(families_, clock_, info->method());
   }
 
  private:
+  void Begin(const std::string& method) {
+    const absl::MutexLock lock(&mu_);
+    if (!begun_.insert(method).second) return;
+    for (const absl::StatusCode code : kFaults) {
+      families_.requests.With({method, absl::StatusCodeToString(code)});
+    }
+  }
+
   Families families_;
   Clock& clock_;
+  absl::Mutex mu_;
+  std::set<std::string> begun_ ABSL_GUARDED_BY(mu_);  // methods
 };
 
 }  // namespace

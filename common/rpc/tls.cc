@@ -34,6 +34,8 @@ class AccessCheck final : public grpc::AuthMetadataProcessor {
   explicit AccessCheck(Metrics& metrics)
       : denied_(metrics.AddCounter(
             {"rpc_server_denied_total", "Calls refused because of the caller's role.", {"role"}})) {
+    denied_.Begin({"none"});
+    for (const Role role : kAllRoles) denied_.Begin({std::string(RoleName(role))});
   }
 
   bool IsBlocking() const override { return false; }

@@ -126,6 +126,13 @@ Handle MetricFamily<Handle>::With(const std::vector<std::string>& label_values) 
   return Handle(found->second);
 }
 
+template <class Handle>
+const MetricFamily<Handle>& MetricFamily<Handle>::Begin(
+    const std::vector<std::string>& values) const {
+  for (const std::string& value : values) With({value});
+  return *this;
+}
+
 template class MetricFamily<Counter>;
 template class MetricFamily<Gauge>;
 template class MetricFamily<Histogram>;
@@ -140,7 +147,8 @@ double Gauge::Value() const { return series_->Value(); }
 void Histogram::Observe(double value) { series_->Observe(value); }
 
 std::vector<double> LatencyBuckets() {
-  return {0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60};
+  return {0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,  1,
+          2.5,   5,      10,    30,   60,    120,  300, 600,  1800, 3600};
 }
 
 struct Metrics::Impl {

@@ -57,6 +57,9 @@ class MetricFamily {
   explicit MetricFamily(State* state) : state_(state) {}
   // One value per label name, in the order of the declaration.
   Handle With(const std::vector<std::string>& label_values) const;
+  // Makes the series of these values of a single label. A counter of failures that is there from
+  // the start, as 0, shows its first count to a rate; one that begins with it does not.
+  const MetricFamily& Begin(const std::vector<std::string>& values) const;
 
  private:
   State* state_;
@@ -78,7 +81,7 @@ struct CatalogueEntry {
   std::vector<std::string> labels;
 };
 
-// Upper bounds in seconds, from 1 ms to 60 s.
+// Upper bounds in seconds, from 1 ms for a token to an hour for a step.
 std::vector<double> LatencyBuckets();
 
 // All metrics of one daemon. Any thread. Every metric is declared once, at start; declaring the

@@ -46,8 +46,8 @@ FAST = [
       ("trainer-{{rank}}",
        "clamp_min(1 - sum by (rank) (rate(palimpsest_trainer_step_seconds_sum{RUN}[WINDOW])), 0)")]),
     ("Tokens per second", "short", "Sampled by inference; rows computed by the trainer, prompts included.",
-     [("sampled", 'sum(rate(palimpsest_tokens_total{RUN, role="inference", kind="sampled"}[WINDOW]))'),
-      ("prompt", 'sum(rate(palimpsest_tokens_total{RUN, role="inference", kind="prompt"}[WINDOW]))'),
+     [("sampled", 'sum(rate(palimpsest_tokens_total{RUN, kind="sampled"}[WINDOW]))'),
+      ("prompt", 'sum(rate(palimpsest_tokens_total{RUN, kind="prompt"}[WINDOW]))'),
       ("trainer", "sum(rate(palimpsest_trainer_tokens_total{RUN}[WINDOW]))")]),
     ("Parts of a step", "s", "Mean wall time, as the orchestrator sees it.",
      [("{{phase}}", "sum by (phase) (rate(palimpsest_step_seconds_sum{RUN}[WINDOW]))"
@@ -66,9 +66,12 @@ HEALTHY = [
     ("Answering", "short", "1: its metrics can be read.", [("{{role}}-{{rank}}", 'up{job="palimpsest", RUN}')]),
     ("Ready", "short", "1: it does its work.", [("{{role}}-{{rank}}", "palimpsest_ready{RUN}")]),
     ("Alerts", "short", "What rings now; docs/operations.md says what to do.",
-     [("{{alertname}}", 'sum by (alertname) (ALERTS{alertname=~"Palimpsest.*", alertstate="firing", RUN})')]),
+     [("{{alertname}}", 'sum by (alertname) (ALERTS{alertname=~"Palimpsest.*", alertstate="firing", RUN})'
+                        ' or on () label_replace(vector(0), "alertname", "none", "", "")')]),
     ("Groups", "short", "Prompts with their samples that are in no batch yet.",
-     [("{{state}}", 'palimpsest_queue_depth{RUN, role="orchestrator"}')]),
+     [("{{state}}", "palimpsest_open_groups{RUN}")]),
+    ("Replicas behind the router", "short", "By standing; a run without a router has none. More: the dashboard of inference.",
+     [("{{standing}}", "sum by (standing) (palimpsest_router_replicas{RUN})")]),
     ("Memory", "bytes", "Resident.", [("{{role}}-{{rank}}", "palimpsest_process_resident_memory_bytes{RUN}")]),
     ("Cores in use", "short", "CPU seconds per second.",
      [("{{role}}-{{rank}}", "rate(palimpsest_process_cpu_seconds_total{RUN}[WINDOW])")]),
@@ -92,12 +95,13 @@ def quantiles(metric, by=""):
 LOAD = [
     ("Sequences", "short", "Decoding, waiting for their turn, and waiting to be rebuilt.",
      [("running {{rank}}", "palimpsest_sequences_in_flight{RUN}"),
-      ("queued {{rank}}", 'palimpsest_queue_depth{RUN, role="inference"}'),
+      ("queued {{rank}}", "palimpsest_queue_depth{RUN}"),
       ("preempted {{rank}}", "palimpsest_sequences_preempted{RUN}")]),
     ("What compaction leaves", "percentunit", "KV slots that running sequences see, of the positions they have processed.",
      [("{{rank}}", "palimpsest_live_slots{RUN} / palimpsest_total_slots{RUN}")]),
-    ("KV memory free", "bytes", "", [("{{rank}}", "palimpsest_kv_free_bytes{RUN}")]),
-    ("Tokens per second", "short", "", [("{{kind}} {{rank}}", 'rate(palimpsest_tokens_total{RUN, role="inference"}[WINDOW])')]),
+    ("KV memory", "bytes", "Of slots and recorded queries: the pool, and what of it is free.",
+     [("free {{rank}}", "palimpsest_kv_free_bytes{RUN}"), ("pool {{rank}}", "palimpsest_kv_total_bytes{RUN}")]),
+    ("Tokens per second", "short", "", [("{{kind}} {{rank}}", "rate(palimpsest_tokens_total{RUN}[WINDOW])")]),
     ("Samples per second", "short", "By how they ended.",
      [("{{outcome}}", "sum by (outcome) (rate(palimpsest_samples_total{RUN}[WINDOW]))")]),
     ("Preemptions per second", "short", "Caches given back under pressure, to be rebuilt from the log.",
@@ -121,8 +125,29 @@ TROUBLE = [
      [("{{rank}}", "palimpsest_slow_readers_total{RUN}")]),
 ]
 
+ROUTER_HEALTHY = [
+    ("Replicas by standing", "short", "Ready, doubtful (silent just now, or paused: asked last), away (not asked).",
+     [("{{standing}} {{rank}}", "palimpsest_router_replicas{RUN}")]),
+    ("Asked per second", "short", "By how it ended. full: the fleet is too small; unavailable: asked again elsewhere; lost: a caller's stream ended.",
+     [("{{outcome}}", "sum by (outcome) (rate(palimpsest_router_requests_total{RUN}[WINDOW]))")]),
+    ("Repeats", "percentunit", "Askings of a further replica, per request.",
+     [("{{rank}}", "sum by (rank) (rate(palimpsest_router_repeats_total{RUN}[WINDOW]))"
+                   " / sum by (rank) (rate(palimpsest_router_choices_total{RUN}[WINDOW]))")]),
+]
+ROUTER_FAST = [
+    ("Asked at home", "percentunit",
+     "Share of requests that went where their prompt's pages are, or are known. Low: replicas come and go, or are full.",
+     [("{{rank}}", 'sum by (rank) (rate(palimpsest_router_choices_total{RUN, choice!="elsewhere"}[WINDOW]))'
+                   " / sum by (rank) (rate(palimpsest_router_choices_total{RUN}[WINDOW]))")]),
+    ("Time that the router adds", "s", "Until the replica that answers was asked.", quantiles("palimpsest_router_added_seconds")),
+    ("Requests by replica", "short", "Per second, answered.",
+     [("{{replica}}", 'sum by (replica) (rate(palimpsest_router_requests_total{RUN, outcome="ok"}[WINDOW]))')]),
+]
+
 DASHBOARDS = {
     "run": ("Palimpsest: a run", [("Is it learning?", LEARNING), ("Is it correct?", CORRECT), ("Is it fast?", FAST),
                                   ("Is it healthy?", HEALTHY)]),
-    "inference": ("Palimpsest: inference", [("Load", LOAD), ("Times", TIMES), ("Trouble", TROUBLE)]),
+    "inference": ("Palimpsest: inference", [("Load", LOAD), ("Times", TIMES), ("Trouble", TROUBLE),
+                                             ("The router: is it healthy?", ROUTER_HEALTHY),
+                                             ("The router: is it fast?", ROUTER_FAST)]),
 }

@@ -19,13 +19,16 @@ Every daemon serves them at `http://<metrics>/metrics`, where `<metrics>` is `in
 configuration. How they are scraped, and the labels `run`, `role`, `rank` and `node` that scraping adds:
 [deploy/prometheus](../deploy/prometheus/README.md).
 
-Units are in the names: seconds, bytes, `_total` for what only grows; everything else is a plain number. Time series of a family with
-labels appear when they are first counted: before the first failure there is no series of it, not one of 0.
+Units are in the names: seconds, bytes, `_total` for what only grows; everything else is a plain number. Counters whose labels have
+known values begin as 0 with their daemon: outcomes, reasons, methods of compaction, calls to peers, tasks of environments, the usual codes
+of weights that are not taken over. The calls of a server begin with the first one of their method, together with the codes INTERNAL, UNKNOWN
+and DATA_LOSS. What remains (another code, a histogram by label) appears when it is first counted. Gauges by `events` tell of the last step:
+a range that no token of it fell into is NaN.
 """
 
 
 def seconds(bounds):
-    return ", ".join(f"{bound:g}" for bound in bounds)
+    return ", ".join(f"{bound:f}".rstrip("0").rstrip(".") for bound in bounds)
 
 
 def shared_names(families):
@@ -38,7 +41,7 @@ def shared_names(families):
 
 def page(families):
     text = [INTRODUCTION]
-    text.append("Several daemons declare these names, some with other labels or another meaning; select by `role`: "
+    text.append("Several daemons declare these names, each for its own side; select by `role`: "
                 + "; ".join(f"`{name}` ({', '.join(roles)})" for name, roles in sorted(shared_names(families).items()))
                 + ".\n")
     buckets = sorted({family.buckets for family in families if family.buckets})

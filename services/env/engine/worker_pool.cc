@@ -23,14 +23,16 @@ void Post(const UniqueFd& event, uint64_t count) {
 
 absl::Status Stopping() { return absl::UnavailableError("the daemon stops"); }
 
+constexpr char kEnded[] = "ended", kTimeLimit[] = "time_limit", kBrokenAnswer[] = "broken_answer";
+
 std::string_view CauseOf(const absl::Status& how) {
   switch (how.code()) {
     case absl::StatusCode::kDeadlineExceeded:
-      return "time_limit";
+      return kTimeLimit;
     case absl::StatusCode::kDataLoss:
-      return "broken_answer";
+      return kBrokenAnswer;
     default:
-      return "ended";
+      return kEnded;
   }
 }
 
@@ -60,7 +62,11 @@ WorkerPool::WorkerPool(const WorkerConfig& config, const WorkerCall& greeting,
       waiting_(metrics_.waiting.With({config.command.name})),
       clock_(clock),
       stop_(eventfd(0, EFD_CLOEXEC)),
-      work_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK | EFD_SEMAPHORE)) {}
+      work_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK | EFD_SEMAPHORE)) {
+  for (const char* cause : {kEnded, kTimeLimit, kBrokenAnswer}) {
+    metrics_.losses.With({config.command.name, cause});
+  }
+}
 
 absl::StatusOr<std::unique_ptr<Worker>> WorkerPool::Start(const WorkerConfig& config,
                                                           const WorkerCall& greeting,

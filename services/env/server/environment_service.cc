@@ -80,6 +80,8 @@ EnvironmentServer::EnvironmentServer(EnvironmentMap environments, WorkerTasks& w
     : environments_(std::move(environments)),
       workers_(workers),
       scored_(metrics.AddCounter({"env_scores_total", "Responses that were judged.", {"task"}})) {
+  for (const auto& [name, environment] : environments_) scored_.Begin({name});
+  for (const v1::Task& task : workers_.tasks()) scored_.Begin({task.name()});
   const int64_t started = absl::ToUnixMillis(clock.Now());
   info_.set_revision(v1::CONTRACT_REVISION_CURRENT);
   info_.set_version(std::string(Version()));

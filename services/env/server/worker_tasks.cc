@@ -153,6 +153,7 @@ absl::Status WorkerTasks::Add(const WorkerSection& section, const std::set<std::
                           task.name(), section.name));
     }
     served_[task.name()] = {task, worker.get()};
+    failures_.Begin({task.name()});
   }
   workers_.push_back(std::move(worker));
   return absl::OkStatus();

@@ -28,6 +28,10 @@ double LoadBound(const std::vector<ReplicaView>& replicas, const Wish& wish, dou
   return ready == 0 ? 0 : load_factor * sum / ready;
 }
 
+uint64_t RankOf(const ReplicaView& replica, const Wish& wish) {
+  return MixSeed({wish.key, Meaning(replica.name)});
+}
+
 }  // namespace
 
 uint64_t AffinityKey(std::string_view content) { return Meaning(content); }
@@ -44,13 +48,21 @@ std::vector<size_t> OrderReplicas(const std::vector<ReplicaView>& replicas, cons
                       .doubtful = r.standing != Standing::kReady,
                       .old = r.version < wish.min_version,
                       .full = full,
-                      .rank = MixSeed({wish.key, Meaning(r.name)}),
+                      .rank = RankOf(r, wish),
                       .index = i});
   }
   std::sort(places.begin(), places.end());
   std::vector<size_t> order;
   for (const Place& place : places) order.push_back(place.index);
   return order;
+}
+
+Choice ChoiceOf(const std::vector<ReplicaView>& replicas, const Wish& wish, size_t chosen) {
+  if (replicas[chosen].name == wish.known_to) return Choice::kKnown;
+  const uint64_t rank = RankOf(replicas[chosen], wish);
+  const bool is_home = std::all_of(replicas.begin(), replicas.end(),
+                                   [&](const ReplicaView& r) { return rank <= RankOf(r, wish); });
+  return is_home ? Choice::kHome : Choice::kElsewhere;
 }
 
 std::string SentRequests::Find(const std::string& id) const {

@@ -48,6 +48,15 @@ uint64_t AffinityKey(std::string_view content);
 std::vector<size_t> OrderReplicas(const std::vector<ReplicaView>& replicas, const Wish& wish,
                                   double load_factor);
 
+// Why a replica was asked first.
+enum class Choice {
+  kHome,       // it is the first of all for this key, also of those that are away
+  kKnown,      // it knows the request
+  kElsewhere,  // the home is away, doubtful, old or full
+};
+// `chosen`: an index into `replicas`.
+Choice ChoiceOf(const std::vector<ReplicaView>& replicas, const Wish& wish, size_t chosen);
+
 // Where requests were sent, by id. Holds at most `most` ids, the latest. One thread.
 class SentRequests {
  public:

@@ -64,7 +64,7 @@ class Router {
   const RouterDoorMaker& make_door_;
   StopSignal& stop_;
   Metrics metrics_{kRole, Version(), SystemClock()};
-  RouterTelemetry telemetry_{metrics_};
+  RouterTelemetry telemetry_{metrics_, SystemClock()};
   absl::Notification listened_;  // server_ will not change any more: it listens, or could not
   std::unique_ptr<RpcServer> server_;
   std::unique_ptr<Fleet> fleet_;

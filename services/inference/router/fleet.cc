@@ -83,6 +83,7 @@ ReplicaPtr Fleet::Next(Wish wish, const std::string& id, const std::vector<std::
   const std::vector<size_t> order = OrderReplicas(views, wish, options_.load_factor);
   if (order.empty()) return nullptr;
   Entry& chosen = entries_.at(views[order[0]].name);
+  if (but.empty()) telemetry_.Chosen(ChoiceOf(views, wish, order[0]));
   if (!id.empty()) sent_.Set(id, chosen.replica->name);
   chosen.sent += wish.samples;
   return chosen.replica;
@@ -172,7 +173,7 @@ void Fleet::Run() {
       mu_.AwaitWithTimeout(absl::Condition(&woken), options_.poll);
       if (stopping_) return;
       look_now_ = false;
-      telemetry_.SetReplicas(Count(IsReady), Count(CanBeAsked), static_cast<int>(entries_.size()));
+      TellReplicas();
     }
     options_.looked(Open());
   }
@@ -218,6 +219,7 @@ void Fleet::Follow(const std::map<std::string, std::string>& addresses) {
     }
     entries_[name].replica =
         std::make_shared<Replica>(Replica{name, address, v1::InferenceService::NewStub(*channel)});
+    telemetry_.Knows(name);
     Log(Severity::kInfo, "a replica is known", {{"replica", name}, {"address", address}});
   }
 }
@@ -268,6 +270,11 @@ void Fleet::Stand(Entry& entry, Standing standing, std::string why) {
   if (!changed) return;
   Log(standing == Standing::kReady ? Severity::kInfo : Severity::kWarning, "a replica's standing",
       {{"replica", entry.replica->name}, {"standing", NameOf(standing)}, {"why", entry.why}});
+}
+
+void Fleet::TellReplicas() {
+  const int ready = Count(IsReady), open = Count(CanBeAsked);
+  telemetry_.SetReplicas(ready, open - ready, static_cast<int>(entries_.size()) - open);
 }
 
 int Fleet::Count(bool (*good)(Standing)) const {

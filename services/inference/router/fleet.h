@@ -89,6 +89,7 @@ class Fleet {
   std::string Unfit(const v1::InferenceServiceGetServerInfoResponse& info)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Stand(Entry& entry, Standing standing, std::string why) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void TellReplicas() ABSL_SHARED_LOCKS_REQUIRED(mu_);
   int Count(bool (*good)(Standing)) const ABSL_SHARED_LOCKS_REQUIRED(mu_);
   Entry* EntryOf(const ReplicaPtr& replica) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 

@@ -1,6 +1,7 @@
 #include "services/inference/router/relay.h"
 
 #include <optional>
+#include <utility>
 
 #include "absl/strings/str_format.h"
 #include "common/rpc/status.h"
@@ -89,6 +90,7 @@ void Relay::Ask() {
   }
   if (!asked_.empty()) telemetry_.Repeated();
   asked_.push_back(replica->name);
+  asked_after_ = since_arrival_.Seconds();
   attempt_ = new Attempt(shared_from_this(), std::move(replica));  // deletes itself
   attempt_->Go();
 }
@@ -103,7 +105,7 @@ void Relay::Hear(Attempt& attempt) {
   if (update.has_accepted()) {
     accepted_ = true;
   } else {
-    streamed_ = true;
+    if (!std::exchange(streamed_, true)) telemetry_.Added(asked_after_);
     if (update.has_finished()) ended_.insert(update.finished().sample());
     if (update.has_error()) ended_.insert(update.error().sample());
   }

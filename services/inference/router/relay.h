@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "common/base/stopwatch.h"
 #include "services/inference/router/asking.h"
 #include "services/inference/router/fleet.h"
 
@@ -54,7 +55,8 @@ class Relay final : public grpc::ServerWriteReactor<v1::GenerateResponse>,
         context_(context),
         fleet_(fleet),
         telemetry_(telemetry),
-        longest_(longest) {}
+        longest_(longest),
+        since_arrival_(telemetry.Arrived()) {}
 
   // Called by the attempt: a message has come; it is over.
   void Hear(Attempt& attempt);
@@ -71,6 +73,7 @@ class Relay final : public grpc::ServerWriteReactor<v1::GenerateResponse>,
   Fleet& fleet_;
   RouterTelemetry& telemetry_;
   const absl::Duration longest_;
+  const Stopwatch since_arrival_;
 
   absl::Mutex mu_;
   std::shared_ptr<Relay> self_ ABSL_GUARDED_BY(mu_);  // until OnDone
@@ -80,8 +83,9 @@ class Relay final : public grpc::ServerWriteReactor<v1::GenerateResponse>,
   std::vector<Said> said_ ABSL_GUARDED_BY(mu_);          // by those that were lost or full
   std::set<int32_t> ended_ ABSL_GUARDED_BY(mu_);         // samples
   std::deque<v1::GenerateResponse> last_words_ ABSL_GUARDED_BY(mu_);
-  bool accepted_ ABSL_GUARDED_BY(mu_) = false;  // was sent on
-  bool streamed_ ABSL_GUARDED_BY(mu_) = false;  // so was something else: no other replica now
+  double asked_after_ ABSL_GUARDED_BY(mu_) = 0;  // seconds: the latest
+  bool accepted_ ABSL_GUARDED_BY(mu_) = false;   // was sent on
+  bool streamed_ ABSL_GUARDED_BY(mu_) = false;   // so was something else: no other replica now
   bool cancelled_ ABSL_GUARDED_BY(mu_) = false;
 };
 

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "common/base/stopwatch.h"
 #include "common/rpc/status.h"
 #include "services/inference/router/asking.h"
 #include "services/inference/router/fleet.h"
@@ -133,16 +134,21 @@ template <class Request, class Response>
 grpc::Status RouterService::AskAny(const grpc::ServerContext& context, const Wish& wish,
                                    const std::string& id, Method<Request, Response> method,
                                    const Request& request, Response* response, ReplicaPtr* by) {
+  const Stopwatch since_arrival = telemetry_.Arrived();
   std::vector<Said> said;
   std::vector<std::string> asked;
   while (const ReplicaPtr replica = fleet_.Next(wish, id, asked)) {
     if (!asked.empty()) telemetry_.Repeated();
     asked.push_back(replica->name);
+    const double asked_after = since_arrival.Seconds();
     const grpc::Status status = Ask(context, replica, method, request, response);
     fleet_.Ended(replica, wish.samples);
     if (by != nullptr) *by = replica;
     const bool cancelled = context.IsCancelled();
-    if (cancelled || !(IsFull(status) || IsLoss(status, cancelled))) return status;
+    if (cancelled || !(IsFull(status) || IsLoss(status, cancelled))) {
+      telemetry_.Added(asked_after);
+      return status;
+    }
     said.push_back({replica->name, status});
   }
   return said.empty() ? ToGrpc(fleet_.WhyNone()) : VerdictOf(said);

@@ -2,7 +2,10 @@
 
 #include <string>
 
+#include "common/base/clock.h"
+#include "common/base/stopwatch.h"
 #include "common/telemetry/metrics.h"
+#include "services/inference/core/routing.h"
 
 namespace palimpsest::inference {
 
@@ -16,20 +19,30 @@ enum class AskOutcome {
   kCancelled,    // by the caller, or its deadline
 };
 
-// The series of a router. Any thread; `metrics` outlives it.
+// The series of a router. Any thread; `metrics` and `clock` outlive it.
 class RouterTelemetry {
  public:
-  explicit RouterTelemetry(Metrics& metrics);
+  RouterTelemetry(Metrics& metrics, Clock& clock);
 
   void Asked(const std::string& replica, AskOutcome outcome);
   void Repeated() { repeats_.Add(); }
-  // Counts of replicas: those that are ready, that can be asked at all, that are known.
-  void SetReplicas(int ready, int open, int known);
+  void Chosen(Choice choice);
+  // How many replicas are of each standing; together they are those that are known.
+  void SetReplicas(int ready, int doubtful, int away);
+  // From now on its failures are told, as 0 until there is one.
+  void Knows(const std::string& replica);
+
+  // Of a request that has come: what the router adds to its time.
+  Stopwatch Arrived() const { return Stopwatch(clock_); }
+  void Added(double seconds) { added_.Observe(seconds); }
 
  private:
-  Gauge ready_, ready_replicas_, known_replicas_;
+  Clock& clock_;
+  Gauge ready_;
+  MetricFamily<Gauge> replicas_;
   Counter repeats_;
-  MetricFamily<Counter> requests_;
+  MetricFamily<Counter> requests_, choices_;
+  Histogram added_;
 };
 
 }  // namespace palimpsest::inference

@@ -185,7 +185,9 @@ absl::Status Replica::Start() {
 
 absl::Status Replica::Serve() {
   while (!stop_.WaitFor(kLoadEvery)) {
-    if (const auto engine = serving_.engine()) telemetry_.ReportLoad(engine->load());
+    if (const auto engine = serving_.engine()) {
+      telemetry_.ReportLoad(engine->load(), engine->limits().kv_pool_bytes);
+    }
   }
   Log(Severity::kInfo, "draining",
       {{"grace", absl::FormatDuration(config_.inference.drain_grace)}});

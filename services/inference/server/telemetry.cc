@@ -36,7 +36,10 @@ Telemetry::Telemetry(Metrics& m)
       queue_depth_(One(m, "queue_depth", "samples that wait")),
       live_slots_(One(m, "live_slots", "KV slots that running sequences see")),
       total_slots_(One(m, "total_slots", "KV slots that they would see without compaction")),
-      kv_free_(One(m, "kv_free_bytes", "of the pool of KV slots and recorded queries")),
+      kv_free_(One(m, "kv_free_bytes", "of kv_total_bytes, in no use")),
+      kv_total_(One(m, "kv_total_bytes",
+                    "the pool of KV slots and recorded queries, as configured; 0 before the first "
+                    "weights")),
       prompt_tokens_(m.AddCounter({"tokens_total", "by kind", {"kind"}}).With({"prompt"})),
       sampled_tokens_(m.AddCounter({"tokens_total", "by kind", {"kind"}}).With({"sampled"})),
       prefix_tokens_(m.AddCounter({"prefix_hit_tokens_total",
@@ -59,12 +62,25 @@ Telemetry::Telemetry(Metrics& m)
       step_(Seconds(m, "engine_step_seconds", "of one step of the batch")),
       samples_(m.AddCounter({"samples_total", "ended samples", {"outcome"}})),
       compactions_(m.AddCounter({"compactions_total", "events", {"method"}})),
-      weights_failures_(m.AddCounter(
-          {"weights_failures_total", "versions that could not be taken over", {"code"}})),
+      weights_failures_(
+          m.AddCounter(
+               {"weights_failures_total", "versions that could not be taken over", {"code"}})
+              .Begin({"DATA_LOSS", "FAILED_PRECONDITION", "INTERNAL", "INVALID_ARGUMENT",
+                      "NOT_FOUND", "UNAVAILABLE"})),
       compaction_seconds_(
           m.AddHistogram({"compaction_seconds", "of one event", {"method"}}, LatencyBuckets())),
       broadcast_seconds_(m.AddHistogram(
-          {"broadcast_seconds", "of taking over new weights", {"stage"}}, LatencyBuckets())) {}
+          {"broadcast_seconds", "of taking over new weights", {"stage"}}, LatencyBuckets())) {
+  for (const rl::Outcome outcome :
+       {rl::Outcome::kOk, rl::Outcome::kTruncated, rl::Outcome::kTaskFailed,
+        rl::Outcome::kInfraFailed, rl::Outcome::kCancelled}) {
+    samples_.Begin({OutcomeName(outcome)});
+  }
+  for (const context::Method method : {context::Method::kAttentionMatching, context::Method::kEvict,
+                                       context::Method::kMarkovian}) {
+    compactions_.Begin({std::string(context::Name(method))});
+  }
+}
 
 EngineObserver Telemetry::Observer() {
   return {
@@ -88,7 +104,7 @@ EngineObserver Telemetry::Observer() {
   };
 }
 
-void Telemetry::ReportLoad(const Load& load) {
+void Telemetry::ReportLoad(const Load& load, int64_t kv_pool_bytes) {
   in_flight_.Set(load.running);
   queue_depth_.Set(load.queued);
   preempted_.Set(load.preempted);
@@ -96,6 +112,7 @@ void Telemetry::ReportLoad(const Load& load) {
   live_slots_.Set(static_cast<double>(load.live_slots));
   total_slots_.Set(static_cast<double>(load.total_slots));
   kv_free_.Set(static_cast<double>(load.kv_bytes_free));
+  kv_total_.Set(static_cast<double>(kv_pool_bytes));
 }
 
 void Telemetry::SetVersion(PolicyVersion version) {

@@ -16,7 +16,7 @@ class Telemetry {
   // For the engine. Must not outlive this.
   EngineObserver Observer();
 
-  void ReportLoad(const Load& load);
+  void ReportLoad(const Load& load, int64_t kv_pool_bytes);
   void SetReady(bool ready) { ready_.Set(ready ? 1 : 0); }
   void SetVersion(PolicyVersion version);
   void CanaryError(double nats) { canary_error_.Set(nats); }
@@ -26,7 +26,8 @@ class Telemetry {
   void WeightsFailed(absl::StatusCode code);
 
  private:
-  Gauge ready_, policy_version_, in_flight_, queue_depth_, live_slots_, total_slots_, kv_free_;
+  Gauge ready_, policy_version_, in_flight_, queue_depth_, live_slots_, total_slots_, kv_free_,
+      kv_total_;
   Counter prompt_tokens_, sampled_tokens_, prefix_tokens_, slow_readers_, preemptions_,
       early_compactions_;
   Gauge preempted_, sessions_, canary_error_;

@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_format.h"
 #include "common/base/random.h"
+#include "common/base/stopwatch.h"
 #include "common/telemetry/log.h"
 #include "services/inference/server/canary.h"
 
@@ -11,17 +12,6 @@ namespace palimpsest::inference {
 namespace {
 
 constexpr absl::Duration kLogEvery = absl::Seconds(10);
-
-// Seconds since it was made.
-class Stopwatch {
- public:
-  explicit Stopwatch(Clock& clock) : clock_(clock), begin_(clock.Now()) {}
-  double Seconds() const { return absl::ToDoubleSeconds(clock_.Now() - begin_); }
-
- private:
-  Clock& clock_;
-  const absl::Time begin_;
-};
 
 absl::Status Differs(const char* field, const std::string& announced, const std::string& found) {
   return absl::FailedPreconditionError(

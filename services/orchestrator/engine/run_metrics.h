@@ -1,5 +1,6 @@
 #pragma once
 
+#include "common/telemetry/by_events.h"
 #include "common/telemetry/metrics.h"
 
 namespace palimpsest::orchestrator {
@@ -9,18 +10,29 @@ struct RunMetrics {
   explicit RunMetrics(Metrics& m)
       : step_seconds(m.AddHistogram(
             {"step_seconds", "Wall time of the parts of a step.", {"phase"}}, LatencyBuckets())),
-        rollouts(m.AddCounter({"rollouts_total", "Rollouts by what became of them.", {"outcome"}})),
-        sampled_tokens(
-            m.AddCounter({"tokens_total", "Sampled tokens of trained rollouts."}).With({})),
+        rollouts(m.AddCounter({"rollouts_total", "Rollouts by what became of them.", {"outcome"}})
+                     .Begin({"ok", "truncated", "task_failed", "infra_failed", "cancelled", "stale",
+                             "abandoned", "redrawn"})),
+        trained_tokens(
+            m.AddCounter({"trained_sampled_tokens_total", "Sampled tokens of trained rollouts."})
+                .With({})),
+        // The calls that are made through Patience.
         peer_wait(
-            m.AddCounter({"peer_wait_seconds_total", "Time spent waiting for peers.", {"call"}})),
-        groups(m.AddGauge({"queue_depth", "Groups that are in no batch yet.", {"state"}})),
+            m.AddCounter({"peer_wait_seconds_total", "Time spent waiting for peers.", {"call"}})
+                .Begin({"env.demonstrate", "env.list_tasks", "env.reset", "env.score", "env.step",
+                        "inference.create_session", "inference.describe", "inference.generate",
+                        "inference.step_session", "inference.update_weights", "trainer.publish",
+                        "trainer.save", "trainer.status"})),
+        groups(m.AddGauge({"open_groups", "Groups that are in no batch yet.", {"state"}})),
         mismatch_kl(m.AddGauge({"mismatch_kl",
                                 "Sampled against replayed log-probability of the last step, k3 per "
                                 "token in nats, by number of events.",
-                                {"events"}})),
-        left_out(m.AddCounter(
-            {"groups_left_out_total", "Whole groups that are not trained on, by why.", {"why"}})),
+                                {"events"}}),
+                    GaugeByEvents::Fold::kMean),
+        left_out(m.AddCounter({"groups_left_out_total",
+                               "Whole groups that are not trained on, by why.",
+                               {"why"}})
+                     .Begin({"all_solved", "none_solved"})),
         task_share(m.AddGauge(
             {"task_share", "Share of the next prompts, where it goes by pass rate.", {"task"}})),
         repetition(m.AddGauge({"repetition",
@@ -49,10 +61,10 @@ struct RunMetrics {
 
   MetricFamily<Histogram> step_seconds;
   MetricFamily<Counter> rollouts;
-  mutable Counter sampled_tokens;
+  mutable Counter trained_tokens;
   MetricFamily<Counter> peer_wait;
   MetricFamily<Gauge> groups;
-  MetricFamily<Gauge> mismatch_kl;
+  GaugeByEvents mismatch_kl;
   MetricFamily<Counter> left_out;
   MetricFamily<Gauge> task_share;
   mutable Gauge repetition, surprisal;

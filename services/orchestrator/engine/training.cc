@@ -178,9 +178,11 @@ absl::Status Training::Record(const BatchRow& row, StepRow facts, const TrainRes
         {{"rollout", rejected.rollout_id}, {"why", rejected.message}});
   }
   if (result.skipped) Log(Severity::kWarning, "a step was skipped", {{"step", row.step}});
+  std::vector<ByEvents> kl;
   for (const MismatchBucket& bucket : result.mismatch) {
-    place_.metrics.mismatch_kl.With({std::to_string(bucket.events)}).Set(bucket.kl);
+    kl.push_back({bucket.events, bucket.tokens, bucket.kl});
   }
+  place_.metrics.mismatch_kl.Set(kl);
   RETURN_IF_ERROR(place_.ledger.MarkTrained(facts, result.replayed));
   Tell(facts);
   return place_.ledger.Beat(place_.clock.Now());
@@ -192,7 +194,7 @@ void Training::Tell(const StepRow& row) {
     place_.metrics.step_seconds.With({"generate"}).Observe(row.generate_seconds);
     place_.metrics.reward.Set(*row.reward);
     place_.metrics.staleness.Set(static_cast<double>(row.staleness_max));
-    place_.metrics.sampled_tokens.Add(static_cast<double>(row.sampled_tokens));
+    place_.metrics.trained_tokens.Add(static_cast<double>(row.sampled_tokens));
   }
   place_.board.Update([&](Progress& p) {
     p.step += 1;

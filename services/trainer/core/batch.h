@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -41,6 +42,10 @@ enum class RejectReason : uint8_t {
   kTruncatedSampling = 6,
   kTooLong = 7,
 };
+inline constexpr std::array kAllRejectReasons = {
+    RejectReason::kLog,     RejectReason::kDigest, RejectReason::kMalformed,
+    RejectReason::kVersion, RejectReason::kStale,  RejectReason::kTruncatedSampling,
+    RejectReason::kTooLong};
 std::string_view Name(RejectReason reason);  // "log", "digest", ...
 
 struct Rejected {

@@ -1,6 +1,7 @@
 #include "services/trainer/server/telemetry.h"
 
 #include <string>
+#include <vector>
 
 namespace palimpsest::trainer {
 namespace {
@@ -47,10 +48,12 @@ Telemetry::Telemetry(Metrics& m)
           Count(m, "trainer_save_failures_total", "checkpoints that could not be written")),
       mismatch_kl_(m.AddGauge({"trainer_mismatch_kl",
                                "sampled against recomputed, last step, by events seen; nats",
-                               {"events"}})),
+                               {"events"}}),
+                   GaugeByEvents::Fold::kMean),
       mismatch_max_(m.AddGauge({"trainer_mismatch_max_abs",
                                 "largest difference of log-probability in the last step; nats",
-                                {"events"}})),
+                                {"events"}}),
+                    GaugeByEvents::Fold::kMax),
       view_kl_(m.AddGauge({"trainer_view_kl",
                            "between dense and shadow view where last compared, mean over tokens; "
                            "nats",
@@ -64,7 +67,9 @@ Telemetry::Telemetry(Metrics& m)
       step_seconds_(
           m.AddHistogram({"trainer_step_seconds", "of one step", {"phase"}}, LatencyBuckets())),
       broadcast_seconds_(m.AddHistogram(
-          {"broadcast_seconds", "of new weights on their way", {"stage"}}, LatencyBuckets())) {}
+          {"broadcast_seconds", "of new weights on their way", {"stage"}}, LatencyBuckets())) {
+  for (const RejectReason reason : kAllRejectReasons) rejected_.Begin({std::string(Name(reason))});
+}
 
 void Telemetry::SetReady(bool ready) { ready_.Set(ready ? 1 : 0); }
 
@@ -95,10 +100,13 @@ void Telemetry::Trained(const StepResult& r) {
   tokens_.Add(static_cast<double>(r.tokens));
   loss_tokens_.Add(static_cast<double>(r.loss_tokens));
   if (r.skipped) skipped_.Add();
+  std::vector<ByEvents> kl, max_abs;
   for (const MismatchBucket& m : r.mismatch) {
-    mismatch_kl_.With({std::to_string(m.events)}).Set(m.kl);
-    mismatch_max_.With({std::to_string(m.events)}).Set(m.max_abs);
+    kl.push_back({m.events, m.tokens, m.kl});
+    max_abs.push_back({m.events, m.tokens, m.max_abs});
   }
+  mismatch_kl_.Set(kl);
+  mismatch_max_.Set(max_abs);
   for (const Rejected& x : r.rejected) rejected_.With({std::string(Name(x.reason))}).Add();
   learning_rate_.Set(r.learning_rate);
   if (r.ratio) TrainedRollouts(*r.ratio);

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "common/telemetry/by_events.h"
 #include "common/telemetry/metrics.h"
 #include "services/trainer/core/trainer.h"
 
@@ -23,7 +24,8 @@ class Telemetry {
       learning_rate_, tokens_per_second_, ratio_mean_, ratio_max_, clip_share_, truncated_share_,
       masked_share_, effective_share_, reference_kl_, distilled_;
   Counter tokens_, loss_tokens_, skipped_, save_failures_;
-  MetricFamily<Gauge> mismatch_kl_, mismatch_max_, view_kl_, view_kl_p99_, acceptance_p5_;
+  GaugeByEvents mismatch_kl_, mismatch_max_;
+  MetricFamily<Gauge> view_kl_, view_kl_p99_, acceptance_p5_;
   MetricFamily<Counter> rejected_;
   MetricFamily<Histogram> step_seconds_, broadcast_seconds_;
 };

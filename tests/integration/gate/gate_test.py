@@ -4,6 +4,7 @@
 Usage: gate_test.py, from the root of the repository. Needs the standard library and ctest.
 """
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -68,6 +69,23 @@ class Gate(unittest.TestCase):
         self.assertTrue(text.endswith("Commit abc1234. 1 of 3 tests passed, 1 failed, 1 were skipped.\n\n"
                                       "- `bad`: failed\n- `absent`: skipped\n\n"
                                       "## Under the preset tsan\n\nCommit abc1234. It was not built, no test ran.\n"), text)
+
+    def test_skipped_tests_are_named_and_fail_what_does_not_allow_them(self):
+        with tempfile.TemporaryDirectory() as folder:
+            for part, text in (("gate", GATE), ("long", LONG)):
+                pathlib.Path(folder, f"{part}.where").write_text("Commit abc1234.\n")
+                pathlib.Path(folder, f"{part}.xml").write_text(text)
+            pathlib.Path(folder, "asan.where").write_text("Commit abc1234.\n")
+
+            def ask(allowed, *parts):
+                return subprocess.run([sys.executable, report.__file__, "--skipped", folder, *parts], capture_output=True, text=True,
+                                      timeout=60, env={**os.environ, "PALIMPSEST_ALLOW_SKIPS": allowed})
+            named = "SKIPPED, nothing proven: 1 of 3 tests of gate: absent\n"
+            for allowed, code in (("", 1), ("0", 1), ("1", 0)):
+                done = ask(allowed, "gate", "long", "asan", "tsan")
+                self.assertEqual((done.stdout, done.returncode), (named, code), done.stderr)
+            done = ask("", "long", "asan")
+            self.assertEqual((done.stdout, done.returncode), ("no test was skipped\n", 0), done.stderr)
 
     def test_this_machine_is_described_without_its_name(self):
         self.assertRegex(report.this_host(), r"^\d+ cores \(.+\), \d+ GiB, Linux ")

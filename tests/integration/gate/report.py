@@ -2,7 +2,8 @@
 """What the parts of `tests/run.sh --long` came to, as Markdown on stdout.
 
 Usage: report.py FOLDER, which holds PART.xml, a JUnit file of ctest, and PART.where for each part that was run; a part with the
-second alone could not be built. report.py --where says where we are: commit, date and machine.
+second alone could not be built. report.py --where says where we are: commit, date and machine. report.py --skipped FOLDER PART..
+names the tests of these parts that were skipped; exit code 1 when there are some, unless PALIMPSEST_ALLOW_SKIPS is 1.
 """
 import datetime
 import os
@@ -95,9 +96,25 @@ def where():
     return f"Commit {commit}, {datetime.date.today().isoformat()}, {this_host()}."
 
 
-def main(word):
+def skipped(parts):
+    """One line a part that skipped a test."""
+    lines = []
+    for part, (_, cases) in parts.items():
+        names = sorted(case.get("name") for case in cases or [] if outcome(case) == "skipped")
+        if names:
+            lines.append(f"SKIPPED, nothing proven: {len(names)} of {len(cases)} tests of {part}: {', '.join(names)}")
+    return lines
+
+
+def main(word, *more):
+    if word == "--skipped":
+        known = read(pathlib.Path(more[0]))
+        lines = skipped({part: known[part] for part in more[1:] if part in known})
+        print("\n".join(lines or ["no test was skipped"]))
+        return 1 if lines and os.environ.get("PALIMPSEST_ALLOW_SKIPS") != "1" else 0
     sys.stdout.write(where() + "\n" if word == "--where" else report(read(pathlib.Path(word))))
+    return 0
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    sys.exit(main(*sys.argv[1:]))

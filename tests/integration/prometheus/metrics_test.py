@@ -71,6 +71,22 @@ class Page(unittest.TestCase):
         self.assertGreater(len(rows), 50)
 
 
+class Declared(unittest.TestCase):
+    def test_a_name_that_several_daemons_declare_is_of_one_kind(self):
+        kinds = {}
+        for family in catalogue.read(ROOT):
+            kinds.setdefault(family.name, set()).add((family.type, family.labels))
+        self.assertEqual({name: kind for name, kind in kinds.items() if len(kind) > 1}, {})
+
+    def test_the_waits_for_all_calls_to_peers_begin_as_0(self):
+        engine = ROOT / "services/orchestrator/engine"
+        made = re.compile(r'(?:Persist|PersistWhile|AskTask|AskTaskOnce)\(\s*(?:\w+,\s*)?"([\w.]+)"')
+        calls = {call for path in engine.glob("*.cc") for call in made.findall(path.read_text())}
+        self.assertGreater(len(calls), 10)
+        begun = re.search(r'"peer_wait_seconds_total".*?Begin\(\{(.*?)\}\)', (engine / "run_metrics.h").read_text(), re.DOTALL)
+        self.assertEqual(set(re.findall(r'"([\w.]+)"', begun[1])), calls)
+
+
 class Sources(unittest.TestCase):
     def read(self, text):
         return catalogue.read_source("services/env/x.cc", text, (1.0, 2.0))

@@ -130,6 +130,9 @@ TEST_F(RpcServerTest, CallsAreCountedByMethodAndCode) {
   EXPECT_TRUE(
       EventuallySays(total + "{code=\"FAILED_PRECONDITION\",method=\"/test.Raw/Fail\"} 1\n"));
   EXPECT_TRUE(EventuallySays(total + "{code=\"CANCELLED\",method=\"/test.Raw/Hang\"} 1\n"));
+  // A daemon's own faults are there before the first of them.
+  EXPECT_TRUE(EventuallySays(total + "{code=\"INTERNAL\",method=\"/test.Raw/Echo\"} 0\n"));
+  EXPECT_TRUE(EventuallySays(total + "{code=\"DATA_LOSS\",method=\"/test.Raw/Fail\"} 0\n"));
   EXPECT_TRUE(EventuallySays("palimpsest_rpc_server_seconds_count{method=\"/test.Raw/Echo\"} 2\n"));
   EXPECT_TRUE(EventuallySays("palimpsest_rpc_server_in_flight 0\n"));
 }

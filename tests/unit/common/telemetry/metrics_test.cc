@@ -66,6 +66,14 @@ TEST_F(MetricsTest, CatalogueListsEachMetricOnce) {
   EXPECT_EQ(found, 1);
 }
 
+TEST_F(MetricsTest, KnownValuesBeginAsZero) {
+  const auto lost = metrics_.AddCounter({"lost_total", "Lost.", {"why"}}).Begin({"cut", "gone"});
+  EXPECT_THAT(metrics_.Text(), HasSubstr("palimpsest_lost_total{why=\"gone\"} 0\n"));
+  lost.With({"gone"}).Add();
+  lost.Begin({"gone"});
+  EXPECT_THAT(metrics_.Text(), HasSubstr("palimpsest_lost_total{why=\"gone\"} 1\n"));
+}
+
 TEST_F(MetricsTest, TooManySeriesFallIntoOther) {
   const auto family = metrics_.AddCounter({"calls_total", "Calls.", {"who"}});
   for (int i = 0; i < 1000; ++i) family.With({std::to_string(i)}).Add();

@@ -45,6 +45,20 @@ TEST(RoutingTest, KeysAreSpreadEvenly) {
   for (const int count : keys) EXPECT_NEAR(count, mean, 5 * spread);
 }
 
+// A home that is away is still the home: what goes elsewhere then misses its pages.
+TEST(RoutingTest, AChoiceIsHomeKnownOrElsewhere) {
+  auto fleet = Fleet(3);
+  Wish wish = WishFor(7);
+  const size_t home = OrderReplicas(fleet, wish, kFactor)[0];
+  EXPECT_EQ(ChoiceOf(fleet, wish, home), Choice::kHome);
+  fleet[home].standing = Standing::kAway;
+  const size_t next = OrderReplicas(fleet, wish, kFactor)[0];
+  EXPECT_NE(next, home);
+  EXPECT_EQ(ChoiceOf(fleet, wish, next), Choice::kElsewhere);
+  wish.known_to = fleet[next].name;
+  EXPECT_EQ(ChoiceOf(fleet, wish, next), Choice::kKnown);
+}
+
 TEST(RoutingTest, WhenAReplicaGoesOnlyItsKeysMoveAndTheyComeBackWithIt) {
   const auto whole = Fleet(8);
   auto less = whole;

@@ -20,6 +20,36 @@ TEST_F(RelayTest, RequestsOfOnePromptGoToOneReplicaAndPromptsToBoth) {
   EXPECT_THAT(
       router_->metrics(),
       HasSubstr("palimpsest_router_requests_total{outcome=\"ok\",replica=\"inference-0\"} 8"));
+  EXPECT_THAT(router_->metrics(), HasSubstr("palimpsest_router_choices_total{choice=\"home\"} 9"));
+  EXPECT_THAT(router_->metrics(), HasSubstr("palimpsest_router_added_seconds_count 9"));
+}
+
+TEST_F(RelayTest, WhatHasNotHappenedIsToldAsZero) {
+  StartFleet();
+  for (const std::string series :
+       {"requests_total{outcome=\"full\",replica=\"inference-0\"}",
+        "requests_total{outcome=\"unavailable\",replica=\"inference-1\"}",
+        "requests_total{outcome=\"lost\",replica=\"inference-1\"}",
+        "choices_total{choice=\"elsewhere\"}", "choices_total{choice=\"known\"}", "repeats_total",
+        "added_seconds_count"}) {
+    EXPECT_THAT(router_->metrics(), HasSubstr("palimpsest_router_" + series + " 0\n"));
+  }
+}
+
+TEST_F(RelayTest, ReplicasAreCountedByStanding) {
+  StartFleet();
+  const auto replicas = [this](const std::string& standing, int count) {
+    const std::string line =
+        "router_replicas{standing=\"" + standing + "\"} " + std::to_string(count) + "\n";
+    for (int i = 0; i < 1000; ++i) {
+      if (router_->metrics().find(line) != std::string::npos) return true;
+      absl::SleepFor(absl::Milliseconds(10));
+    }
+    return false;
+  };
+  EXPECT_TRUE(replicas("ready", 2) && replicas("doubtful", 0) && replicas("away", 0));
+  nodes_[0]->serving.StartDraining();
+  EXPECT_TRUE(replicas("ready", 1) && replicas("doubtful", 0) && replicas("away", 1));
 }
 
 TEST_F(RelayTest, AReplicaLostBeforeTheFirstTokenIsReplacedUnseen) {
@@ -36,6 +66,11 @@ TEST_F(RelayTest, AReplicaLostBeforeTheFirstTokenIsReplacedUnseen) {
   engine(1).Finish("a");
   EXPECT_THAT(stream.Rest(), ElementsAre("tokens 12+1", "finished 0", "end"));
   EXPECT_THAT(router_->metrics(), HasSubstr("palimpsest_router_repeats_total 1"));
+  // The repetition is no second request, and its time is the router's.
+  EXPECT_THAT(router_->metrics(), HasSubstr("palimpsest_router_choices_total{choice=\"home\"} 1"));
+  EXPECT_THAT(router_->metrics(), HasSubstr("palimpsest_router_added_seconds_count 1"));
+  EXPECT_THAT(router_->metrics(),
+              HasSubstr("palimpsest_router_added_seconds_bucket{le=\"0.0001\"} 0"));
 }
 
 TEST_F(RelayTest, AReplicaLostAfterTheFirstTokenIsOneRetryableErrorForEachOpenSample) {

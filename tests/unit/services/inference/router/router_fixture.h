@@ -28,7 +28,7 @@ class RouterFront {
 
  private:
   Metrics metrics_{"router", "test", SystemClock()};
-  RouterTelemetry telemetry_{metrics_};
+  RouterTelemetry telemetry_{metrics_, SystemClock()};
   Fleet fleet_;
   std::atomic<int> drained_{0};
   std::unique_ptr<RouterService> service_;

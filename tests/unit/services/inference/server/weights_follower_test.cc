@@ -187,7 +187,8 @@ TEST_F(WeightsFollowerTest, ACorruptVersionIsNotServedAndALaterGoodOneIs) {
   ready_ = false;
   Start();
   EXPECT_TRUE(Eventually([&] {
-    return metrics_.Text().find("weights_failures_total{code=\"DATA_LOSS\"}") != std::string::npos;
+    return metrics_.Text().find("weights_failures_total{code=\"DATA_LOSS\"} 1") !=
+           std::string::npos;
   }));
   EXPECT_EQ(serving_.engine()->version(), PolicyVersion(1));
   EXPECT_THAT(engine_->folders(), IsEmpty());

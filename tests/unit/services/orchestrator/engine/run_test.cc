@@ -281,7 +281,8 @@ TEST_F(RunTest, APromptThatAWorkerIsLostOverIsAskedForAgainAndNotWaitedFor) {
   world_->hung_resets = 4;
   ASSERT_TRUE(Attempt().ok());
   ExpectWhole();
-  EXPECT_THAT(metrics_->Text(), testing::Not(testing::HasSubstr("peer_wait_seconds_total")));
+  EXPECT_THAT(metrics_->Text(),
+              testing::HasSubstr("peer_wait_seconds_total{call=\"env.reset\"} 0\n"));
 }
 
 TEST_F(RunTest, ATaskThatTheEnvironmentDoesNotHaveIsNamedAndWouldBeAgain) {
