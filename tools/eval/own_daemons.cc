@@ -7,6 +7,7 @@
 #include "common/rpc/address.h"
 #include "tools/launch/publish_folder.h"
 #include "tools/launch/run_folder.h"
+#include "tools/launch/shared_cores.h"
 
 namespace palimpsest::tools::eval {
 namespace {
@@ -24,8 +25,7 @@ std::vector<std::string> SetsOf(const OwnDaemonsOptions& options, const std::str
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<OwnDaemons>> OwnDaemons::Start(const OwnDaemonsOptions& options) {
-  // Daemons share the cores: a thread that spins while it waits takes one from the other.
-  setenv("OMP_WAIT_POLICY", "PASSIVE", 0);
+  ShareCores();
   const RunSection run{.name = "eval", .folder = options.folder};
   std::vector<DaemonSpec> specs;
   if (!options.model.empty()) {

@@ -18,6 +18,7 @@
 #include "tools/launch/progress_watch.h"
 #include "tools/launch/run_folder.h"
 #include "tools/launch/screen.h"
+#include "tools/launch/shared_cores.h"
 #include "tools/launch/slurm_place.h"
 #include "tools/launch/supervisor.h"
 
@@ -167,10 +168,7 @@ void Launch::Requeue() {
 }  // namespace
 
 int RunLaunch(const LaunchOptions& options) {
-  // Daemons share the cores: a thread that spins while it waits for its team (OpenMP's default)
-  // takes the core from another daemon. libgomp reads this when it is loaded, so it must be there
-  // before exec. A value of the user's stays.
-  setenv("OMP_WAIT_POLICY", "PASSIVE", 0);
+  ShareCores();
   Launch launch(options);
   if (const absl::Status status = launch.Prepare(); !status.ok()) return UsageError(kName, status);
   if (!launch.IsOver()) return launch.Go();

@@ -17,6 +17,7 @@
 #include "tools/launch/outcome.h"
 #include "tools/launch/publish_folder.h"
 #include "tools/launch/run_folder.h"
+#include "tools/launch/shared_cores.h"
 
 namespace palimpsest::tools {
 namespace {
@@ -140,6 +141,7 @@ int RunServe(const ServeOptions& options) {
     for (const DaemonSpec& spec : *specs) sound.Update(CheckConfigOf(spec));
   }
   if (!sound.ok()) return UsageError(kName, sound);
+  ShareCores();
   const absl::StatusOr<Attempt> attempt = Begin(options, run);
   if (!attempt.ok()) {
     UsageError(kName, attempt.status());

@@ -28,7 +28,8 @@ float Largest(std::span<const float> logits) {
   return most;
 }
 
-// e^(x - max) of each logit, and their sums: the softmax before its division.
+// e^(x - max) of each logit, and their sums: the softmax before its division. One per thread, which
+// keeps its memory: a vocabulary's worth of fresh pages at each draw costs more than the sums.
 struct Weights {
   std::vector<float> of;       // [V]
   std::vector<double> blocks;  // sums over kBlock ids
@@ -177,7 +178,7 @@ std::span<const float> AtTemperature(std::span<const float> raw, double temperat
 Draw WeighToken(std::span<const float> raw, int32_t token, double temperature, int32_t top) {
   std::vector<float> scaled;
   const std::span<const float> logits = AtTemperature(raw, temperature, scaled);
-  Weights weights;
+  thread_local Weights weights;
   Weigh(logits, weights);
   const double normaliser = weights.most + std::log(weights.total);
   return {.token = token,
@@ -192,7 +193,7 @@ Draw SampleToken(std::span<const float> raw, const rl::SamplingParams& p,
   const float inverse = greedy ? 1 : static_cast<float>(1 / p.temperature);
   std::vector<float> scaled;
   const std::span<const float> recorded = AtTemperature(raw, p.temperature, scaled);
-  Weights weights;
+  thread_local Weights weights;
   Weigh(recorded, weights);
   const double normaliser = weights.most + std::log(weights.total);
   std::vector<float> moved;

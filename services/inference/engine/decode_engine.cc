@@ -10,6 +10,7 @@
 
 #include "absl/strings/str_format.h"
 #include "absl/synchronization/mutex.h"
+#include "common/model/borrowed_threads.h"
 #include "services/inference/core/admission.h"
 #include "services/inference/core/begun.h"
 #include "services/inference/core/fair_order.h"
@@ -22,6 +23,14 @@ namespace {
 
 model::Kernels KernelsOf(const EngineOptions& options) {
   return options.batch_invariant ? model::Kernels::kFixed : model::Kernels::kFast;
+}
+
+// Beside the engine's own thread.
+absl::StatusOr<std::unique_ptr<model::Decoder>> LoadDecoder(const std::string& folder,
+                                                            const EngineOptions& options) {
+  const model::BorrowedThreads threads;
+  const auto dtype = options.dtype == "bfloat16" ? model::DType::kBFloat16 : model::DType::kFloat32;
+  return model::Decoder::Load(folder, dtype, KernelsOf(options));
 }
 
 // For the ids of sessions: a name, no draw.
@@ -112,6 +121,7 @@ class DecodeEngine final : public Engine, public Sessions {
   }
 
   absl::StatusOr<ScoreResult> Score(const ScoreRequest& request) override {
+    const model::BorrowedThreads threads;
     std::shared_ptr<const model::Decoder> decoder;
     PolicyVersion version;
     {
@@ -127,8 +137,7 @@ class DecodeEngine final : public Engine, public Sessions {
     absl::MutexLock one_at_a_time(&update_mu_);
     if (version == this->version()) return UpdateResult{.version = version, .already_live = true};
     const absl::Time begin = clock_.Now();
-    ASSIGN_OR_RETURN(std::unique_ptr<model::Decoder> staged,
-                     model::Decoder::Load(folder, decoder_->dtype(), KernelsOf(options_)));
+    ASSIGN_OR_RETURN(std::unique_ptr<model::Decoder> staged, LoadDecoder(folder, options_));
     if (!(staged->config() == decoder_->config())) {
       return absl::FailedPreconditionError(absl::StrFormat(
           "%s/config.json is of another model than the one that is served", folder));
@@ -459,9 +468,8 @@ absl::StatusOr<std::unique_ptr<Engine>> MakeEngine(EngineOptions options) {
     return absl::InvalidArgumentError(
         "limits: max_running, prefill_tokens and kv_pool_bytes must be >= 1");
   }
-  const auto dtype = options.dtype == "bfloat16" ? model::DType::kBFloat16 : model::DType::kFloat32;
   ASSIGN_OR_RETURN(std::unique_ptr<model::Decoder> decoder,
-                   model::Decoder::Load(options.model_folder, dtype, KernelsOf(options)));
+                   LoadDecoder(options.model_folder, options));
   ASSIGN_OR_RETURN(std::vector<int32_t> stop_ids, model::ReadStopIds(options.model_folder));
   std::unique_ptr<const Tokenizer> tokenizer;
   if (options.with_tokenizer && std::filesystem::exists(options.model_folder + "/tokenizer.json")) {

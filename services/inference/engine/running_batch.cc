@@ -255,7 +255,7 @@ std::vector<StepItem> RunningBatch::PlanStep() {
 void RunningBatch::TakeLogits(const StepOutput& output, const std::vector<StepItem>& items,
                               PolicyVersion version) {
   const size_t vocab = static_cast<size_t>(model_.vocab);
-  const auto logits = [&](size_t i) { return std::span(output.logits).subspan(i * vocab, vocab); };
+  const auto logits = [&](size_t i) { return output.logits.subspan(i * vocab, vocab); };
   const auto sequence = [&](size_t i) -> Sequence& {
     return *items[output.with_logits[i]].sequence;
   };

@@ -4,6 +4,7 @@
 #include <c10/core/GradMode.h>
 
 #include <cmath>
+#include <memory>
 #include <numeric>
 
 #include "common/attention/execute_torch.h"
@@ -160,10 +161,12 @@ StepOutput RunStep(const model::Decoder& decoder, KvPool& pool,
     begin += item.count;
   }
   if (last_rows.empty()) return out;
-  const at::Tensor logits = decoder.Logits(hidden.index_select(0, at::tensor(last_rows, at::kLong)))
-                                .to(at::kFloat)
-                                .contiguous();
-  out.logits.assign(logits.data_ptr<float>(), logits.data_ptr<float>() + logits.numel());
+  const auto logits = std::make_shared<const at::Tensor>(
+      decoder.Logits(hidden.index_select(0, at::tensor(last_rows, at::kLong)))
+          .to(at::kFloat)
+          .contiguous());
+  out.logits = {logits->const_data_ptr<float>(), static_cast<size_t>(logits->numel())};
+  out.owner = logits;
   return out;
 }
 

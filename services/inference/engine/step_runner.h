@@ -1,5 +1,7 @@
 #pragma once
 
+#include <memory>
+#include <span>
 #include <vector>
 
 #include "common/model/decoder.h"
@@ -20,8 +22,9 @@ struct StepItem {
 // the last row of those items that have no pending token left, in their order: fp32
 // [items_with_logits, V], row-major.
 struct StepOutput {
-  std::vector<int> with_logits;  // indices into items
-  std::vector<float> logits;     // [with_logits, V]
+  std::vector<int> with_logits;       // indices into items
+  std::span<const float> logits;      // [with_logits, V]
+  std::shared_ptr<const void> owner;  // of the logits' memory
 };
 StepOutput RunStep(const model::Decoder& decoder, KvPool& pool, const std::vector<StepItem>& items);
 

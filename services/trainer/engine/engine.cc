@@ -11,6 +11,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_format.h"
 #include "common/collective/exchange.h"
+#include "common/model/borrowed_threads.h"
 #include "common/telemetry/log.h"
 #include "common/weights/durable_file.h"
 #include "services/trainer/engine/canary.h"
@@ -110,6 +111,7 @@ absl::StatusOr<std::unique_ptr<TrainerEngine>> TrainerEngine::Open(const EngineO
                                                                    Collective& ranks) {
   RETURN_IF_ERROR(Validate(options));
   at::set_num_threads(options.threads);
+  const model::BorrowedThreads threads;  // steps are another thread's
   ASSIGN_OR_RETURN(const std::optional<FoundCheckpoint> found,
                    NewestCheckpointTogether(ranks, options.run.CheckpointFolder()));
   ASSIGN_OR_RETURN(SourceModel source,
