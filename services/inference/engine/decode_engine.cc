@@ -10,6 +10,7 @@
 
 #include "absl/strings/str_format.h"
 #include "absl/synchronization/mutex.h"
+#include "common/base/kept_memory.h"
 #include "common/model/borrowed_threads.h"
 #include "services/inference/core/admission.h"
 #include "services/inference/core/begun.h"
@@ -468,6 +469,7 @@ absl::StatusOr<std::unique_ptr<Engine>> MakeEngine(EngineOptions options) {
     return absl::InvalidArgumentError(
         "limits: max_running, prefill_tokens and kv_pool_bytes must be >= 1");
   }
+  KeepFreedMemory();
   ASSIGN_OR_RETURN(std::unique_ptr<model::Decoder> decoder,
                    LoadDecoder(options.model_folder, options));
   ASSIGN_OR_RETURN(std::vector<int32_t> stop_ids, model::ReadStopIds(options.model_folder));
