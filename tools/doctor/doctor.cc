@@ -242,10 +242,11 @@ int RunDoctor(const DoctorOptions& options, std::ostream& out, std::ostream& tab
   }
   const auto findings = LookAtNodes(options);
   if (findings.ok()) return Tell(options.config, *findings, out, table);
-  return Tell(options.config,
-              {{"job", Verdict::kFail, std::string(findings.status().message()),
-                "run it inside of a Slurm job: salloc --nodes=2 palimpsest doctor --slurm .."}},
-              out, table);
+  return Tell(
+      options.config,
+      {{"job", Verdict::kFail, std::string(findings.status().message()),
+        "run it inside of a Slurm job: salloc --nodes=2 --exclusive palimpsest doctor --slurm .."}},
+      out, table);
 }
 
 }  // namespace palimpsest::tools
