@@ -2,6 +2,7 @@
 
 #include <vector>
 
+#include "common/base/status.h"
 #include "common/context/policy.h"
 #include "common/rl/rollout.h"
 

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "common/context/policy.h"
 #include "common/weights/store.h"
 #include "services/orchestrator/core/peers.h"
 #include "tests/simulation/network.h"

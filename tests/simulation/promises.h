@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "common/context/policy.h"
 #include "services/orchestrator/core/peers.h"
 #include "services/orchestrator/engine/ledger.h"
 #include "tests/simulation/history.h"
