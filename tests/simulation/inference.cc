@@ -6,6 +6,7 @@
 #include "common/weights/durable_file.h"
 #include "common/weights/manifest.h"
 #include "services/orchestrator/core/decisions.h"
+#include "tests/simulation/events.h"
 #include "tests/simulation/told.h"
 #include "tests/simulation/weights_file.h"
 
@@ -35,19 +36,25 @@ rl::Rollout Started(const std::string& id, const std::vector<int32_t>& prompt, u
   return rollout;
 }
 
+// `epoch`: of the KV that the tokens were made with.
 template <class Ids>
-void Append(const Ids& ids, Origin origin, int64_t version, rl::Rollout& rollout) {
+void Append(const Ids& ids, Origin origin, int64_t version, int32_t epoch, rl::Rollout& rollout) {
   const auto begin = static_cast<int32_t>(rollout.tokens.size());
   rollout.tokens.insert(rollout.tokens.end(), ids.begin(), ids.end());
   const auto end = static_cast<int32_t>(rollout.tokens.size());
   rollout.origins.resize(rollout.tokens.size(), origin);
   rollout.logprobs.resize(rollout.tokens.size(), origin == Origin::kSampled ? -0.5f : 0.0f);
   if (begin == end) return;
-  if (!rollout.spans.empty() && rollout.spans.back().version.value() == version) {
+  if (!rollout.spans.empty() && rollout.spans.back().version.value() == version &&
+      rollout.spans.back().kv_epoch == epoch) {
     rollout.spans.back().end = end;
   } else {
-    rollout.spans.push_back({begin, end, PolicyVersion(version), 0});
+    rollout.spans.push_back({begin, end, PolicyVersion(version), epoch});
   }
+}
+
+int32_t EpochOf(const rl::Rollout& rollout) {
+  return rollout.spans.empty() ? 0 : rollout.spans.back().kv_epoch;
 }
 
 bool WasCut(const rl::Rollout& rollout) {
@@ -186,11 +193,13 @@ bool SimInference::IsLost(int& left) {
 }
 
 absl::Status SimInference::Say(Replica& replica, int aborts, uint64_t seed, int32_t turn,
-                               rl::Rollout& rollout, std::string& text) {
+                               const context::ContextPolicy& context, rl::Rollout& rollout,
+                               std::string& text) {
   const int life = replica.life;
   const absl::Status aborted = absl::CancelledError("aborted");
   if (aborts != aborts_) return aborted;
   const bool goes_on = WasCut(rollout);
+  const int32_t epoch = EpochOf(rollout) + (goes_on ? 1 : 0);  // its KV is made again from the log
   const int64_t begun = goes_on ? rollout.spans.back().version.value() : replica.version;
   scheduler_.SleepFor(absl::Seconds(3 * random_.Uniform()));
   if (life != replica.life) return Away();
@@ -198,16 +207,24 @@ absl::Status SimInference::Say(Replica& replica, int aborts, uint64_t seed, int3
   const bool lie = scenario_.plant == Plant::kOldWeightsDenied;
   if (!goes_on) {
     Append(said.text.substr(0, static_cast<size_t>(said.slash)), Origin::kSampled,
-           lie ? said.ended : said.begun, rollout);
+           lie ? said.ended : said.begun, epoch, rollout);
+    rollout.events = EventsOf(context, rollout);
   }
   rollout.finish_reason = rl::FinishReason::kCancelled;
   if (aborts != aborts_) return aborted;
   if (IsLost(lost_samples_)) return absl::InternalError("the sample is lost");
-  Append(said.text.substr(static_cast<size_t>(said.slash)), Origin::kSampled, said.ended, rollout);
+  Append(said.text.substr(static_cast<size_t>(said.slash)), Origin::kSampled, said.ended, epoch,
+         rollout);
+  rollout.events = EventsOf(context, rollout);
   rollout.finish_reason = rl::FinishReason::kStop;
   if (goes_on) ++continued_;
   text = said.text;
   return absl::OkStatus();
+}
+
+void SimInference::GoOn(const context::ContextPolicy& context, const rl::Rollout& begun) {
+  promises_.GoesOn(context, begun);
+  continued_events_ += std::ssize(begun.events);
 }
 
 absl::StatusOr<Samples> SimInference::Serve(Replica& replica, const GenerateCall& call) {
@@ -221,10 +238,12 @@ absl::StatusOr<Samples> SimInference::Serve(Replica& replica, const GenerateCall
     sample.rollout.sample = number;
     sample.rollout.greedy = call.sampling.temperature == 0;
     for (const rl::Rollout& begun : call.begun) {
-      if (begun.sample == number) sample.rollout = begun;
+      if (begun.sample != number) continue;
+      GoOn(call.context, begun);
+      sample.rollout = begun;
     }
     const absl::Status status =
-        Say(replica, aborts, call.sampling.seed, 0, sample.rollout, sample.text);
+        Say(replica, aborts, call.sampling.seed, 0, call.context, sample.rollout, sample.text);
     if (status.ok()) {
       samples.push_back(std::move(sample));
       continue;
@@ -271,8 +290,9 @@ absl::StatusOr<SessionRef> SimInference::CreateSession(const SessionCall& call) 
           Replica& replica = *replicas_[number];
           RETURN_IF_ERROR(MaySample(replica, call.min_version));
           const std::string id = absl::StrFormat("s%d", ++made_sessions_);
-          replica.sessions[id] =
-              call.begun.value_or(Started(call.request_id, call.prompt, call.seed));
+          if (call.begun.has_value()) GoOn(call.context, *call.begun);
+          replica.sessions[id] = {
+              call.begun.value_or(Started(call.request_id, call.prompt, call.seed)), call.context};
           continued_episodes_ += call.begun.has_value();
           return SessionRef{.id = id, .replica = number};
         });
@@ -287,22 +307,24 @@ absl::StatusOr<orchestrator::Sample> SimInference::ServeStep(Replica& replica,
   if (IsLost(lost_sessions_)) replica.sessions.erase(step.session.id);
   const auto found = replica.sessions.find(step.session.id);
   if (found == replica.sessions.end()) return absl::NotFoundError("no such session");
-  if (step.expected_tokens != std::ssize(found->second.tokens)) {
+  if (step.expected_tokens != std::ssize(found->second.rollout.tokens)) {
     return absl::FailedPreconditionError("the session has other tokens");
   }
   const Running running(replica);
   orchestrator::Sample sample;
-  sample.rollout = found->second;
+  sample.rollout = found->second.rollout;
+  const context::ContextPolicy context = found->second.context;
   rl::Rollout& rollout = sample.rollout;
   rollout.greedy = step.sampling.temperature == 0;
-  Append(step.new_ids, Origin::kInjected, replica.version, rollout);
+  Append(step.new_ids, Origin::kInjected, replica.version, EpochOf(rollout), rollout);
   const auto turn = static_cast<int32_t>(
       std::count(rollout.tokens.begin(), rollout.tokens.end(), kObservation[0]));
-  const absl::Status status = Say(replica, aborts_, rollout.seed, turn, rollout, sample.text);
+  const absl::Status status =
+      Say(replica, aborts_, rollout.seed, turn, context, rollout, sample.text);
   if (!status.ok()) return Failed(0, status);
   // It may have been deleted meanwhile.
   const auto still = replica.sessions.find(step.session.id);
-  if (still != replica.sessions.end()) still->second = rollout;
+  if (still != replica.sessions.end()) still->second.rollout = rollout;
   return sample;
 }
 
@@ -329,8 +351,8 @@ absl::StatusOr<orchestrator::ModelFacts> SimInference::Describe() {
       "inference.describe", kCall, [this]() -> absl::StatusOr<orchestrator::ModelFacts> {
         for (const auto& replica : replicas_) {
           if (!replica->up) continue;
-          return orchestrator::ModelFacts{.layers = 1,
-                                          .kv_heads = 1,
+          return orchestrator::ModelFacts{.layers = kShape.layers,
+                                          .kv_heads = kShape.kv_heads,
                                           .max_position = kMaxPosition,
                                           .stop_ids = {256},
                                           .version = PolicyVersion(replica->version)};

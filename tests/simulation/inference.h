@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "common/context/policy.h"
 #include "common/weights/store.h"
 #include "services/orchestrator/core/peers.h"
 #include "tests/simulation/network.h"
@@ -29,6 +30,7 @@ class SimInference final : public orchestrator::InferenceClient {
   int64_t open_sessions() const;
   int64_t continued() const { return continued_; }  // samples that ended behind a cut
   int64_t continued_episodes() const { return continued_episodes_; }  // sessions made from a log
+  int64_t continued_events() const { return continued_events_; }      // in both, by then
 
   absl::StatusOr<orchestrator::ModelFacts> Describe() override;
   absl::StatusOr<std::vector<orchestrator::Sample>> Generate(
@@ -41,6 +43,10 @@ class SimInference final : public orchestrator::InferenceClient {
   absl::Status AbortAll(const std::string& reason) override;
 
  private:
+  struct Session {
+    rl::Rollout rollout;
+    context::ContextPolicy context;
+  };
   struct Replica {
     std::string name;
     int life = 0;
@@ -48,7 +54,7 @@ class SimInference final : public orchestrator::InferenceClient {
     int running = 0;
     int64_t version = 0;  // that is live
     std::unique_ptr<weights::StoreReader> reader;
-    std::map<std::string, rl::Rollout> sessions;
+    std::map<std::string, Session> sessions;
   };
   class Running;
 
@@ -58,10 +64,12 @@ class SimInference final : public orchestrator::InferenceClient {
   absl::StatusOr<std::string> ReadVersion(Replica& replica, int64_t version) const;
   absl::StatusOr<int64_t> Newest(const Replica& replica) const;
   absl::Status MaySample(const Replica& replica, std::optional<PolicyVersion> min_version) const;
-  // Appends a response, or what is left of one that was cut. What there is by then stands there,
-  // too, when the replica died or there were more than `aborts` aborts.
-  absl::Status Say(Replica& replica, int aborts, uint64_t seed, int32_t turn, rl::Rollout& rollout,
-                   std::string& text);
+  // Appends a response, or what is left of one that was cut, with the events that fall due. What
+  // there is by then stands there, too, when the replica died or there were more than `aborts`
+  // aborts.
+  absl::Status Say(Replica& replica, int aborts, uint64_t seed, int32_t turn,
+                   const context::ContextPolicy& context, rl::Rollout& rollout, std::string& text);
+  void GoOn(const context::ContextPolicy& context, const rl::Rollout& begun);
   absl::StatusOr<std::vector<orchestrator::Sample>> Serve(Replica& replica,
                                                           const orchestrator::GenerateCall& call);
   absl::StatusOr<orchestrator::Sample> ServeStep(Replica& replica,
@@ -80,7 +88,7 @@ class SimInference final : public orchestrator::InferenceClient {
   int lost_samples_ = 0, lost_sessions_ = 0;  // the next ones
   int made_sessions_ = 0;
   int aborts_ = 0;
-  int64_t continued_ = 0, continued_episodes_ = 0;
+  int64_t continued_ = 0, continued_episodes_ = 0, continued_events_ = 0;
   int asking_ = 0, playing_ = 0;  // requests and sessions of the orchestrator, now
 };
 

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_format.h"
 #include "services/orchestrator/core/decisions.h"
+#include "tests/simulation/events.h"
 
 namespace palimpsest::simulation {
 namespace {
@@ -23,6 +24,9 @@ std::string Contents(const orchestrator::TrainBatch& batch) {
     text += absl::StrFormat("|%s %s %.17g %.17g:", item.group_id, item.rollout.id, item.advantage,
                             item.reward);
     text.append(item.rollout.tokens.begin(), item.rollout.tokens.end());
+    for (const context::Event& event : item.rollout.events) {
+      text += "!" + event.digest.value_or(context::Digest()).Hex();
+    }
   }
   return text;
 }
@@ -68,10 +72,17 @@ void Promises::BatchCame(const orchestrator::TrainBatch& batch) {
   for (const orchestrator::RlItem& item : batch.rl) {
     CheckItem(batch, item, groups);
     replayed_[item.rollout.id] = ReplayOf(batch.step, item.rollout);
+    events_[item.rollout.id] = static_cast<int32_t>(item.rollout.events.size());
+    trained_events_ += std::ssize(item.rollout.events);
   }
   if (batch.rl.empty()) return;
   CheckGroups(batch, groups);
   groups_[batch.step] = std::move(groups);
+}
+
+void Promises::GoesOn(const context::ContextPolicy& policy, const rl::Rollout& begun) {
+  const absl::Status sound = CheckEvents(policy, begun);
+  Expect(sound.ok(), "events", "to go on: " + sound.ToString());
 }
 
 void Promises::CheckItem(const orchestrator::TrainBatch& batch, const orchestrator::RlItem& item,
@@ -81,6 +92,9 @@ void Promises::CheckItem(const orchestrator::TrainBatch& batch, const orchestrat
     history_.Broken("tokens", item.rollout.id + ": " + std::string(told.status().message()));
     return;
   }
+  const auto policy = orchestrator::FindContext(scenario_.plan, scenario_.plan.rl.context);
+  const absl::Status log = CheckEvents(policy.value(), item.rollout);
+  Expect(log.ok(), "events", item.rollout.id + ": " + log.ToString());
   const double truth = Truth(told->task, told->split, told->index, told->responses.back().text);
   Expect(item.reward == truth, "rewards",
          absl::StrFormat("%s has %g and deserves %g", item.rollout.id, item.reward, truth));
@@ -207,6 +221,9 @@ void Promises::CheckBatches(const orchestrator::Ledger& ledger,
       Expect(
           rollout.ok() && (rollout->replayed.empty() || rollout->replayed == replayed_[member.id]),
           "replays", "another replay is kept of " + member.id);
+      Expect(member.events == events_[member.id], "events",
+             absl::StrFormat("the ledger has %d events of %s, the trainer had %d", member.events,
+                             member.id, events_[member.id]));
     }
   }
   std::string weights, wanted;

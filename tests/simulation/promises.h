@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "common/context/policy.h"
 #include "services/orchestrator/core/peers.h"
 #include "services/orchestrator/engine/ledger.h"
 #include "tests/simulation/history.h"
@@ -25,6 +26,7 @@ std::vector<float> ReplayOf(int64_t step, const rl::Rollout& rollout);
 //   rewards   every reward is what the environment says of the response; none comes of a failure
 //   accepted  what the ledger has committed is there after any death, and is trained or counted
 //   batches   the weights contain each batch once, in order, with the same contents each time
+//   events    the log of a rollout is the one it was made with, whole, wherever it went on
 //   replays   what is kept of a replay is that of its rollout and step, and whole
 //   prompts   none is skipped or used twice
 //   staleness no rollout is older than the bound when it is trained, and none comes of the future
@@ -40,10 +42,13 @@ class Promises {
   void Published(int64_t version, int64_t step, const std::string& contents);
   void Served(int64_t version, const std::string& contents);
   void BatchCame(const orchestrator::TrainBatch& batch);
+  // A replica is to go on with what there is of a rollout.
+  void GoesOn(const context::ContextPolicy& policy, const rl::Rollout& begun);
   void Asking(int requests, int sessions);  // of the orchestrator, at once
 
   // The orchestrator has told that it accepted so many rollouts, in all attempts.
   void Acknowledged(int64_t accepted) { acknowledged_ = std::max(acknowledged_, accepted); }
+  int64_t trained_events() const { return trained_events_; }  // of all batches
   // After each attempt.
   void Look(const orchestrator::Ledger& ledger);
   // After the last one. `trained`: ids of the batches in the trainer's weights.
@@ -73,6 +78,8 @@ class Promises {
   std::map<int64_t, std::string> batches_;                  // by step, as they came first
   std::map<int64_t, std::map<std::string, Group>> groups_;  // of RL batches, by step
   std::map<std::string, std::vector<float>> replayed_;      // by rollout
+  std::map<std::string, int32_t> events_;                   // that it has; likewise
+  int64_t trained_events_ = 0;
   int64_t acknowledged_ = 0;
 };
 

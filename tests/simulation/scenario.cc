@@ -47,6 +47,28 @@ orchestrator::RunPlan DrawPlan(RandomStream& random) {
   return plan;
 }
 
+// Under which rollouts are made. Draws of its own: what else a seed decides does not hang on it.
+void DrawContext(uint64_t seed, orchestrator::RunPlan& plan) {
+  RandomStream random(MixSeed({seed, Meaning("context")}));
+  const auto ratio = 0.2 + 0.1 * static_cast<double>(random.Below(4));
+  context::ContextPolicy policy;
+  if (random.Below(2) == 0) {
+    policy.trigger = context::KvBudget{.budget = static_cast<int32_t>(random.Between(20, 24)),
+                                       .window = static_cast<int32_t>(random.Between(3, 5)),
+                                       .keep_ratio = ratio};
+  } else {
+    policy.trigger = context::Segments{.every = static_cast<int32_t>(random.Between(4, 6)),
+                                       .window = static_cast<int32_t>(random.Between(3, 4)),
+                                       .keep_ratio = ratio};
+  }
+  policy.method = static_cast<context::Method>(random.Between(1, 3));
+  policy.parameters.chooser = context::DefaultChooser(policy.method);
+  policy.reference_tokens = 4;
+  policy.stack = random.Below(3) == 0;
+  plan.contexts["compacted"] = policy;
+  if (random.Below(4) > 0) plan.rl.context = "compacted";
+}
+
 // What a plant needs to show itself, besides luck.
 void Prepare(Scenario& scenario) {
   const auto plan = [&](int64_t at, Fault fault) { scenario.faults.push_back({at, fault}); };
@@ -60,6 +82,10 @@ void Prepare(Scenario& scenario) {
       break;
     case Plant::kDiskLies:
       for (int64_t at = 50; at < 120; at += 20) plan(at, Fault::kPowerCut);
+      break;
+    case Plant::kEventForged:
+    case Plant::kEventForgotten:
+      scenario.plan.rl.context = "compacted";
       break;
     case Plant::kBatchTrainedTwice:
       for (int64_t at = 10; at < 120; at += 4) plan(at, Fault::kAnswerLost);
@@ -96,6 +122,7 @@ Scenario Draw(uint64_t seed, Plant plant) {
   for (int64_t left = random.Below(kMaxFaults + 1); left > 0; --left) {
     scenario.faults.push_back({random.Below(kCalls), static_cast<Fault>(random.Below(kFaults))});
   }
+  DrawContext(seed, scenario.plan);
   Prepare(scenario);
   std::stable_sort(scenario.faults.begin(), scenario.faults.end(),
                    [](const auto& a, const auto& b) { return a.at < b.at; });

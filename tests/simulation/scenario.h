@@ -56,6 +56,10 @@ enum class Plant : uint8_t {
   kHalfWeightsServed,    // a replica takes folders for versions
   kQueueUnbounded,       // the run works at more groups than it was told
   kNeverServed,          // no replica ever takes new weights
+  kStaleTrained,         // the run keeps rollouts for two steps more than it was told
+  kReplayOfAnother,      // the trainer tells of another step's replay
+  kEventForged,          // the ledger gives an event another digest
+  kEventForgotten,       // the ledger loses the last event of a log
 };
 
 struct Scenario {

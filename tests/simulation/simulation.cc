@@ -23,20 +23,24 @@ constexpr absl::Duration kBeat = absl::Seconds(5);
 constexpr absl::Duration kGrace = absl::Seconds(2);
 constexpr absl::Duration kPause = absl::Seconds(15);
 
-// The ledger's, or one that loses the versions of tokens.
+// The ledger's, or one that loses the versions of tokens, or changes their log.
 class Codec final : public orchestrator::RolloutCodec {
  public:
-  explicit Codec(bool forgets) : forgets_(forgets) {}
+  explicit Codec(Plant plant) : plant_(plant) {}
   std::string Encode(const rl::Rollout& rollout) const override { return wire_.Encode(rollout); }
   absl::StatusOr<rl::Rollout> Decode(std::string_view bytes) const override {
     absl::StatusOr<rl::Rollout> rollout = wire_.Decode(bytes);
-    if (forgets_ && rollout.ok()) rollout->spans.clear();
+    if (!rollout.ok()) return rollout;
+    std::vector<context::Event>& events = rollout->events;
+    if (plant_ == Plant::kTokenWithoutVersion) rollout->spans.clear();
+    if (plant_ == Plant::kEventForged && !events.empty()) events.back().digest->bytes[0] ^= 1;
+    if (plant_ == Plant::kEventForgotten && !events.empty()) events.pop_back();
     return rollout;
   }
 
  private:
   const orchestrator::WireRolloutCodec wire_;
-  const bool forgets_;
+  const Plant plant_;
 };
 
 class Simulation {
@@ -53,7 +57,7 @@ class Simulation {
         env_(scenario, scheduler_, network_),
         inference_(scenario, folder + "/store", scheduler_, network_, history_, promises_),
         trainer_(scenario, folder + "/store", scheduler_, network_, history_, promises_),
-        codec_(scenario.plant == Plant::kTokenWithoutVersion),
+        codec_(scenario.plant),
         random_(MixSeed({scenario.seed, Meaning("simulation")})) {
     SetLogConfig({.role = "orchestrator", .run = kName, .clock = &scheduler_});
     std::filesystem::remove_all(folder);
@@ -88,6 +92,8 @@ class Simulation {
     outcome.turns = scheduler_.turns();
     outcome.continued = inference_.continued();
     outcome.continued_episodes = inference_.continued_episodes();
+    outcome.continued_events = inference_.continued_events();
+    outcome.trained_events = promises_.trained_events();
     return outcome;
   }
 
@@ -180,6 +186,7 @@ void Simulation::Attempt() {
   const int64_t disk_faults = disk_.faults();
   orchestrator::RunPlan plan = scenario_.plan;
   if (scenario_.plant == Plant::kQueueUnbounded) plan.rl.max_in_flight += 4;
+  if (scenario_.plant == Plant::kStaleTrained) plan.rl.max_staleness += 2;
   Metrics metrics("orchestrator", kName, scheduler_);
   absl::Status status;
   {

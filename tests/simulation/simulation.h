@@ -19,6 +19,8 @@ struct Outcome {
   int64_t turns = 0;               // of threads
   int64_t continued = 0;           // samples that went on where they had been cut
   int64_t continued_episodes = 0;  // likewise, of several turns
+  int64_t trained_events = 0;      // compactions in the logs of what was trained
+  int64_t continued_events = 0;    // likewise, in what there was of samples that went on
 };
 
 // One run of the orchestrator among simulated peers, from its first start to its end and beyond

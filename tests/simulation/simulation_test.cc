@@ -77,6 +77,7 @@ TEST(SimulationTest, NoPromiseIsBrokenWhateverGoesWrong) {
   const int64_t first = FromEnvironment("PALIMPSEST_SIMULATION_FIRST", 1, 0);
   const int64_t seeds = FromEnvironment("PALIMPSEST_SIMULATION_SEEDS", kSeeds, 1);
   int64_t broken = 0, events = 0, attempts = 0, turns = 0, continued = 0, episodes = 0;
+  int64_t compactions = 0, compactions_before = 0;
   double hours = 0;
   for (int64_t seed = first; seed < first + seeds && broken < 5; ++seed) {
     const Outcome outcome = HistoryOf(static_cast<uint64_t>(seed));
@@ -85,6 +86,8 @@ TEST(SimulationTest, NoPromiseIsBrokenWhateverGoesWrong) {
     turns += outcome.turns;
     continued += outcome.continued;
     episodes += outcome.continued_episodes;
+    compactions += outcome.trained_events;
+    compactions_before += outcome.continued_events;
     hours += outcome.seconds / 3600;
     if (outcome.broken.empty()) continue;
     ++broken;
@@ -92,12 +95,15 @@ TEST(SimulationTest, NoPromiseIsBrokenWhateverGoesWrong) {
   }
   EXPECT_TRUE(continued > 0 || seeds < kSeeds) << "no sample was cut and went on";
   EXPECT_TRUE(episodes > 0 || seeds < kSeeds) << "no episode was cut and went on";
+  EXPECT_TRUE(compactions > 0 || seeds < kSeeds) << "nothing that was trained was compacted";
+  EXPECT_TRUE(compactions_before > 0 || seeds < kSeeds) << "nothing that went on was compacted";
   std::printf(
       "%ld histories from seed %ld: %ld events, %ld starts, %ld turns, %ld samples and %ld "
-      "episodes cut and gone on, %.1f hours\n",
+      "episodes cut and gone on with %ld compactions, %ld compactions trained, %.1f hours\n",
       static_cast<long>(seeds), static_cast<long>(first), static_cast<long>(events),
       static_cast<long>(attempts), static_cast<long>(turns), static_cast<long>(continued),
-      static_cast<long>(episodes), hours);
+      static_cast<long>(episodes), static_cast<long>(compactions_before),
+      static_cast<long>(compactions), hours);
 }
 
 TEST(SimulationTest, ASeedHasOneHistory) {
@@ -121,7 +127,12 @@ class PlantTest : public testing::TestWithParam<Planted> {};
 
 TEST_P(PlantTest, IsFoundAndNamed) {
   for (uint64_t seed = 1; seed <= kPlantedSeeds; ++seed) {
-    if (HistoryOf(seed, GetParam().plant).broken.count(GetParam().promise) > 0) return;
+    const Outcome outcome = HistoryOf(seed, GetParam().plant);
+    const auto found = outcome.broken.find(GetParam().promise);
+    if (found == outcome.broken.end()) continue;
+    std::printf("seed %ld: %s: %s\n", static_cast<long>(seed), found->first.c_str(),
+                found->second.c_str());
+    return;
   }
   FAIL() << "nobody noticed in " << kPlantedSeeds << " seeds";
 }
@@ -137,7 +148,11 @@ INSTANTIATE_TEST_SUITE_P(
                     Planted{"OldWeightsThatAreDenied", Plant::kOldWeightsDenied, "tokens"},
                     Planted{"HalfWeightsThatAreServed", Plant::kHalfWeightsServed, "weights"},
                     Planted{"AQueueWithoutBound", Plant::kQueueUnbounded, "queues"},
-                    Planted{"WeightsThatAreNeverServed", Plant::kNeverServed, "liveness"}),
+                    Planted{"WeightsThatAreNeverServed", Plant::kNeverServed, "liveness"},
+                    Planted{"ARolloutThatIsTooOld", Plant::kStaleTrained, "staleness"},
+                    Planted{"AReplayOfAnotherStep", Plant::kReplayOfAnother, "replays"},
+                    Planted{"AnEventWithAnotherDigest", Plant::kEventForged, "events"},
+                    Planted{"AnEventThatIsForgotten", Plant::kEventForgotten, "events"}),
     [](const auto& param_info) { return param_info.param.name; });
 
 }  // namespace

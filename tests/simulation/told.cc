@@ -45,6 +45,10 @@ absl::StatusOr<std::vector<int64_t>> Versions(const rl::Rollout& rollout) {
       return absl::DataLossError(absl::StrFormat("a span [%d, %d) behind token %d", span.begin,
                                                  span.end, versions.size()));
     }
+    if (&span != &rollout.spans.front() && span.kv_epoch < (&span - 1)->kv_epoch) {
+      return absl::DataLossError(absl::StrFormat("kv epoch %d behind %d at token %d", span.kv_epoch,
+                                                 (&span - 1)->kv_epoch, span.begin));
+    }
     versions.resize(static_cast<size_t>(span.end), span.version.value());
   }
   if (versions.size() == rollout.tokens.size()) return versions;

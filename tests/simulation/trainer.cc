@@ -115,7 +115,8 @@ absl::StatusOr<orchestrator::TrainResult> SimTrainer::Learn(const orchestrator::
   if (batch.step % scenario_.checkpoint_every == 0) saved_ = state_;
   if (!batch.rl.empty()) result.mismatch = {{0, 30, 1e-6, 1e-3}};
   for (const orchestrator::RlItem& item : batch.rl) {
-    result.replayed.push_back({item.rollout.id, ReplayOf(batch.step, item.rollout)});
+    const int64_t step = batch.step + (scenario_.plant == Plant::kReplayOfAnother ? 1 : 0);
+    result.replayed.push_back({item.rollout.id, ReplayOf(step, item.rollout)});
   }
   return result;
 }

@@ -51,12 +51,13 @@ absl::StatusOr<Answer> Ask(std::vector<std::string> argv, const std::string& act
   return answer;
 }
 
-// What the role's daemon says of the configuration that launch would give it; what it understood
-// goes to `printed`.
+// What the role's daemon says of the configuration that launch would give it, on `node` of a job or
+// on one machine (null); what it understood goes to `printed`.
 Finding AskDaemon(const std::string& role, const DoctorOptions& options,
-                  const PlacementSection& placement, std::map<std::string, Node>& printed) {
+                  const PlacementSection& placement, const std::string* node,
+                  std::map<std::string, Node>& printed) {
   Finding finding{"config " + role, Verdict::kFail, "", "mend the configuration as it says"};
-  std::vector<std::string> sets = SetsOf(role, 0, placement, nullptr);
+  std::vector<std::string> sets = SetsOf(role, 0, placement, node);
   sets.insert(sets.end(), options.sets.begin(), options.sets.end());
   const absl::StatusOr<DaemonSpec> spec = MakeSpec(role, 0, "", options.config, sets);
   const absl::StatusOr<Answer> shown =
@@ -115,6 +116,7 @@ void LookAtMachine(const RunNeeds& needs, std::vector<Finding>& findings) {
   findings.push_back(JudgeProcesses(machine));
   findings.push_back(JudgeMemory(MemoryBytes(needs, parameters), machine));
   findings.push_back(JudgeCores(needs, machine));
+  if (needs.cpus_of_job > 0) findings.push_back(JudgeCpus(needs));
   findings.push_back(JudgeStop(needs));
   add(JudgeGpus(needs, MeasureGpus()));
   add(ProbePorts(needs.places));
@@ -143,7 +145,8 @@ absl::StatusOr<RunNeeds> ReadNeeds(const DoctorOptions& options, std::vector<Fin
   const PlacementSection placement = read.value_or(PlacementSection());
   std::map<std::string, Node> printed;
   for (const std::string& role : RolesOf(placement)) {
-    findings.push_back(AskDaemon(role, options, placement, printed));
+    const std::string* const name = node.has_value() ? &node->name : nullptr;
+    findings.push_back(AskDaemon(role, options, placement, name, printed));
   }
   const absl::Status sound =
       read.ok() ? WithPlace(CheckPlacement(placement, options.slurm, node), flags) : read.status();
@@ -151,7 +154,11 @@ absl::StatusOr<RunNeeds> ReadNeeds(const DoctorOptions& options, std::vector<Fin
                       sound.ok() ? "accepted" : std::string(sound.message()),
                       sound.ok() ? "" : "mend the configuration as it says"});
   RETURN_IF_ERROR(read.status());
-  return NeedsOf(printed, placement, node.has_value() ? std::optional(node->number) : std::nullopt);
+  ASSIGN_OR_RETURN(
+      RunNeeds needs,
+      NeedsOf(printed, placement, node.has_value() ? std::optional(node->number) : std::nullopt));
+  if (node.has_value()) needs.cpus_of_job = node->cpus;
+  return needs;
 }
 
 Finding NotLookedAt(const absl::Status& why) {
@@ -235,10 +242,11 @@ int RunDoctor(const DoctorOptions& options, std::ostream& out, std::ostream& tab
   }
   const auto findings = LookAtNodes(options);
   if (findings.ok()) return Tell(options.config, *findings, out, table);
-  return Tell(options.config,
-              {{"job", Verdict::kFail, std::string(findings.status().message()),
-                "run it inside of a Slurm job: salloc --nodes=2 palimpsest doctor --slurm .."}},
-              out, table);
+  return Tell(
+      options.config,
+      {{"job", Verdict::kFail, std::string(findings.status().message()),
+        "run it inside of a Slurm job: salloc --nodes=2 --exclusive palimpsest doctor --slurm .."}},
+      out, table);
 }
 
 }  // namespace palimpsest::tools

@@ -8,6 +8,7 @@
 #include <cstdio>
 #include <filesystem>
 #include <limits>
+#include <span>
 #include <thread>
 
 #include "absl/strings/str_format.h"
@@ -21,7 +22,8 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr int kRenames = 50;
-constexpr size_t kBytes = 16384;  // more than one page
+constexpr absl::Duration kLongest = absl::Seconds(5);  // for these
+constexpr size_t kBytes = 16384;                       // more than one page
 
 // Deleted with everything in it.
 class ProbingFolder {
@@ -48,6 +50,13 @@ Finding Failed(const char* name, const absl::Status& why, const std::string& tod
   return {name, Verdict::kFail, std::string(why.message()), todo};
 }
 
+// Neither fsync nor rename: what a quota or a full disk refuses is told as that.
+absl::Status WriteThere(const ProbingFolder& folder) {
+  ASSIGN_OR_RETURN(const auto file, weights::DurableFile::Create(folder / "written"));
+  const std::string bytes(kBytes, 'w');
+  return file->Append(std::as_bytes(std::span(bytes)));
+}
+
 // A file is replaced again and again while it is read: what is read must be whole each time. Mounts
 // that cache entries (FUSE, NFS) may show nothing for a moment: whoever reads a run's files looks
 // again then.
@@ -58,10 +67,12 @@ Finding ProbeRename(const ProbingFolder& folder) {
   absl::Status written = weights::WriteFileDurably(path, std::string(kBytes, 'a'));
   if (!written.ok()) return Failed("rename", written, todo);
   std::atomic<bool> done = false;
+  int renames = 0;  // the writer's until it is joined
   std::thread writer([&] {
-    for (int i = 0; i < kRenames && written.ok(); ++i) {
-      written =
-          weights::WriteFileDurably(path, std::string(kBytes, static_cast<char>('a' + i % 26)));
+    const absl::Time end = SystemClock().Now() + kLongest;
+    for (; renames < kRenames && written.ok() && SystemClock().Now() < end; ++renames) {
+      written = weights::WriteFileDurably(
+          path, std::string(kBytes, static_cast<char>('a' + renames % 26)));
     }
     done = true;
   });
@@ -86,8 +97,7 @@ Finding ProbeRename(const ProbingFolder& folder) {
             "mount run.folder with shorter caches of entries, if logs show many repeats"};
   }
   if (torn == 0) {
-    return {"rename", Verdict::kPass,
-            absl::StrFormat("%d replacements, %d reads", kRenames, reads)};
+    return {"rename", Verdict::kPass, absl::StrFormat("%d replacements, %d reads", renames, reads)};
   }
   return {"rename", Verdict::kFail, absl::StrFormat("%d of %d reads were torn", torn, reads), todo};
 }
@@ -145,14 +155,15 @@ std::string NearestFolder(const std::string& folder) {
 std::vector<Finding> ProbeFolder(const RunSection& run, absl::Duration lease) {
   const std::string place = NearestFolder(run.folder);
   const ProbingFolder folder(place);
-  if (!folder.status().ok()) {
-    return {Failed("writable", folder.status(),
+  const absl::Status written = folder.status().ok() ? WriteThere(folder) : folder.status();
+  if (!written.ok()) {
+    return {Failed("writable", written,
                    absl::StrFormat("make run.folder=%s writable, or set another", run.folder))};
   }
-  return {{"writable", Verdict::kPass, place},
-          ProbeRename(folder),
-          ProbeFsync(folder),
-          ProbeVisibility(folder),
+  const Finding writable{"writable", Verdict::kPass, place};
+  Finding fsync = ProbeFsync(folder);
+  if (fsync.verdict == Verdict::kFail) return {writable, std::move(fsync)};
+  return {writable, std::move(fsync), ProbeRename(folder), ProbeVisibility(folder),
           ProbeClock(folder, lease)};
 }
 

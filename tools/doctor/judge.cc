@@ -68,6 +68,14 @@ Finding JudgeCores(const RunNeeds& needs, const Machine& machine) {
                 "no more threads than cores: they wait for each other");
 }
 
+Finding JudgeCpus(const RunNeeds& needs) {
+  return Graded("cpus", needs.cpus > needs.cpus_of_job ? Verdict::kFail : Verdict::kPass,
+                absl::StrFormat("placement gives %d to daemons of this node, the job has %d there",
+                                needs.cpus, needs.cpus_of_job),
+                "lower placement.<role>.cpus, or ask for more by sbatch --cpus-per-task or "
+                "--exclusive: srun waits for ever for what the job does not have");
+}
+
 Finding JudgeStop(const RunNeeds& needs) {
   const absl::Duration orchestrators = needs.stop_grace * kLeadersShare;
   return Graded(

@@ -27,6 +27,8 @@ Finding JudgeOpenFiles(const Machine& machine);
 Finding JudgeProcesses(const Machine& machine);
 Finding JudgeMemory(int64_t needed_bytes, const Machine& machine);
 Finding JudgeCores(const RunNeeds& needs, const Machine& machine);
+// What placement gives to daemons of this node as their own, against what the job has there.
+Finding JudgeCpus(const RunNeeds& needs);
 
 // At a stop running rollouts get orchestrator.drain_grace, and the orchestrator is killed when its
 // share of placement.stop_grace is over.

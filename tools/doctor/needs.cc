@@ -1,5 +1,6 @@
 #include "tools/doctor/needs.h"
 
+#include <algorithm>
 #include <limits>
 
 #include "absl/strings/str_format.h"
@@ -108,7 +109,10 @@ absl::StatusOr<RunNeeds> NeedsOf(const std::map<std::string, Node>& printed,
   needs.ranks = ProcessesOn(placement.trainer, node);
   needs.replicas = ProcessesOn(placement.inference, node);
   for (const std::string_view role : kRoles) {
-    needs.gpus += placement.Of(role).gpus * ProcessesOn(placement.Of(role), node);
+    const RolePlacement& own = placement.Of(role);
+    const int64_t here = ProcessesOn(own, node);
+    needs.gpus += own.gpus * here;
+    needs.cpus += std::max(own.cpus, own.gpus > 0 ? 1 : 0) * here;
   }
   RETURN_IF_ERROR(TakeTrainer(printed, placement, needs));
   RETURN_IF_ERROR(TakeCount(printed, "inference", "inference.threads", needs.inference_threads));

@@ -31,11 +31,13 @@ struct RunNeeds {
   int64_t kv_pool_bytes = 0;
   int64_t inference_threads = 0;
   int64_t trainer_threads = 0;
-  int64_t ranks = 1;       // of the trainer, on this machine
-  int64_t slices = 1;      // that the layers are cut into, one for each rank of the run; 1: whole
-  int64_t replicas = 1;    // of inference, on this machine
-  int64_t gpus = 0;        // that placement gives to daemons on this machine
-  bool reference = false;  // each rank holds a reference model besides
+  int64_t ranks = 1;        // of the trainer, on this machine
+  int64_t slices = 1;       // that the layers are cut into, one for each rank of the run; 1: whole
+  int64_t replicas = 1;     // of inference, on this machine
+  int64_t gpus = 0;         // that placement gives to daemons on this machine
+  int64_t cpus = 0;         // likewise, each its own; one for a daemon that has only gpus
+  int64_t cpus_of_job = 0;  // that the Slurm job has on this machine; 0: not told
+  bool reference = false;   // each rank holds a reference model besides
   TlsSection tls;
   bool router = false;              // an inference daemon that routes is among the run's
   absl::Duration lease;             // of a version that a replica serves

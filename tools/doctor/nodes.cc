@@ -6,9 +6,12 @@
 #include <cerrno>
 #include <cstdlib>
 #include <filesystem>
+#include <utility>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
 #include "common/weights/durable_file.h"
 #include "tools/doctor/finding_json.h"
 #include "tools/launch/child_process.h"
@@ -50,7 +53,24 @@ absl::StatusOr<NodeOfJob> ThisNode() {
         "--meeting is for the tasks of `palimpsest doctor --slurm`: SLURMD_NODENAME, SLURM_NODEID "
         "and SLURM_NNODES say which one this is");
   }
+  node.cpus = CpusOf(Environment("SLURM_JOB_CPUS_PER_NODE"), node.number);
   return node;
+}
+
+int64_t CpusOf(const std::string& counts, int number) {
+  const std::vector<std::string> parts = absl::StrSplit(counts, ',');
+  for (const std::string& part : parts) {
+    const std::pair<std::string, std::string> split = absl::StrSplit(part, "(x");
+    int64_t cpus = 0;
+    int nodes = 1;
+    if (!absl::SimpleAtoi(split.first, &cpus)) return 0;
+    if (!split.second.empty() && !absl::SimpleAtoi(absl::StripSuffix(split.second, ")"), &nodes)) {
+      return 0;
+    }
+    if (number < nodes) return cpus;
+    number -= nodes;
+  }
+  return 0;
 }
 
 std::string FileOfNode(const std::string& meeting, const std::string& node) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <map>
 #include <string>
 #include <vector>
@@ -15,9 +16,13 @@ struct NodeOfJob {
   std::string name;
   int number = 0;  // in Slurm's order
   int count = 0;
+  int64_t cpus = 0;  // of the job on it; 0 when Slurm does not tell
 };
 // FAILED_PRECONDITION outside of a task of a job.
 absl::StatusOr<NodeOfJob> ThisNode();
+
+// Of node `number` in a list as Slurm writes it ("16(x2),8": 16, 16, 8); 0 when it is not told.
+int64_t CpusOf(const std::string& counts, int number);
 
 // Where the findings of a node are left for the one who asked.
 std::string FileOfNode(const std::string& meeting, const std::string& node);

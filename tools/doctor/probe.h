@@ -12,8 +12,8 @@ namespace palimpsest::tools {
 // The folder, or the nearest one above it that is there.
 std::string NearestFolder(const std::string& folder);
 
-// writable, rename, fsync, visibility and clock of the file system of run.folder. When it cannot be
-// written the others are not there.
+// writable, fsync, rename, visibility and clock of the file system of run.folder. The others need
+// the first two: they are not there when one of these fails.
 std::vector<Finding> ProbeFolder(const RunSection& run, absl::Duration lease);
 
 absl::StatusOr<Space> MeasureSpace(const std::string& folder);

@@ -1,5 +1,6 @@
 #include "tools/launch/launch.h"
 
+#include <csignal>
 #include <cstdlib>
 #include <filesystem>
 #include <iostream>
@@ -97,6 +98,7 @@ class Launch {
   const Place& place() const {
     return slurm_ != nullptr ? *slurm_ : static_cast<const Place&>(local_);
   }
+  int WithoutReport() const;
   void Requeue();
   void PrintOutcome(const RunEnding& ending) const {
     std::cout << OutcomeJson(config_.run, attempt_.number, ending, slurm_.get()) << std::endl;
@@ -148,10 +150,21 @@ int Launch::Go() {
     ending = Supervise(specs_, {.stop_grace = config_.placement.stop_grace}, place(), *stop_,
                        SystemClock(), [this](const std::string& line) { screen_.Say(line); });
   }
+  if (slurm_ != nullptr && ending.exit_code == kExitOk && !IsOver()) {
+    screen_.Say("the orchestrator was asked to stop before the run was over");
+    ending.exit_code = WithoutReport();
+  }
   if (!ending.failure.empty()) screen_.Say(FailureText(ending));
   PrintOutcome(ending);
   if (slurm_ != nullptr && ending.exit_code == kExitLater) Requeue();
   return ending.exit_code;
+}
+
+// Slurm asks the steps alone to end when it preempts a job without its warning: the orchestrator
+// ends well, and there is more to do. With `scancel` it asks launch, too, maybe a moment later.
+int Launch::WithoutReport() const {
+  const bool cancelled = stop_->Requested() && stop_->signal() != SIGUSR1;
+  return cancelled ? 128 + stop_->signal() : kExitLater;
 }
 
 // Slurm then kills what is left here. To end before that would count as the job's own failure.

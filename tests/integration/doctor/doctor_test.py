@@ -14,8 +14,11 @@ import tempfile
 import unittest
 
 BINARY = ""
+CROOKED = pathlib.Path(__file__).with_name("crooked_disk.py")
 CONFIG = "tests/integration/run/run.yaml"
+DISK = ("writable", "fsync", "rename", "visibility", "clock", "space", "inodes")
 ROLES = ("env", "trainer", "inference", "orchestrator")
+TRUSTED = tuple(f"{role}.insecure=true" for role in ROLES)
 
 
 class Doctor(unittest.TestCase):
@@ -24,8 +27,9 @@ class Doctor(unittest.TestCase):
         self.addCleanup(folder.cleanup)
         self.run_folder = pathlib.Path(folder.name, "run")
 
-    def look(self, *sets, options=(), **environment):
-        command = [BINARY, "doctor", "--config", CONFIG, *options]
+    def look(self, *sets, options=(), through=(), **environment):
+        """`through`: the beginning of a command that runs the rest of it."""
+        command = [*through, BINARY, "doctor", "--config", CONFIG, *options]
         for one in (f"run.folder={self.run_folder}", *sets):
             command += ["--set", one]
         self.answer = subprocess.run(command, capture_output=True, text=True, timeout=120, env={**os.environ, **environment})
@@ -37,7 +41,7 @@ class Doctor(unittest.TestCase):
         failed = {name: check for name, check in checks.items() if check["verdict"] == "fail"}
         for name, check in failed.items():
             self.assertTrue(check["todo"], name)
-            self.assertRegex(self.answer.stderr, f"FAIL  {name} ")
+            self.assertRegex(self.answer.stderr, f"FAIL  ([^ ]+: )?{name} ")
         return failed
 
     def test_a_sound_configuration_passes_and_nothing_is_left_behind(self):
@@ -153,6 +157,49 @@ class Doctor(unittest.TestCase):
         self.assertEqual(answer.returncode, 1, answer.stderr)
         self.assertEqual(json.loads(answer.stdout)["config"], "/tmp/\ufffd.yaml")
 
+    def elsewhere(self, *through, **how):
+        """What is judged of run.folder's file system, which `through` brings: name: (verdict, what was seen)."""
+        if os.geteuid() != 0 or not os.path.exists("/dev/fuse"):
+            self.skipTest("to mount file systems needs root and /dev/fuse")
+        self.run_folder.mkdir(exist_ok=True)
+        checks = self.look(through=[*through], **how)
+        judged = {name: (checks[name]["verdict"], checks[name]["saw"]) for name in DISK if name in checks}
+        for name, (verdict, _) in judged.items():
+            self.assertEqual(bool(checks[name]["todo"]), verdict != "pass", name)
+        self.assertEqual(self.answer.returncode, int("fail" in [check["verdict"] for check in checks.values()]))
+        return judged
+
+    def crooked(self, flaw):
+        return self.elsewhere(sys.executable, CROOKED, self.run_folder, flaw, "--")
+
+    def assert_only(self, judged, name, verdict, saw):
+        """Of all that is judged of the disk that one does not pass."""
+        self.assertEqual({other: v for other, (v, _) in judged.items() if v != "pass"}, {name: verdict}, judged)
+        self.assertRegex(judged[name][1], saw)
+
+    def test_a_file_system_without_a_flaw_passes_that_is_the_control_of_those_that_have_one(self):
+        self.assertEqual({name: verdict for name, (verdict, _) in self.crooked("list=0").items()}, dict.fromkeys(DISK, "pass"))
+
+    def test_a_rename_that_does_not_replace_or_is_not_whole_is_named(self):
+        self.assert_only(self.crooked("rename=refused"), "rename", "fail", "rename to .*/renamed: File exists")
+        self.assert_only(self.crooked("rename=torn"), "rename", "fail", r"\d+ of \d+ reads were torn")
+
+    def test_an_fsync_that_fails_or_takes_long_is_named(self):
+        self.assert_only(self.crooked("fsync=refused"), "fsync", "fail", "fsync .*: Input/output error")
+        self.assert_only(self.crooked("fsync=0.3"), "fsync", "warn", r"\d+\.\d ms")
+
+    def test_a_listing_that_is_late_or_never_fresh_is_named(self):
+        self.assert_only(self.crooked("list=0.3"), "visibility", "warn", r"listed after \d+ ms")
+        self.assert_only(self.crooked("list=60"), "visibility", "fail", "is not listed")
+
+    def test_a_mount_that_is_read_only_or_full_is_told_as_that(self):
+        for options, said in (("ro", "Read-only file system"), ("size=4k", "No space left on device")):
+            mount = f'mount -t tmpfs -o {options} none {self.run_folder} && exec "$@"'
+            judged = self.elsewhere("unshare", "--mount", "sh", "-c", mount, "sh")
+            self.assertEqual([name for name in judged if name in DISK[:5]], ["writable"], judged)
+            self.assertEqual(judged["writable"][0], "fail")
+            self.assertIn(said, judged["writable"][1])
+
     def test_outside_of_a_job_slurm_is_told_to_be_missing(self):
         failed = self.failing(options=["--slurm"], SLURM_JOB_ID="")
         self.assertEqual(set(failed), {"job"})
@@ -161,16 +208,19 @@ class Doctor(unittest.TestCase):
     def job(self, srun):
         """The environment of a Slurm job of two nodes that are this machine by two names; `srun` is the end of a shell script."""
         tools = self.run_folder.parent / "tools"
-        tools.mkdir()
+        tools.mkdir(exist_ok=True)
         nodes = "printf 'localhost\\n127.0.0.2\\n'"
         for name, script in (("squeue", nodes), ("scontrol", nodes), ("srun", f'while [ "${{1#--}}" != "$1" ]; do shift; done\n{srun}')):
             (tools / name).write_text(f"#!/bin/sh\n{script}\n")
             (tools / name).chmod(0o755)
         return {"SLURM_JOB_ID": "1", "PATH": f"{tools}:{os.environ['PATH']}"}
 
+    def both_nodes(self):
+        start = 'SLURM_NNODES=2 SLURM_NODEID={} SLURMD_NODENAME={} SLURM_JOB_CPUS_PER_NODE="8,4" "$@" &\n'
+        return self.job(start.format(0, "localhost") + start.format(1, "127.0.0.2") + "wait")
+
     def test_in_a_job_every_node_looks_at_itself_and_at_the_others(self):
-        start = 'SLURM_NNODES=2 SLURM_NODEID={} SLURMD_NODENAME={} "$@" &\n'
-        checks = self.look(options=["--slurm"], **self.job(start.format(0, "localhost") + start.format(1, "127.0.0.2") + "wait"))
+        checks = self.look(*TRUSTED, options=["--slurm"], **self.both_nodes())
         self.assertEqual(self.answer.returncode, 0, self.answer.stderr)
         for other in ("localhost", "127.0.0.2"):
             for what in ("network", "clock", "visibility"):
@@ -179,11 +229,27 @@ class Doctor(unittest.TestCase):
         self.assertEqual([path.name for path in self.run_folder.parent.iterdir()], ["tools"])
 
     def test_a_node_that_the_job_does_not_have_is_named(self):
-        start = 'SLURM_NNODES=2 SLURM_NODEID={} SLURMD_NODENAME={} "$@" &\n'
-        self.look("placement.inference.nodes=[2]", options=["--slurm"],
-                  **self.job(start.format(0, "localhost") + start.format(1, "127.0.0.2") + "wait"))
+        self.look("placement.inference.nodes=[2]", *TRUSTED, options=["--slurm"], **self.both_nodes())
         self.assertEqual(self.answer.returncode, 1)
         self.assertIn("placement.inference.nodes=2: the job has 2 nodes", self.answer.stderr)
+
+    def test_a_job_without_certificates_that_does_not_trust_its_network_is_told_what_to_set(self):
+        failed = self.failing(options=["--slurm"], **self.both_nodes())
+        self.assertEqual(set(failed), {f"config {role}" for role in ROLES})
+        for role in ROLES:
+            said = failed[f"config {role}"]["saw"]
+            self.assertIn(f"{role}.listen=0.0.0.0:0 can be reached from other machines and nothing there is encrypted", said)
+            self.assertIn(f"name certificates in tls.folder, or set {role}.insecure: true", said)
+
+    def test_cpus_that_the_job_does_not_have_on_a_node_are_named_there(self):
+        cpus = ("placement.trainer.cpus=4", "placement.inference.cpus=2")
+        self.assertEqual(self.look(*TRUSTED, *cpus, "placement.inference.nodes=[1]", options=["--slurm"],
+                                   **self.both_nodes())["cpus"]["verdict"], "pass")
+        self.look(*TRUSTED, *cpus, "placement.inference.nodes=[1]", "placement.trainer.nodes=[1]", options=["--slurm"], **self.both_nodes())
+        [failed] = [check for check in json.loads(self.answer.stdout)["checks"] if check["verdict"] == "fail"]
+        self.assertEqual((failed["name"], failed["node"]), ("cpus", "127.0.0.2"))
+        self.assertEqual(failed["saw"], "placement gives 6 to daemons of this node, the job has 4 there")
+        self.assertEqual(self.answer.returncode, 1)
 
     def test_a_node_that_tells_nothing_is_named_with_the_end_of_srun(self):
         checks = self.look(options=["--slurm"], **self.job("exit 3"))

@@ -1,6 +1,6 @@
 """What the tests of faults share: their words on the command line, their crews, and what must hold after each fault.
 
-    X_test.py PALIMPSEST [--long] [--seed N] [TEST..]
+    X_test.py PALIMPSEST [--long [--minutes N]] [--seed N] [TEST..]
 """
 import argparse
 import pathlib
@@ -12,7 +12,7 @@ import unittest
 
 from crew import Crew
 
-WORDS = argparse.Namespace(palimpsest="", long=False, seed=0)
+WORDS = argparse.Namespace(palimpsest="", long=False, seed=0, minutes=30)
 
 
 class Case(unittest.TestCase):
@@ -63,8 +63,9 @@ def main():
     parser.add_argument("palimpsest")
     parser.add_argument("--long", action="store_true", help="more of everything")
     parser.add_argument("--seed", type=int, default=None, help="of what happens when")
+    parser.add_argument("--minutes", type=int, default=30, help="of the soak in --long; fewer are a look, not a proof")
     words, rest = parser.parse_known_args()
-    WORDS.palimpsest, WORDS.long = words.palimpsest, words.long
+    WORDS.palimpsest, WORDS.long, WORDS.minutes = words.palimpsest, words.long, words.minutes
     WORDS.seed = int(time.time()) if words.seed is None else words.seed
     print(f"seed {WORDS.seed}: again with --seed {WORDS.seed}", flush=True)
     unittest.main(module="__main__", argv=[sys.argv[0], *rest], verbosity=2)

@@ -14,6 +14,8 @@ import sys
 import time
 
 ROLES = ("env", "trainer", "inference", "orchestrator")
+# Two replicas, and a router before them for clients besides the orchestrator, which knows both.
+FLEET = ("env", "trainer", "inference-0", "inference-1", "router", "orchestrator")
 HERE = pathlib.Path("tests/integration/faults")
 AGAIN = 0.5  # seconds until a daemon that has ended by itself is started again
 PR_SET_PDEATHSIG = 1
@@ -31,24 +33,36 @@ def die_with_the_test():
 
 
 class Crew:
-    """`folder`: an empty one, ours. `sets`: "a.b=c" over run.yaml. `options`: of the environment letters.py."""
+    """`folder`: an empty one, ours. `sets`: "a.b=c" over run.yaml. `options`: of the environment letters.py. `roles`: ROLES or FLEET."""
 
-    def __init__(self, palimpsest, folder, *sets, options=None):
+    def __init__(self, palimpsest, folder, *sets, options=None, roles=ROLES):
         self.palimpsest, self.base = palimpsest, pathlib.Path(folder)
         self.run, self.logs = self.base / "run", self.base / "logs"
         self.logs.mkdir(parents=True)
         worker = (f"{{name: letters, module: {HERE}/letters.py, python: {sys.executable}, options: {json.dumps(options or {})}, "
                   f"call_timeout: {'1s' if options else '60s'}}}")
+        self.roles = roles
         self.sets = [f"run.folder={self.run}", f"env.workers=[{worker}]", *sets]
+        if roles == FLEET:
+            self.sets.append("orchestrator.peers.inference=2")
         self.daemons = {}      # role: process, while it lives
         self.start_at = {}     # role: when, while it does not
         self.ends = []         # (role, exit code) of all that ended by themselves and not well
         self.done = False      # the orchestrator has ended well
 
+    @staticmethod
+    def own(role):
+        """Which daemon that is, and what it is told besides."""
+        if role == "router":
+            return "inference", ["router.enabled=true"]
+        name, _, rank = role.partition("-")
+        return name, [f"{name}.rank={rank}"] if rank else []
+
     def start(self, *roles):
-        for role in roles or ROLES:
-            command = [pathlib.Path(self.palimpsest).with_name(f"palimpsest-{role}"), "--config", HERE / "run.yaml"]
-            for one in self.sets:
+        for role in roles or self.roles:
+            program, own = self.own(role)
+            command = [pathlib.Path(self.palimpsest).with_name(f"palimpsest-{program}"), "--config", HERE / "run.yaml"]
+            for one in [*self.sets, *own]:
                 command += ["--set", one]
             with open(self.logs / f"{role}.log", "ab") as log:
                 self.daemons[role] = subprocess.Popen(
@@ -147,7 +161,7 @@ class Crew:
         self.sets.append(f"orchestrator.rl.steps={last}")
         self.start("orchestrator")
         self.until("the end of the run", lambda: self.done, seconds)
-        self.until("all daemons", lambda: len(self.daemons) == len(ROLES) - 1)
+        self.until("all daemons", lambda: len(self.daemons) == len(self.roles) - 1)
         for role in list(self.daemons):
             code = self.kill(role, signal.SIGTERM, again=None)
             if code != 0:

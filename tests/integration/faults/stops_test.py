@@ -22,10 +22,11 @@ class Stops(case.Case):
                 crew.signal(role, signal.SIGCONT)
                 self.assert_sound(crew)
                 crew.await_steps(1)
-        crew.finish()
+        last = crew.finish()
         self.assert_sound(crew)
         self.assertEqual(crew.ends, [])
         self.assertIn("DEADLINE_EXCEEDED", crew.log("orchestrator"), "the control: deadlines were met")
+        self.assert_undisturbed(crew, last, *DEADLINES)
 
 
 if __name__ == "__main__":

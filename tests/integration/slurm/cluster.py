@@ -19,6 +19,7 @@ SKIPPED = 77  # what ctest takes for "not run"
 INSIDE = "--inside-of-namespaces"
 TOOLS = ("slurmctld", "slurmd", "srun", "sbatch", "scontrol", "squeue", "munged", "mungekey", "bindfs", "ip", "unshare", "nsenter")
 STALE = 3  # seconds that a node believes what it knows of names and sizes, and of names that did not exist
+GRACE = 60  # seconds between a preemption's warning and its end in the partition `low`; none in `scavenger`
 NODES = ("node0", "node1")
 
 CONFIG = """
@@ -52,7 +53,13 @@ SlurmdTimeout=30
 KillWait=5
 NodeName=node0 NodeAddr=10.77.0.10 CPUs=16 SocketsPerBoard=1 CoresPerSocket=16 RealMemory=2000 State=UNKNOWN
 NodeName=node1 NodeAddr=10.77.0.11 CPUs=16 SocketsPerBoard=1 CoresPerSocket=16 RealMemory=2000 State=UNKNOWN
-PartitionName=main Nodes=node0,node1 Default=YES MaxTime=60 State=UP
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+SlurmctldParameters=preempt_send_user_signal
+PartitionName=main Nodes=node0,node1 Default=YES MaxTime=60 PreemptMode=OFF State=UP
+PartitionName=low Nodes=node0,node1 MaxTime=60 PriorityTier=1 GraceTime={grace} State=UP
+PartitionName=scavenger Nodes=node0,node1 MaxTime=60 PriorityTier=1 GraceTime=0 State=UP
+PartitionName=high Nodes=node0,node1 MaxTime=60 PriorityTier=2 PreemptMode=OFF State=UP
 """
 
 
@@ -165,7 +172,7 @@ class Cluster:
 
     def configure(self):
         os.environ["SLURM_CONF"] = str(self.folder / "slurm.conf")
-        text = CONFIG.format(folder=self.folder, plugins=plugins())
+        text = CONFIG.format(folder=self.folder, plugins=plugins(), grace=GRACE)
         (self.folder / "slurm.conf").write_text(text)
 
     def background(self, name, *command):
@@ -213,7 +220,7 @@ class Cluster:
         return sh("scontrol", *words)
 
     def states(self):
-        return [state.strip() for state in sh("sinfo", "-h", "-N", "-o", "%T").split()]
+        return [state.strip() for state in sh("sinfo", "-h", "-N", "-p", "main", "-o", "%T").split()]
 
     def job(self, job_id):
         """The fields of `scontrol show job`."""

@@ -38,12 +38,12 @@ LEDGER = {
 class Job:
     """One run, submitted as its user would."""
 
-    def __init__(self, slurm, name, *sets):
+    def __init__(self, slurm, name, *sets, options=()):
         self.slurm, self.name = slurm, name
         self.folder = slurm.shared / name
         where = (f"run.folder={self.folder}", f"tls.folder={slurm.shared}/tls")
         self.config = [CONFIG, *(part for text in (*where, *sets) for part in ("--set", text))]
-        self.id, self.out = self.submit()
+        self.id, self.out = self.submit(*options)
 
     def submit(self, *options):
         # As in a job that asked for GPUs: srun would take it for the wish of every step, and refuse it on these nodes.
@@ -232,11 +232,14 @@ class Slurm(unittest.TestCase):
         self.assertIn("srun: error", self.log(job, 1, "trainer-0"), "the control: the log ends with words of srun")
 
     def test_6_doctor_looks_at_every_node_and_at_what_is_between_them(self):
-        command = ["salloc", "--quiet", "--nodes=2", pathlib.Path(BINARY).resolve(), "doctor", "--slurm", "--config", CONFIG,
-                   "--set", f"run.folder={self.slurm.shared}/looked-at", "--set", f"tls.folder={self.slurm.shared}/tls"]
-        for role in ("env", "trainer", "inference", "orchestrator"):
-            command += ["--set", f"{role}.listen=127.0.0.1:0"]
-        ended = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=120)
+        command = ["salloc", "--quiet", "--nodes=2", "--exclusive", pathlib.Path(BINARY).resolve(), "doctor", "--slurm", "--config", CONFIG,
+                   "--set", f"run.folder={self.slurm.shared}/looked-at"]
+        tls = ("--set", f"tls.folder={self.slurm.shared}/tls")
+
+        def look(*more):
+            return subprocess.run([str(word) for word in [*command, *more]], capture_output=True, text=True, timeout=120)
+
+        ended = look(*tls)
         checks = json.loads(ended.stdout)["checks"]
         self.assertEqual([check for check in checks if check["verdict"] == "fail"], [], ended.stderr)
         self.assertEqual(ended.returncode, 0, ended.stderr)
@@ -248,8 +251,14 @@ class Slurm(unittest.TestCase):
             delay = float(re.search(r"after ([\d.]+) ms", seen[node, f"visibility to {other}"]["saw"])[1])
             self.assertLess(delay, 10_000)
         self.assertIn((None, "config trainer"), seen, "what passes on both is told once")
-        self.assertFalse((self.slurm.shared / "looked-at").exists())
-        self.assertEqual(list(self.slurm.shared.glob(".tmp-*")), [])
+        for more, node, name, said in (
+                ((*tls, "--set", "placement.trainer.cpus=17"), "node0", "cpus",
+                 "placement gives 17 to daemons of this node, the job has 16 there"),
+                (("--set", "tls.folder=''"), "node1", "config trainer", "nothing there is encrypted")):
+            looked = json.loads(look(*more).stdout)["checks"]
+            failed = {(check.get("node"), check["name"]): check["saw"] for check in looked if check["verdict"] == "fail"}
+            self.assertIn(said, failed.get((node, name), str(failed)))
+            self.assertNotIn(("node1", "cpus"), failed)
 
     def test_7_two_ranks_of_the_trainer_on_two_nodes_learn_what_one_learns(self):
         job = Job(self.slurm, "ranks", "placement.trainer.ranks=2", "placement.trainer.nodes=[0,1]",
@@ -275,6 +284,67 @@ class Slurm(unittest.TestCase):
         [outcome] = job.outcomes()  # the first attempt could say nothing
         self.assertEqual((outcome["exit_code"], outcome["attempt"], outcome["job"]["restart"]), (0, 2, 1))
         self.assertTrue(self.events(job, 2, "trainer-0", "resumed from a checkpoint"))
+        self.assert_same_ledger(job)
+
+    def preempt(self, job):
+        """A job of the partition `high` takes both nodes from it; its id, once it runs."""
+        until = self.slurm.shared / f"{job.name}-is-looked-at"
+        urgent = sh("sbatch", "--parsable", "--partition=high", "--nodes=2", "--exclusive", "--output=/dev/null",
+                    f"--wrap=until [ -e {until} ]; do sleep 0.2; done", cwd=self.slurm.checkout).strip()
+        wait_for("the other's turn", lambda: job.field("JobState", urgent) == "RUNNING", cluster.GRACE + 30)
+        self.assertEqual(job.field("JobState"), "PENDING", job.trouble())
+        until.touch()
+        return urgent
+
+    def test_9_preempted_it_saves_waits_for_the_other_and_leaves_the_same_ledger(self):
+        # As when warned (test 2): what is saved is saved because Slurm sent USR1, with GraceTime before the end.
+        job = Job(self.slurm, "preempted", "trainer.checkpoint_every=0", "orchestrator.drain_grace=0s", options=["--partition=low"])
+        job.await_step(2)
+        urgent = self.preempt(job)
+        job.finish()
+        self.assertEqual(job.field("JobState", urgent), "COMPLETED")
+        first, second = job.outcomes()
+        self.assertEqual((first["exit_code"], first["attempt"], first["job"]["restart"]), (AGAIN, 1, 0))
+        self.assertEqual((second["exit_code"], second["attempt"], second["job"]["restart"]), (0, 2, 1))
+        self.assertIn("stopped by signal 10", job.said())
+        self.assertNotIn("did not stop", job.said())
+        [resumed] = self.events(job, 2, "trainer-0", "resumed from a checkpoint")
+        trained = self.events(job, 1, "orchestrator-0", "step trained")[-1]["step"]
+        self.assertIn(resumed["step"], (trained, trained + 1))
+        self.assert_same_ledger(job)
+
+    def test_a_preempted_without_a_warning_it_is_queued_again_and_leaves_the_same_ledger(self):
+        # Slurm's way with GraceTime, where the site does not set preempt_send_user_signal: SIGTERM to all steps, none to the script.
+        job = Job(self.slurm, "asked-to-end", "orchestrator.drain_grace=0s")
+        job.await_step(2)
+        sh("scancel", "--signal=TERM", job.id)
+        job.finish()
+        first, second = job.outcomes()
+        self.assertEqual((first["exit_code"], second["exit_code"], second["job"]["restart"]), (AGAIN, 0, 1))
+        self.assertIn("asked to stop before the run was over", job.said())
+        self.assert_same_ledger(job)
+        # And without GraceTime: killed where it stands, and queued again by Slurm itself.
+        job = Job(self.slurm, "shot", options=["--partition=scavenger"])
+        job.await_step(2)
+        self.preempt(job)
+        job.finish()
+        [outcome] = job.outcomes()  # the first attempt could say nothing
+        self.assertEqual((outcome["exit_code"], outcome["attempt"], outcome["job"]["restart"]), (0, 2, 1))
+        self.assert_same_ledger(job)
+
+    def test_b_warned_by_slurms_own_clock_it_is_queued_again_and_leaves_the_same_ledger(self):
+        # Slurm looks every 30 s, and warns up to so much too early: with these the first time that it looks.
+        job = Job(self.slurm, "timed", options=["--time=1", "--signal=B:USR1@45"])
+        job.await_step(2)
+        orchestrator = (job.folder / "addresses/orchestrator-0").read_text().split()[-1]
+        self.slurm.run_at("node0", "kill", "-STOP", orchestrator)  # not done before
+        job.await_message("stopped by signal 10", 60)
+        self.slurm.run_at("node0", "kill", "-CONT", orchestrator)
+        wait_for("the job's way back into the queue", lambda: job.field("Restarts") == "1", 60)
+        self.slurm.scontrol("update", f"jobid={job.id}", "TimeLimit=30")
+        job.finish()
+        first, second = job.outcomes()
+        self.assertEqual((first["exit_code"], second["exit_code"], second["job"]["restart"]), (AGAIN, 0, 1))
         self.assert_same_ledger(job)
 
 

@@ -121,6 +121,18 @@ TEST(JudgeTest, MoreThreadsThanCoresWarn) {
   Expect(JudgeCores(needs, {.cores = 2}), "cores", Verdict::kWarn);
 }
 
+TEST(JudgeTest, MoreCpusThanTheJobHasOnTheNodeFail) {
+  RunNeeds needs;
+  needs.cpus_of_job = 16;
+  needs.cpus = 16;
+  Expect(JudgeCpus(needs), "cpus", Verdict::kPass);
+  needs.cpus = 17;
+  const Finding many = JudgeCpus(needs);
+  Expect(many, "cpus", Verdict::kFail);
+  EXPECT_THAT(many.saw, HasSubstr("gives 17"));
+  EXPECT_THAT(many.saw, HasSubstr("has 16"));
+}
+
 TEST(JudgeTest, AStopThatKillsTheOrchestratorBeforeItsRolloutsAreOverWarns) {
   RunNeeds needs;
   needs.stop_grace = absl::Seconds(30);

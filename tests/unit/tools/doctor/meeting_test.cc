@@ -121,5 +121,15 @@ TEST(NodesTest, FindingsTravelWhole) {
   EXPECT_TRUE(absl::IsDataLoss(FindingsFromJson("[{\"name\": 1}]").status()));
 }
 
+TEST(NodesTest, CpusOfANodeStandInSlurmsListInTheOrderOfTheNodes) {
+  EXPECT_EQ(CpusOf("16(x2),8", 0), 16);
+  EXPECT_EQ(CpusOf("16(x2),8", 1), 16);
+  EXPECT_EQ(CpusOf("16(x2),8", 2), 8);
+  EXPECT_EQ(CpusOf("16(x2),8", 3), 0);
+  EXPECT_EQ(CpusOf("4", 0), 4);
+  EXPECT_EQ(CpusOf("", 0), 0);
+  EXPECT_EQ(CpusOf("4(x?)", 0), 0);
+}
+
 }  // namespace
 }  // namespace palimpsest::tools

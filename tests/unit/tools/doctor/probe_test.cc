@@ -26,7 +26,7 @@ TEST(FolderProbeTest, AGoodFolderPassesAndNothingIsLeftThere) {
     names.push_back(finding.name);
     EXPECT_NE(finding.verdict, Verdict::kFail) << finding.name << ": " << finding.saw;
   }
-  EXPECT_THAT(names, testing::ElementsAre("writable", "rename", "fsync", "visibility", "clock"));
+  EXPECT_THAT(names, testing::ElementsAre("writable", "fsync", "rename", "visibility", "clock"));
   EXPECT_TRUE(std::filesystem::is_empty(scratch.path()));
 }
 
