@@ -140,9 +140,10 @@ AttentionResult ExecutePlan(const AttentionPlan& plan, const at::Tensor& q, cons
       // Smaller tasks cost more in waking threads than they give.
       const int64_t work = g.queries * (operands.heads / g.kv_heads) * g.keys * operands.d;
       const int64_t grain = std::max<int64_t>(1, kWorkPerTask / std::max<int64_t>(work, 1));
+      // Head by head: of causal segments the later ones have more to do, of heads none has.
       at::parallel_for(0, g.segments * g.kv_heads, grain, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; ++i) {
-          ForwardSegment(operands, g, i / g.kv_heads, static_cast<int>(i % g.kv_heads),
+          ForwardSegment(operands, g, i % g.segments, static_cast<int>(i / g.segments),
                          o.data_ptr<Real>(), lse.data_ptr<Real>());
         }
       });

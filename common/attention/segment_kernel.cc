@@ -4,7 +4,11 @@
 #include <bit>
 #include <cmath>
 #include <limits>
+#include <type_traits>
 #include <vector>
+
+#include "common/attention/native_multiply.h"
+#include "common/base/processor.h"
 
 namespace palimpsest::attention {
 namespace {
@@ -77,9 +81,12 @@ void MultiplyRows(int n, int k, const Real* a, const Real* b, Real* c) {
   }
 }
 
-// c [m, n] += a [m, k] b [k, n].
+// c [m, n] += a [m, k] b [k, n]: the same bits with wide registers and without.
 template <class Real>
 void MultiplyAdd(int m, int n, int k, const Real* a, const Real* b, Real* c) {
+  if constexpr (std::is_same_v<Real, float>) {
+    if (HasWideRegisters()) return MultiplyAddNatively(m, n, k, a, b, c);
+  }
   int i = 0;
   for (; i + 4 <= m; i += 4) MultiplyRows<Real, 4>(n, k, a + i * k, b, c + i * n);
   for (; i < m; ++i) MultiplyRows<Real, 1>(n, k, a + i * k, b, c + i * n);
@@ -87,8 +94,14 @@ void MultiplyAdd(int m, int n, int k, const Real* a, const Real* b, Real* c) {
 
 template <class Real>
 void Transpose(int m, int n, const Real* __restrict a, Real* __restrict out) {
-  for (int i = 0; i < m; ++i) {
-    for (int j = 0; j < n; ++j) out[j * m + i] = a[i * n + j];
+  constexpr int kBlock = 16;  // square by square: what is written stays in cache until it is whole
+  for (int first = 0; first < m; first += kBlock) {
+    const int end = std::min(first + kBlock, m);
+    for (int column = 0; column < n; column += kBlock) {
+      for (int j = column; j < std::min(column + kBlock, n); ++j) {
+        for (int i = first; i < end; ++i) out[j * m + i] = a[i * n + j];
+      }
+    }
   }
 }
 

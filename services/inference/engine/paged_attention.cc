@@ -28,14 +28,14 @@ void Attend(const KvPool& pool, int layer, const std::vector<SingleRow>& rows, c
       .bias = pool.bias(layer).const_data_ptr<float>(),
       .kv_heads = static_cast<int>(kv_heads),
       .d = width};
-  std::vector<Part> parts, firsts;
+  std::vector<Part> parts, long_rows;
   int64_t floats = 0, slots = 0;
   for (const SingleRow& row : rows) {
     for (int h = 0; h < kv_heads; ++h) {
       const int seen = row.cache->length(layer, h) + row.seen_after;
       const int count = attention::PartsOf(seen);
       for (int p = 0; p < count; ++p) parts.push_back({&row, h, p, seen, floats});
-      firsts.push_back(parts[parts.size() - count]);
+      if (count > 1) long_rows.push_back(parts[parts.size() - count]);
       floats += attention::ScratchOf(count, group, width);
       slots += seen;
     }
@@ -46,6 +46,9 @@ void Attend(const KvPool& pool, int layer, const std::vector<SingleRow>& rows, c
   const auto* queries = static_cast<const Stored*>(q.const_data_ptr());
   auto* out = static_cast<Stored*>(o.data_ptr());
   const auto at = [&](const Part& part) { return (part.row->row * heads + part.head * group) * d; };
+  const auto merge = [&](const Part& p) {
+    attention::MergeParts(sums + p.scratch, attention::PartsOf(p.slots), group, width, out + at(p));
+  };
   const int64_t count = static_cast<int64_t>(parts.size());
   const int64_t grain = std::max<int64_t>(1, kSlotsPerTask * count / std::max<int64_t>(1, slots));
   at::parallel_for(0, count, grain, [&](int64_t begin, int64_t end) {
@@ -54,11 +57,10 @@ void Attend(const KvPool& pool, int layer, const std::vector<SingleRow>& rows, c
       attention::AttendPart(cache, {p.row->cache->table().data(), p.slots}, p.head, queries + at(p),
                             group, static_cast<float>(scale), p.index,
                             sums + p.scratch + attention::ScratchOf(p.index, group, width));
+      if (attention::PartsOf(p.slots) == 1) merge(p);
     }
   });
-  for (const Part& p : firsts) {
-    attention::MergeParts(sums + p.scratch, attention::PartsOf(p.slots), group, width, out + at(p));
-  }
+  for (const Part& p : long_rows) merge(p);
 }
 
 }  // namespace
