@@ -43,6 +43,14 @@ absl::Status StatusOf(int rank, std::string_view bytes) {
 
 }  // namespace
 
+Pending Collective::BeginAllGather(std::span<const float> mine, std::span<float> all) {
+  return Pending([done = AllGather(mine, all)] { return done; });
+}
+
+Pending Collective::BeginReduceScatter(std::span<float> all, std::span<float> mine) {
+  return Pending([done = ReduceScatter(all, mine)] { return done; });
+}
+
 Collective& Alone() {
   static AloneCollective alone;  // without state
   return alone;

@@ -1,14 +1,33 @@
 #pragma once
 
+#include <functional>
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "absl/time/time.h"
 #include "common/base/status.h"
 
 namespace palimpsest {
+
+// What has been begun together and goes on. Waits for it when it goes; the collective and the
+// arrays outlive it. One thread, that of the collective.
+class Pending {
+ public:
+  explicit Pending(std::function<absl::Status()> wait) : wait_(std::move(wait)) {}
+  Pending(Pending&& other) noexcept : wait_(std::exchange(other.wait_, nullptr)) {}
+  Pending& operator=(Pending&&) = delete;
+  ~Pending() {
+    if (wait_) wait_().IgnoreError();
+  }
+  // How it ended, once it has. Once.
+  absl::Status Wait() { return std::exchange(wait_, nullptr)(); }
+
+ private:
+  std::function<absl::Status()> wait_;
+};
 
 // Processes that work on one thing, and what they do together. Every rank calls the same functions
 // in the same order with arrays of the same lengths; a call returns when this rank's part of it is
@@ -37,6 +56,12 @@ class Collective {
   virtual absl::StatusOr<std::vector<std::string>> AllGatherBytes(std::string_view mine) = 0;
   // Returns when all ranks have come.
   virtual absl::Status Barrier() = 0;
+
+  // AllGather and ReduceScatter that may go on while this rank computes; nobody touches the arrays
+  // until they have been waited for. They count where they are begun: what is called afterwards
+  // comes after them on every rank. Without a thread for them (background.h) they are done at once.
+  virtual Pending BeginAllGather(std::span<const float> mine, std::span<float> all);
+  virtual Pending BeginReduceScatter(std::span<float> all, std::span<float> mine);
 
   // This rank cannot go on: the error of the others will be `why`, under its name.
   virtual void Fail(const absl::Status& why) = 0;

@@ -1,5 +1,6 @@
 #include "common/collective/join.h"
 
+#include "common/collective/background.h"
 #include "common/collective/gloo.h"
 #include "common/collective/meeting.h"
 #include "common/collective/mesh.h"
@@ -17,7 +18,7 @@ absl::StatusOr<std::unique_ptr<Collective>> Join(const JoinOptions& options, Clo
                                                           ? ConnectMesh(options, life, clock)
                                                           : ConnectGloo(options, life, clock));
   RETURN_IF_ERROR(ranks->Barrier());
-  return ranks;
+  return InBackground(std::move(ranks));
 }
 
 }  // namespace palimpsest

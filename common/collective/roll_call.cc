@@ -97,19 +97,31 @@ void RollCall::Answer() {
   }
 }
 
+absl::Status RollCall::health() const {
+  const absl::MutexLock lock(&mu_);
+  return health_;
+}
+
 void RollCall::Fail(const absl::Status& why) {
-  if (!health_.ok()) return;
-  health_ = why;
+  {
+    const absl::MutexLock lock(&mu_);
+    if (!health_.ok()) return;
+    health_ = why;
+  }
   Leave(kFailed, why.ToString());
 }
 
 absl::Status RollCall::Together(std::string_view operation,
                                 const std::function<absl::Status()>& work) {
-  if (!health_.ok()) return health_;
+  RETURN_IF_ERROR(health());
   Enter(operation);
   const absl::Status done =
       called() ? absl::AbortedError("another rank has called the roll") : work();
-  return done.ok() ? done : health_ = Blame(std::string(done.message()));
+  if (done.ok()) return done;
+  const absl::Status blamed = Blame(std::string(done.message()));
+  const absl::MutexLock lock(&mu_);
+  health_.Update(blamed);  // the first one stays
+  return health_;
 }
 
 std::string RollCall::Verdict(bool wait_is_over) const {

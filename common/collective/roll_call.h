@@ -30,12 +30,12 @@ class RollCall {
   // The next joint operation, of which this rank does `work`. When that fails, or any rank has
   // called the roll before: calls it, waits until all have answered or patience ends. ABORTED:
   // names the operation and the rank to blame; every later operation then fails likewise. One
-  // thread.
+  // thread at a time.
   absl::Status Together(std::string_view operation, const std::function<absl::Status()>& work);
-  // This rank cannot go on for a reason of its own. Same thread.
+  // This rank cannot go on for a reason of its own. Any thread, also beside an operation.
   void Fail(const absl::Status& why);
-  // OK, or what all operations return from now on. Same thread.
-  const absl::Status& health() const { return health_; }
+  // OK, or what all operations return from now on. Any thread.
+  absl::Status health() const;
 
   // Whether any rank has called the roll: no operation can succeed any more. Any thread.
   bool called() const { return called_.load(); }
@@ -54,9 +54,9 @@ class RollCall {
   const int rank_, size_;
   const absl::Duration patience_;
   Clock& clock_;
-  absl::Status health_;
   std::atomic<bool> called_ = false;
   mutable absl::Mutex mu_;
+  absl::Status health_ ABSL_GUARDED_BY(mu_);
   int64_t entered_ ABSL_GUARDED_BY(mu_) = 0;
   std::string operation_ ABSL_GUARDED_BY(mu_) = "nothing yet";
   bool ending_ ABSL_GUARDED_BY(mu_) = false;

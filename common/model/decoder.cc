@@ -141,6 +141,7 @@ class TransformerDecoder final : public Decoder {
   Kernels kernels() const override { return kernels_; }
   void SetActivations(Activations activations) override { activations_ = activations; }
   void SetLayerKeeper(LayerKeeper* keeper) override { keeper_ = keeper; }
+  LayerKeeper* layer_keeper() const override { return keeper_; }
   const NamedTensors& Parameters() const override { return parameters_; }
   const at::Tensor& HeadWeight() const override { return head_; }
   at::Tensor Logits(const at::Tensor& hidden) const override {
@@ -153,11 +154,12 @@ class TransformerDecoder final : public Decoder {
       return HiddenByRows({config_, embedding_, final_norm_, frequencies_, layers_}, ids, positions,
                           attention);
     }
-    at::Tensor x = EmbeddingRows(embedding_, ids);
-    const auto [cos, sin] = RopeTables(positions, frequencies_.to(x.device()), x);
     const bool recomputed = activations_ == Activations::kRecomputed && c10::GradMode::is_enabled();
     TORCH_CHECK(keeper_ == nullptr || recomputed || !c10::GradMode::is_enabled(),
                 "layers that come and go need activations that are recomputed");
+    if (keeper_ != nullptr) keeper_->Begin(recomputed);
+    at::Tensor x = EmbeddingRows(embedding_, ids, keeper_);
+    const auto [cos, sin] = RopeTables(positions, frequencies_.to(x.device()), x);
     for (int i = 0; i < config_.layers; ++i) {
       const auto layer = [this, i, cos = cos, sin = sin, &attention](const at::Tensor& rows) {
         return LayerRows(i, rows, cos, sin, attention);

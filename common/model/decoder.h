@@ -64,10 +64,12 @@ class Decoder {
 
   // Of passes from now on; kKept until it is called.
   virtual void SetActivations(Activations activations) = 0;
-  // Layers come and go by `keeper`, which outlives all passes and their backward passes; null
-  // (until it is called): all are here. With autograd activations must be recomputed then, as kept
-  // ones would hold the weights; kPlain kernels alone.
+  // Layers, embedding and head come and go by `keeper`, which outlives all passes and their
+  // backward passes; null (until it is called): all are here. With autograd activations must be
+  // recomputed then, as kept ones would hold the weights; kPlain kernels alone. Whoever uses the
+  // head takes it (HeadTurn).
   virtual void SetLayerKeeper(LayerKeeper* keeper) = 0;
+  virtual LayerKeeper* layer_keeper() const = 0;
 
   // Final-norm hidden rows [T, D]. ids, positions: int64 [T].
   virtual at::Tensor Hidden(const at::Tensor& ids, const at::Tensor& positions,

@@ -9,7 +9,7 @@
 namespace palimpsest::model {
 namespace {
 
-constexpr int64_t kWorkPerTask = 40'000;  // multiply-adds that are worth a thread
+constexpr int64_t kWorkPerTask = 200'000;  // multiply-adds that are worth a thread
 
 int64_t Grain(int64_t work_each) { return std::max<int64_t>(1, kWorkPerTask / work_each); }
 

@@ -152,7 +152,7 @@ void Bind(Binder& b, TrainerSection& c) {
          "of a layer until its backward pass; recomputed: a forward pass more, little memory");
   b.Enum(
       "weights", e.weights, {{"whole", WeightsHeld::kWhole}, {"sharded", WeightsHeld::kSharded}},
-      "that a rank holds between passes; sharded: its slices of the layers, gathered one by one");
+      "that a rank holds between passes; sharded: its slices, gathered part by part in a pass");
   b.Field("threads", e.threads, "of the math");
   b.Field("max_tokens_per_micro_batch", e.max_tokens_per_micro_batch,
           "rows of one forward pass; a group's prompt counts once");

@@ -139,7 +139,7 @@ absl::StatusOr<ParameterCount> ParametersOf(const ModelSection& model) {
       ASSIGN_OR_RETURN(const weights::TensorView tensor, reader->Find(name));
       const auto n = static_cast<int64_t>(tensor.bytes.size()) / weights::SizeOf(tensor.type);
       count.all += n;
-      if (name.starts_with("model.layers.")) count.of_layers += n;
+      if (name != "model.norm.weight") count.sliced += n;
     }
     return count;
   }
@@ -149,8 +149,9 @@ absl::StatusOr<ParameterCount> ParametersOf(const ModelSection& model) {
   const int64_t keys = int64_t{m.kv_heads} * m.head_dim;
   const int64_t layer =
       hidden * (2 * queries + 2 * keys + 3 * int64_t{m.intermediate} + 2) + 2 * m.head_dim;
-  const int64_t rest = hidden + vocabulary * hidden * (m.tied ? 1 : 2);
-  return ParameterCount{.all = m.layers * layer + rest, .of_layers = m.layers * layer};
+  const int64_t ends = vocabulary * hidden * (m.tied ? 1 : 2);
+  const int64_t sliced = m.layers * layer + ends;
+  return ParameterCount{.all = sliced + hidden, .sliced = sliced};
 }
 
 int64_t DiskBytes(const RunNeeds& needs, int64_t parameters) {
@@ -161,8 +162,8 @@ int64_t DiskBytes(const RunNeeds& needs, int64_t parameters) {
 }
 
 int64_t MemoryBytes(const RunNeeds& needs, const ParameterCount& parameters) {
-  const int64_t slice = (parameters.of_layers + needs.slices - 1) / needs.slices;
-  const int64_t held = parameters.all - parameters.of_layers + slice;
+  const int64_t slice = (parameters.sliced + needs.slices - 1) / needs.slices;
+  const int64_t held = parameters.all - parameters.sliced + slice;
   const int64_t rank = 2 * held + (needs.reference ? parameters.all : 0);
   const int64_t moments = needs.ranks > 0 ? 2 : 0;
   const int64_t floats = needs.ranks * rank + (moments + needs.replicas) * parameters.all;

@@ -32,7 +32,7 @@ struct RunNeeds {
   int64_t inference_threads = 0;
   int64_t trainer_threads = 0;
   int64_t ranks = 1;        // of the trainer, on this machine
-  int64_t slices = 1;       // that the layers are cut into, one for each rank of the run; 1: whole
+  int64_t slices = 1;       // that the weights are cut into, one for each rank of the run; 1: whole
   int64_t replicas = 1;     // of inference, on this machine
   int64_t gpus = 0;         // that placement gives to daemons on this machine
   int64_t cpus = 0;         // likewise, each its own; one for a daemon that has only gpus
@@ -55,7 +55,7 @@ absl::StatusOr<RunNeeds> NeedsOf(const std::map<std::string, Node>& printed,
 
 struct ParameterCount {
   int64_t all = 0;
-  int64_t of_layers = 0;  // of these; the rest is embedding, head and last norm
+  int64_t sliced = 0;  // of these, what ranks may hold slices of: all but the last norm
 };
 
 // Of the model that the run starts from: counted in its folder, or as model.init says. NOT_FOUND
@@ -66,7 +66,7 @@ absl::StatusOr<ParameterCount> ParametersOf(const ModelSection& model);
 // version has 4 bytes a parameter, a checkpoint the two moments of AdamW besides.
 int64_t DiskBytes(const RunNeeds& needs, int64_t parameters);
 
-// Of the trainer's ranks (weights and gradients each, of the layers its slice; a reference model
+// Of the trainer's ranks (weights and gradients each, or its slice of them; a reference model
 // where there is one; two moments together) and the replicas of inference (weights, KV pool) before
 // the first row.
 int64_t MemoryBytes(const RunNeeds& needs, const ParameterCount& parameters);

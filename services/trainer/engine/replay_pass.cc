@@ -2,12 +2,12 @@
 
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
-#include <torch/csrc/autograd/autograd.h>
 
 #include <numeric>
 
 #include "absl/time/time.h"
 #include "common/model/divergence_torch.h"
+#include "common/model/head_turn_torch.h"
 #include "services/trainer/engine/forward_torch.h"
 
 namespace palimpsest::trainer {
@@ -21,6 +21,11 @@ struct Pulled {
     gradients.push_back(Like(value, gradient));
   }
 };
+
+// The head sees the rows from now on.
+void Enter(model::HeadTurn& head, Forward& forward) {
+  for (PredictingRows& part : forward.rows) part.hidden = head.Enter(part.hidden);
+}
 
 // Rows that no gradient reaches any more, and nothing of their pass behind them.
 std::vector<PredictingRows> Constant(std::vector<PredictingRows> rows) {
@@ -109,8 +114,9 @@ class Pass {
   // `rows`: in, those of the other view, if any; out, those of the learner's, constant.
   absl::Status Learn(const LossFunction& loss, std::vector<PredictingRows>& rows) {
     const absl::Time start = clock_.Now();
-    ASSIGN_OR_RETURN(const Forward forward,
-                     RunForward(decoder_, options_, sequences_, views_.learner));
+    ASSIGN_OR_RETURN(Forward forward, RunForward(decoder_, options_, sequences_, views_.learner));
+    model::HeadTurn head(decoder_);
+    Enter(head, forward);
     const auto [logprobs, entropies] = Score(decoder_, forward.rows);
     const std::vector<double> n = Wide(logprobs), h = Wide(entropies);
     const LossValue value = loss({forward.tokens, n, h, forward.sequences});
@@ -124,7 +130,7 @@ class Pass {
     result_.sums.forward_seconds = absl::ToDoubleSeconds(clock_.Now() - start);
 
     const absl::Time turn = clock_.Now();
-    torch::autograd::backward(pulled.values, pulled.gradients);
+    head.Backward(pulled.values, pulled.gradients);
     result_.sums.backward_seconds = absl::ToDoubleSeconds(clock_.Now() - turn);
     rows = Constant(forward.rows);
     return absl::OkStatus();
@@ -133,10 +139,12 @@ class Pass {
   absl::Status MoveOther(std::span<const PredictingRows> rows) {
     const absl::Time start = clock_.Now();
     const rl::View other = rl::Other(views_.learner);
-    ASSIGN_OR_RETURN(const Forward forward, RunForward(decoder_, options_, sequences_, other));
+    ASSIGN_OR_RETURN(Forward forward, RunForward(decoder_, options_, sequences_, other));
+    model::HeadTurn head(decoder_);
+    Enter(head, forward);
     Pulled pulled;
     See(other, forward, rows, pulled);
-    torch::autograd::backward(pulled.values, pulled.gradients);
+    head.Backward(pulled.values, pulled.gradients);
     result_.sums.rows += forward.batch->rows();
     result_.sums.other_view_seconds += absl::ToDoubleSeconds(clock_.Now() - start);
     return absl::OkStatus();

@@ -75,14 +75,50 @@ absl::Status CheckAgreement(Collective& c) {
   return c.health();
 }
 
+// Three of each under way at once, and a call that comes after them.
+absl::Status CheckBegun(Collective& c, size_t n) {
+  const auto size = static_cast<size_t>(c.size());
+  const float ranks = static_cast<float>(size * (size + 1) / 2);
+  std::vector<std::vector<float>> mine(3), all(3), sums(3), parts(3);
+  std::vector<Pending> pending;
+  for (size_t k = 0; k < 3; ++k) {
+    mine[k].assign(n, static_cast<float>(c.rank() + 1) + static_cast<float>(10 * k));
+    all[k].resize(size * n);
+    sums[k].assign(size * n, static_cast<float>(c.rank() + 1) * static_cast<float>(k + 1));
+    parts[k].resize(n);
+    pending.push_back(c.BeginAllGather(mine[k], all[k]));
+    pending.push_back(c.BeginReduceScatter(sums[k], parts[k]));
+  }
+  RETURN_IF_ERROR(c.Barrier());
+  for (Pending& one : pending) RETURN_IF_ERROR(one.Wait());
+  for (size_t k = 0; k < 3; ++k) {
+    for (size_t i = 0; i < all[k].size(); ++i) {
+      const float expected = static_cast<float>(i / n + 1 + 10 * k);
+      RETURN_IF_ERROR(Expect(all[k][i] == expected, "begun all-gather"));
+    }
+    for (const float part : parts[k]) {
+      const float expected = ranks * static_cast<float>(k + 1);
+      RETURN_IF_ERROR(Expect(part == expected, "begun reduce-scatter"));
+    }
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CheckAll(Collective& c) {
-  for (const size_t n : {1, 3, 1000, 70001}) RETURN_IF_ERROR(CheckArrays(c, n));
+  for (const size_t n : {1, 3, 1000, 70001}) {
+    RETURN_IF_ERROR(CheckArrays(c, n));
+    RETURN_IF_ERROR(CheckBegun(c, n));
+  }
   RETURN_IF_ERROR(CheckBytes(c));
   return CheckAgreement(c);
 }
 
 absl::Status Sums(Collective& c) {
   for (std::vector<float> values(1000);;) RETURN_IF_ERROR(c.AllReduce(values));
+}
+
+absl::Status Begun(Collective& c) {
+  for (;;) RETURN_IF_ERROR(CheckBegun(c, 1000));
 }
 
 // What rank 1 does when it is not like the others.
@@ -97,6 +133,7 @@ absl::Status OddOne(Collective& c, std::string_view what) {
 
 absl::Status Do(Collective& c, std::string_view what) {
   if (what == "all") return CheckAll(c);
+  if (what == "begun") return Begun(c);
   if (what == "idle") {
     std::string command;
     if (c.rank() == 0) SystemClock().SleepFor(absl::Seconds(60));

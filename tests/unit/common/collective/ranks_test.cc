@@ -81,6 +81,15 @@ TEST_P(RanksTest, AStoppedRankIsNamedByAllOthers) {
   }
 }
 
+TEST_P(RanksTest, WhoIsLostWhileOperationsAreUnderWayIsNamedToo) {
+  for (const int signal : {SIGKILL, SIGSTOP}) {
+    RankProcesses ranks = Start(3, "begun");
+    AwaitReady(ranks);
+    ranks[1]->Signal(signal);
+    ExpectErrors(ranks, 1, "rank 1 of 3 does not answer");
+  }
+}
+
 TEST_P(RanksTest, ARankThatIsAliveButDoesNotComeIsNamedWithItsLastCall) {
   RankProcesses ranks = Start(3, "late");
   AwaitReady(ranks);

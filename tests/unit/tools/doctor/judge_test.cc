@@ -58,15 +58,15 @@ TEST(JudgeTest, EachRankHoldsWeightsAndGradientsAndAReferenceIfThereIsOne) {
   RunNeeds needs;
   needs.kv_pool_bytes = 7;
   needs.ranks = 3;
-  EXPECT_EQ(MemoryBytes(needs, {.all = 1000, .of_layers = 900}), 4000 * (3 * 2 + 2 + 1) + 7);
+  EXPECT_EQ(MemoryBytes(needs, {.all = 1000, .sliced = 900}), 4000 * (3 * 2 + 2 + 1) + 7);
   needs.reference = true;
-  EXPECT_EQ(MemoryBytes(needs, {.all = 1000, .of_layers = 900}), 4000 * (3 * 3 + 2 + 1) + 7);
+  EXPECT_EQ(MemoryBytes(needs, {.all = 1000, .sliced = 900}), 4000 * (3 * 3 + 2 + 1) + 7);
   needs.slices = 5;  // one for each rank, two of which are on other nodes
-  EXPECT_EQ(MemoryBytes(needs, {.all = 1000, .of_layers = 900}),
+  EXPECT_EQ(MemoryBytes(needs, {.all = 1000, .sliced = 900}),
             4 * (3 * (2 * (100 + 180) + 1000) + (2 + 1) * 1000) + 7);
   needs.ranks = 0;  // another node's
   needs.replicas = 2;
-  EXPECT_EQ(MemoryBytes(needs, {.all = 1000, .of_layers = 900}), 2 * (4000 + 7));
+  EXPECT_EQ(MemoryBytes(needs, {.all = 1000, .sliced = 900}), 2 * (4000 + 7));
 }
 
 TEST(JudgeTest, ANodeThatCannotBeReachedIsNamedWithNothingElse) {
@@ -169,7 +169,7 @@ TEST(NeedsTest, ParametersOfAFreshModelAreCountedByItsTensors) {
   const int64_t layers = 2 * (q + k + v + o + mlp + norms);
   const ParameterCount count = *ParametersOf({.init = init});
   EXPECT_EQ(count.all, embedding + layers + last);
-  EXPECT_EQ(count.of_layers, layers);
+  EXPECT_EQ(count.sliced, embedding + layers);
 }
 
 TEST(NeedsTest, AMissingModelFolderIsNotFound) {

@@ -12,7 +12,6 @@
 #include "absl/strings/str_split.h"
 #include "common/weights/durable_file.h"
 #include "common/weights/safetensors.h"
-#include "services/trainer/engine/parameter_shards.h"
 #include "services/trainer/engine/share.h"
 #include "tests/unit/common/collective/rank_process.h"
 
@@ -80,9 +79,16 @@ class RanksTest : public ::testing::Test {
   std::string Checkpoint(const std::string& run, int64_t step) const {
     return absl::StrFormat("%s/%s/run/checkpoints/step-%08d", root_, run, step);
   }
-  // Bytes of its layers that rank 1 held at its end, and of its layers.
+  // Bytes of all but the last norm that rank 1 held at its end, and all of them.
   std::string Held(const std::string& run) const {
     const auto text = weights::ReadSmallFile(root_ + "/" + run + "/held-1.txt", 100);
+    EXPECT_TRUE(text.ok()) << text.status();
+    return text.value_or("");
+  }
+  // The collectives that a rank has begun, in their order.
+  std::string Begun(const std::string& run, int rank) const {
+    const auto text =
+        weights::ReadSmallFile(absl::StrFormat("%s/%s/begun-%d.txt", root_, run, rank), 1 << 20);
     EXPECT_TRUE(text.ok()) << text.status();
     return text.value_or("");
   }
@@ -169,10 +175,26 @@ TEST_F(RanksTest, RanksThatHoldSlicesOfTheLayersLearnWhatOneLearns) {
     ExpectSameNumbers(Train(run, size, kSteps, "none", "float32-sharded"), one);
     EXPECT_LT(Distance(FirstGradients(run), FirstGradients("one")), 1e-5) << size;
     EXPECT_LT(Distance(Weights(run, kSteps), Weights("one", kSteps)), 1e-5) << size;
-    EXPECT_THAT(Held(run), testing::StartsWith("0 ")) << "the layers are gone";
+    EXPECT_THAT(Held(run), testing::StartsWith("0 ")) << "all is gone but the last norm";
   }
+  Train("tied", 1, kSteps, "none", "float32-tied");
+  Train("tied-2", 2, kSteps, "none", "float32-tied-sharded");
+  EXPECT_LT(Distance(FirstGradients("tied-2"), FirstGradients("tied")), 1e-5);
+  EXPECT_LT(Distance(Weights("tied-2", kSteps), Weights("tied", kSteps)), 1e-5);
   Train("whole", 2, kSteps);
   EXPECT_THAT(Held("whole"), testing::Not(testing::StartsWith("0 "))) << "the control";
+}
+
+TEST_F(RanksTest, WhatGoesOnBesideTheComputationChangesNoBitAndHasOneOrderOnAllRanks) {
+  for (const int size : {2, 4}) {
+    const std::string run = std::to_string(size);
+    Train(run, size, kSteps, "none", "float32-sharded");
+    Train(run + "-waits", size, kSteps, "none", "float32-waits-sharded");
+    EXPECT_EQ(Distance(Weights(run, kSteps), Weights(run + "-waits", kSteps)), 0) << size;
+    const std::string begun = Begun(run, 0);
+    EXPECT_THAT(begun, HasSubstr("reduce-scatter "));
+    for (int rank = 1; rank < size; ++rank) EXPECT_EQ(Begun(run, rank), begun) << rank;
+  }
 }
 
 TEST_F(RanksTest, WithSlicesTooBothViewsAreLearntAndAnyRanksGoOn) {
@@ -312,23 +334,11 @@ INSTANTIATE_TEST_SUITE_P(
 INSTANTIATE_TEST_SUITE_P(WithSlices, FaultTest,
                          ::testing::Values(Struck{"kill:backward", "float32-sharded"},
                                            Struck{"stop:backward", "float32-sharded"},
+                                           Struck{"kill:gather", "float32-sharded"},
+                                           Struck{"stop:gather", "float32-sharded"},
+                                           Struck{"kill:reduce", "float32-sharded"},
                                            Struck{"kill:save", "float32-sharded"}),
                          NameOf);
-
-TEST(OwnedRangeTest, RangesTileTheTensorForAnyNumberOfRanks) {
-  for (const int64_t count : {0, 1, 3, 8, 1000}) {
-    for (const int size : {1, 2, 3, 4, 7}) {
-      int64_t end = 0;
-      for (int rank = 0; rank < size; ++rank) {
-        const FlatRange range = OwnedRange(count, rank, size);
-        EXPECT_EQ(range.begin, end);
-        EXPECT_LE(range.count(), (count + size - 1) / size);
-        end = range.end;
-      }
-      EXPECT_EQ(end, count);
-    }
-  }
-}
 
 TEST(ShareTest, PairsAreThoseOfTheLiveSlots) {
   const std::vector<int32_t> tokens(20);

@@ -1,11 +1,12 @@
 // One rank of the tests: trainer_rank RUN_FOLDER RANK SIZE LAST_STEP FAULT VIEWS DTYPE. Opens the
 // run, trains each step up to LAST_STEP, prints its numbers and saves it. FAULT: "none", or how
 // rank 1 is struck, once in the life of the run, in step 2: "kill:forward", "stop:backward",
-// "kill:save",
-// .., "throw:forward", after which the batch is given again. VIEWS: "none", "dense" (the learner's
-// view), "d1", "d2" or "d3" (distillation); with all but "none" each step is rollouts of every
-// method. DTYPE: "float32" or "bfloat16", or "float32-sharded", ..: ranks hold slices of the
-// layers.
+// "kill:save", .., "kill:gather" and "kill:reduce" (while the next layer's weights, or a layer's
+// gradients, are under way), "throw:forward", after which the batch is given again. VIEWS: "none",
+// "dense" (the learner's view), "d1", "d2" or "d3" (distillation); with all but "none" each step is
+// rollouts of every method. DTYPE: "float32" or "bfloat16", or "float32-sharded", ..: ranks hold
+// slices of the layers; "float32-waits-sharded": and compute nothing meanwhile; with "-tied" the
+// head is the embedding.
 #include <ATen/core/Tensor.h>
 
 #include <atomic>
@@ -18,10 +19,12 @@
 #include <stdexcept>
 #include <thread>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_format.h"
 #include "common/collective/join.h"
 #include "services/trainer/engine/engine.h"
 #include "tests/unit/services/trainer/engine/batches.h"
+#include "tests/unit/services/trainer/engine/watched_ranks.h"
 
 namespace palimpsest::trainer {
 namespace {
@@ -99,12 +102,12 @@ struct Arguments {
   std::string fault, views, dtype;
 };
 
-// "<bytes held> <bytes of them>" of the layers between passes.
+// "<bytes held> <bytes of them>" of all but the last norm between passes.
 void NoteHeld(const Arguments& args, const model::Decoder& decoder) {
   size_t held = 0, all = 0;
   std::set<const void*> seen;  // some parameters stand in one storage
   for (const auto& [name, tensor] : decoder.Parameters()) {
-    if (!name.starts_with("model.layers.")) continue;
+    if (name == "model.norm.weight") continue;
     all += tensor.nbytes();
     if (seen.insert(tensor.storage().unsafeGetStorageImpl()).second) {
       held += tensor.storage().nbytes();
@@ -121,7 +124,8 @@ rl::ViewOptions ViewsOf(const std::string& views) {
   return {.distillation = {kinds[views[1] - '1'], 0.5, 0}};
 }
 
-absl::Status Train(const Arguments& args, Collective& ranks) {
+absl::Status Train(const Arguments& args, Collective& joined) {
+  WatchedRanks ranks(joined, absl::StrContains(args.dtype, "waits"));
   Fault fault = {.mark = args.run + "/struck"};
   if (args.fault.starts_with("kill")) fault.signal = SIGKILL;
   if (args.fault.starts_with("stop")) fault.signal = SIGSTOP;
@@ -129,6 +133,7 @@ absl::Status Train(const Arguments& args, Collective& ranks) {
   StrikingClock clock(fault);
   EngineOptions options = TinyOptions(args.run, "run");
   options.keep_checkpoints = 9;
+  options.model.init.tied = absl::StrContains(args.dtype, "tied");
   options.shadow = ViewsOf(args.views);
   if (args.dtype.starts_with("bfloat16")) options.dtype = model::DType::kBFloat16;
   if (args.dtype.ends_with("sharded")) {
@@ -144,6 +149,14 @@ absl::Status Train(const Arguments& args, Collective& ranks) {
   for (int64_t step = engine->step() + 1; step <= args.last_step; ++step) {
     if (step == 2 && !struck && args.fault.ends_with("forward")) clock.Arm(1);
     if (step == 2 && !struck && args.fault.ends_with("backward")) clock.Arm(3);
+    if (step == 2 && !struck && args.fault.ends_with("gather")) {
+      ranks.gathers = [&, begun = 0]() mutable {
+        if (++begun == 2) fault.Strike();  // the first one is waited for at once
+      };
+    }
+    if (step == 2 && !struck && args.fault.ends_with("reduce")) {
+      ranks.reduces = [&] { fault.Strike(); };
+    }
     const Batch batch =
         args.views == "none" ? BatchOf(step, *initial.decoder) : MixedBatch(*initial.decoder, step);
     absl::StatusOr<TrainOutcome> outcome = engine->Train(batch);
@@ -164,6 +177,7 @@ absl::Status Train(const Arguments& args, Collective& ranks) {
   }
   if (watch.joinable()) watch.join();
   NoteHeld(args, engine->decoder());
+  ranks.WriteBegun(absl::StrFormat("%s/begun-%d.txt", args.run, args.rank));
   return absl::OkStatus();
 }
 
