@@ -131,20 +131,24 @@ TEST(BoxSolverTest, ABoxOfOnePointIsThatPoint) {
 
 TEST(CholeskyTest, SolvesWhatEliminationSolves) {
   RandomStream random(14);
-  for (int t : {1, 2, 7, 40}) {
-    const System s = RandomSystem(random, t, 2 * t, 1e-3, 1.0);
-    Row flat, rhs;
-    Matrix b(t, Row(3));
-    for (int i = 0; i < t; ++i) {
-      flat.insert(flat.end(), s.h[i].begin(), s.h[i].end());
-      for (double& v : b[i]) rhs.push_back(v = random.Normal());
-    }
-    CholeskyInPlace(flat, t, 1e-300);
-    CholeskySolve(flat, t, rhs, 3);
-    const Matrix x = testing::SlowSolve(s.h, b);
-    for (int i = 0; i < t; ++i) {
-      for (int k = 0; k < 3; ++k)
-        EXPECT_NEAR(rhs[i * 3 + k], x[i][k], 1e-9 * (1 + std::abs(x[i][k])));
+  for (const int t : {1, 2, 3, 7, 8, 21, 40, 65}) {
+    for (const int columns : {1, 3, 4, 16, 23, 64}) {
+      const System s = RandomSystem(random, t, 2 * t, 1e-3, 1.0);
+      Row flat, rhs;
+      Matrix b(t, Row(columns));
+      for (int i = 0; i < t; ++i) {
+        flat.insert(flat.end(), s.h[i].begin(), s.h[i].end());
+        for (double& v : b[i]) rhs.push_back(v = random.Normal());
+      }
+      CholeskyInPlace(flat, t, 1e-300);
+      CholeskySolve(flat, t, rhs, columns);
+      const Matrix x = testing::SlowSolve(s.h, b);
+      for (int i = 0; i < t; ++i) {
+        for (int k = 0; k < columns; ++k) {
+          ASSERT_NEAR(rhs[i * columns + k], x[i][k], 1e-9 * (1 + std::abs(x[i][k])))
+              << t << " unknowns, " << columns << " columns";
+        }
+      }
     }
   }
 }
