@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "common/compaction/cholesky.h"
+#include "common/compaction/dot.h"
 
 namespace palimpsest::compaction {
 namespace {
@@ -17,8 +18,7 @@ constexpr double kSufficientDecrease = 1e-4;
 double Evaluate(const BoxProblem& p, const std::vector<double>& w, std::vector<double>& gradient) {
   double value = 0;
   for (int i = 0; i < p.t; ++i) {
-    double sum = 0;
-    for (int j = 0; j < p.t; ++j) sum += p.h[static_cast<size_t>(i) * p.t + j] * w[j];
+    const double sum = Dot(p.h.data() + static_cast<size_t>(i) * p.t, w.data(), p.t);
     value += w[i] * (0.5 * sum - p.c[i]);
     gradient[i] = sum - p.c[i];
   }

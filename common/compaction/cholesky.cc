@@ -1,32 +1,13 @@
 #include "common/compaction/cholesky.h"
 
-#include <algorithm>
 #include <cmath>
 #include <vector>
+
+#include "common/compaction/dot.h"
 
 // Letters: t unknowns, L the factor [t, t], B right-hand sides [t, n].
 namespace palimpsest::compaction {
 namespace {
-
-constexpr int kLanes = 4;  // doubles of a register of the x86-64-v3 baseline
-typedef double Doubles __attribute__((vector_size(32), aligned(8), may_alias));
-
-inline const Doubles& At(const double* x) { return *reinterpret_cast<const Doubles*>(x); }
-inline Doubles& At(double* x) { return *reinterpret_cast<Doubles*>(x); }
-inline double Sum(const Doubles& x) { return (x[0] + x[2]) + (x[1] + x[3]); }
-
-// a [n] times b [n].
-inline double Dot(const double* a, const double* b, int n) {
-  constexpr int kChains = 4;  // more than one addition under way
-  Doubles sum[kChains] = {};
-  int j = 0;
-  for (; j + kChains * kLanes <= n; j += kChains * kLanes) {
-    for (int c = 0; c < kChains; ++c) sum[c] += At(a + j + c * kLanes) * At(b + j + c * kLanes);
-  }
-  double whole = Sum((sum[0] + sum[1]) + (sum[2] + sum[3]));
-  for (; j < n; ++j) whole += a[j] * b[j];
-  return whole;
-}
 
 // Column panel [t, Vectors registers] of B, whose rows are n apart. `Rows` rows from `row` on take
 // in those of [begin, end), which are solved: B_row -= sum_j l(row, j) B_j.
