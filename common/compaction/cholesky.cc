@@ -15,23 +15,23 @@ template <int Rows, int Vectors, class Factor>
 inline void TakeIn(const Factor& l, int row, int begin, int end, double* b, int n) {
   Doubles sum[Rows][Vectors];
   for (int r = 0; r < Rows; ++r) {
-    for (int v = 0; v < Vectors; ++v) sum[r][v] = At(b + (row + r) * n + v * kLanes);
+    for (int v = 0; v < Vectors; ++v) sum[r][v] = Load(b + (row + r) * n + v * kLanes);
   }
   for (int j = begin; j < end; ++j) {
     for (int v = 0; v < Vectors; ++v) {
-      const Doubles other = At(b + j * n + v * kLanes);
+      const Doubles other = Load(b + j * n + v * kLanes);
       for (int r = 0; r < Rows; ++r) sum[r][v] -= l(row + r, j) * other;
     }
   }
   for (int r = 0; r < Rows; ++r) {
-    for (int v = 0; v < Vectors; ++v) At(b + (row + r) * n + v * kLanes) = sum[r][v];
+    for (int v = 0; v < Vectors; ++v) Store(sum[r][v], b + (row + r) * n + v * kLanes);
   }
 }
 
 template <int Vectors>
 inline void Divide(double* row, double by) {
   const double inverse = 1.0 / by;
-  for (int v = 0; v < Vectors; ++v) At(row + v * kLanes) *= inverse;
+  for (int v = 0; v < Vectors; ++v) Store(Load(row + v * kLanes) * inverse, row + v * kLanes);
 }
 
 // L L' X = B for one panel, two rows at a time.
@@ -73,7 +73,7 @@ void SolveColumn(const double* l, int t, double* b) {
     const double* row = l + static_cast<size_t>(i) * t;
     const double x = b[i] /= row[i];
     int j = 0;
-    for (; j + kLanes <= i; j += kLanes) At(b + j) -= x * At(row + j);
+    for (; j + kLanes <= i; j += kLanes) Store(Load(b + j) - x * Load(row + j), b + j);
     for (; j < i; ++j) b[j] -= x * row[j];
   }
 }
