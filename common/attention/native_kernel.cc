@@ -5,31 +5,18 @@
 
 #include <immintrin.h>
 
+#include "common/base/wide_lanes.h"
+
 // Letters: Hk KV heads, g query heads of one, d = D head width.
 namespace palimpsest::attention {
 namespace {
 
 constexpr int kFloats = 16;  // of a register; as many as a page has slots
-constexpr int kPairs = 32;   // bf16 of a register
 static_assert(kFloats == kSlotsPerPage);
 
-inline __m512bh LoadPairs(const BFloat16* from) {
-  return reinterpret_cast<__m512bh>(_mm512_loadu_si512(from));
-}
 inline __m512 LoadWide(const BFloat16* from) {
   const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
-}
-
-// The sums over the lanes of four registers, each in the same order.
-inline __m128 Sums(const __m512 (&x)[4]) {
-  const __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(x[0], x[1]), _mm512_unpackhi_ps(x[0], x[1]));
-  const __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(x[2], x[3]), _mm512_unpackhi_ps(x[2], x[3]));
-  const __m512d low = _mm512_unpacklo_pd(_mm512_castps_pd(ab), _mm512_castps_pd(cd));
-  const __m512d high = _mm512_unpackhi_pd(_mm512_castps_pd(ab), _mm512_castps_pd(cd));
-  const __m512 abcd = _mm512_add_ps(_mm512_castpd_ps(low), _mm512_castpd_ps(high));
-  const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(abcd), _mm512_extractf32x8_ps(abcd, 1));
-  return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
 }
 
 // e^x for x <= 0, 0 below -87: the series of lanes.h.
@@ -117,7 +104,8 @@ class Attention {
             sums[a][j] = _mm512_dpbf16_ps(sums[a][j], query[a][c], pairs);
         }
       }
-      for (int a = 0; a < Heads; ++a) _mm_store_ps(weights[a] + first, Sums(sums[a]));
+      for (int a = 0; a < Heads; ++a)
+        _mm_store_ps(weights[a] + first, SumEach(sums[a][0], sums[a][1], sums[a][2], sums[a][3]));
     }
   }
 

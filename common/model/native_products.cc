@@ -5,33 +5,15 @@
 
 #include <immintrin.h>
 
+#include "common/base/wide_lanes.h"
+
 // Letters: M rows of x, N outputs (rows of w), K inputs.
 namespace palimpsest::model {
 namespace {
 
-constexpr int64_t kPairs = 32;  // bf16 of a register
 // Of x, gone over once per block of outputs: they fit L2.
 constexpr int64_t kPanelBytes = 256 << 10;
 constexpr int kRows = 4, kOutputs = 6;  // of a block: 24 sums, in registers
-
-inline __m512bh Load(const BFloat16* from) {
-  return reinterpret_cast<__m512bh>(_mm512_loadu_si512(from));
-}
-// The first `mask` says of it, zeros behind.
-inline __m512bh Load(const BFloat16* from, __mmask32 mask) {
-  return reinterpret_cast<__m512bh>(_mm512_maskz_loadu_epi16(mask, from));
-}
-
-// The sums over the lanes of four registers, each in the same order.
-inline __m128 Sums(__m512 a, __m512 b, __m512 c, __m512 d) {
-  const __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
-  const __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
-  const __m512d low = _mm512_unpacklo_pd(_mm512_castps_pd(ab), _mm512_castps_pd(cd));
-  const __m512d high = _mm512_unpackhi_pd(_mm512_castps_pd(ab), _mm512_castps_pd(cd));
-  const __m512 abcd = _mm512_add_ps(_mm512_castpd_ps(low), _mm512_castpd_ps(high));
-  const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(abcd), _mm512_extractf32x8_ps(abcd, 1));
-  return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
-}
 
 // `Outputs` rows of w against `Rows` rows of x, each [K]. Meanwhile `Ahead` rows at `ahead`, which
 // the next block wants, are fetched into the cache: they may lie beyond w's end.
@@ -47,18 +29,18 @@ inline void Block(const BFloat16* w, const BFloat16* x, int64_t k, const BFloat1
     for (int a = 0; a < Ahead; ++a)
       _mm_prefetch(reinterpret_cast<const char*>(ahead + a * k + i), _MM_HINT_T0);
     __m512bh in[Rows];
-    for (int r = 0; r < Rows; ++r) in[r] = Load(x + r * k + i);
+    for (int r = 0; r < Rows; ++r) in[r] = LoadPairs(x + r * k + i);
     for (int o = 0; o < Outputs; ++o) {
-      const __m512bh weights = Load(w + o * k + i);
+      const __m512bh weights = LoadPairs(w + o * k + i);
       for (int r = 0; r < Rows; ++r) sum[r][o] = _mm512_dpbf16_ps(sum[r][o], weights, in[r]);
     }
   }
   if (whole < k) {
     const auto mask = static_cast<__mmask32>((uint64_t{1} << (k - whole)) - 1);
     __m512bh in[Rows];
-    for (int r = 0; r < Rows; ++r) in[r] = Load(x + r * k + whole, mask);
+    for (int r = 0; r < Rows; ++r) in[r] = LoadPairs(x + r * k + whole, mask);
     for (int o = 0; o < Outputs; ++o) {
-      const __m512bh weights = Load(w + o * k + whole, mask);
+      const __m512bh weights = LoadPairs(w + o * k + whole, mask);
       for (int r = 0; r < Rows; ++r) sum[r][o] = _mm512_dpbf16_ps(sum[r][o], weights, in[r]);
     }
   }
@@ -66,7 +48,7 @@ inline void Block(const BFloat16* w, const BFloat16* x, int64_t k, const BFloat1
   for (int r = 0; r < Rows; ++r) {
     for (int o = 0; o < Outputs; o += 4) {
       alignas(16) float four[4];
-      _mm_store_ps(four, Sums(at(r, o), at(r, o + 1), at(r, o + 2), at(r, o + 3)));
+      _mm_store_ps(four, SumEach(at(r, o), at(r, o + 1), at(r, o + 2), at(r, o + 3)));
       for (int i = 0; i < 4 && o + i < Outputs; ++i) y[r * y_stride + o + i] = four[i];
     }
   }
