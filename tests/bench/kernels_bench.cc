@@ -7,6 +7,7 @@
 #include <c10/core/GradMode.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
@@ -51,7 +52,8 @@ void DecodeAttention(int rows, int slots, int rounds) {
   constexpr int kLayers = 28, kHeads = 8, kGroup = 2, kWidth = 128;
   const int pages = (slots + attention::kSlotsPerPage - 1) / attention::kSlotsPerPage;
   std::vector<at::Tensor> keys, values;
-  const at::IntArrayRef shape = {int64_t{rows} * pages * attention::kSlotsPerPage, kHeads, kWidth};
+  const std::array<int64_t, 3> shape = {int64_t{rows} * pages * attention::kSlotsPerPage, kHeads,
+                                        kWidth};
   for (int l = 0; l < kLayers; ++l) keys.push_back(Bf16(shape)), values.push_back(Bf16(shape));
   const at::Tensor bias = at::zeros({shape[0], kHeads});
   const at::Tensor q = Bf16({rows, kHeads * kGroup, kWidth});
@@ -147,8 +149,10 @@ int Main(int argc, char** argv) {
   at::set_num_threads(1);
   c10::NoGradGuard no_grad;
   for (const int rows : {1, 4, 16}) DecodeAttention(rows, 176, rounds);
-  for (const auto [n, k] : {std::pair{4096, 1024}, {1024, 2048}, {1024, 3072}}) {
-    for (const int rows : {1, 4, 16, 512}) Products(n, k, rows, rounds);
+  for (const int rows : {1, 4, 16, 512}) {
+    Products(4096, 1024, rows, rounds);
+    Products(1024, 2048, rows, rounds);
+    Products(1024, 3072, rows, rounds);
   }
   for (const int unknowns : {32, 64, 128, 256}) Systems(unknowns, 128, rounds);
   return 0;
