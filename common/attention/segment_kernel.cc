@@ -4,11 +4,10 @@
 #include <bit>
 #include <cmath>
 #include <limits>
-#include <type_traits>
 #include <vector>
 
-#include "common/attention/native_multiply.h"
-#include "common/base/processor.h"
+#include "common/attention/panels.h"
+#include "common/attention/scratch.h"
 
 namespace palimpsest::attention {
 namespace {
@@ -35,85 +34,28 @@ inline float ExpNegative(float x) {
 }
 inline double ExpNegative(double x) { return std::exp(x); }
 
-// 32 bytes of Real, the widest register of the x86-64-v3 baseline.
-template <class Real>
-struct Lanes {
-  typedef Real Type __attribute__((vector_size(32), aligned(alignof(Real))));
-  static constexpr int kCount = 32 / sizeof(Real);
-};
-
-// c [Rows, Vectors * lanes] += a [Rows, k] b [k, ...], held in registers over k. Leading
-// dimensions: k for a, n for b and c.
-template <class Real, int Rows, int Vectors>
-inline void MultiplyTile(int n, int k, const Real* __restrict a, const Real* __restrict b,
-                         Real* __restrict c) {
-  using V = typename Lanes<Real>::Type;
-  constexpr int kLanes = Lanes<Real>::kCount;
-  V sum[Rows][Vectors];
-  for (int r = 0; r < Rows; ++r) {
-    for (int v = 0; v < Vectors; ++v)
-      sum[r][v] = *reinterpret_cast<const V*>(c + r * n + v * kLanes);
-  }
-  for (int l = 0; l < k; ++l) {
-    V row[Vectors];
-    for (int v = 0; v < Vectors; ++v) row[v] = *reinterpret_cast<const V*>(b + l * n + v * kLanes);
-    for (int r = 0; r < Rows; ++r) {
-      for (int v = 0; v < Vectors; ++v) sum[r][v] += a[r * k + l] * row[v];
-    }
-  }
-  for (int r = 0; r < Rows; ++r) {
-    for (int v = 0; v < Vectors; ++v) *reinterpret_cast<V*>(c + r * n + v * kLanes) = sum[r][v];
-  }
-}
-
-template <class Real, int Rows>
-void MultiplyRows(int n, int k, const Real* a, const Real* b, Real* c) {
-  constexpr int kLanes = Lanes<Real>::kCount;
-  int j = 0;
-  for (; j + 2 * kLanes <= n; j += 2 * kLanes) MultiplyTile<Real, Rows, 2>(n, k, a, b + j, c + j);
-  for (; j + kLanes <= n; j += kLanes) MultiplyTile<Real, Rows, 1>(n, k, a, b + j, c + j);
-  for (; j < n; ++j) {
-    for (int r = 0; r < Rows; ++r) {
-      Real sum = c[r * n + j];
-      for (int l = 0; l < k; ++l) sum += a[r * k + l] * b[l * n + j];
-      c[r * n + j] = sum;
-    }
-  }
-}
-
-// c [m, n] += a [m, k] b [k, n]: the same bits with wide registers and without.
-template <class Real>
-void MultiplyAdd(int m, int n, int k, const Real* a, const Real* b, Real* c) {
-  if constexpr (std::is_same_v<Real, float>) {
-    if (HasWideRegisters()) return MultiplyAddNatively(m, n, k, a, b, c);
-  }
-  int i = 0;
-  for (; i + 4 <= m; i += 4) MultiplyRows<Real, 4>(n, k, a + i * k, b, c + i * n);
-  for (; i < m; ++i) MultiplyRows<Real, 1>(n, k, a + i * k, b, c + i * n);
-}
-
-template <class Real>
-void Transpose(int m, int n, const Real* __restrict a, Real* __restrict out) {
-  constexpr int kBlock = 16;  // square by square: what is written stays in cache until it is whole
-  for (int first = 0; first < m; first += kBlock) {
-    const int end = std::min(first + kBlock, m);
-    for (int column = 0; column < n; column += kBlock) {
-      for (int j = column; j < std::min(column + kBlock, n); ++j) {
-        for (int i = first; i < end; ++i) out[j * m + i] = a[i * n + j];
-      }
-    }
-  }
-}
-
 // One segment's real rows and keys, gathered. M = g * rows query vectors, ordered head by head.
+// Matrices have rows of `stride`, or of InPanels(d) where they have d columns.
 template <class Real>
 struct Gathered {
-  int rows = 0, keys = 0, m = 0;
-  std::vector<int64_t> row, slot;  // [rows], [keys]
-  std::vector<int64_t> place;      // [keys] index of the key among the segment's padded keys
-  std::vector<Real> q, k, v, kt, vt, bias;  // [M, d], [keys, d], [d, keys], [keys]
-  std::vector<Real> s, p, o, t;             // scratch
+  int rows = 0, keys = 0, m = 0, stride = 0;  // stride: InPanels(keys)
+  std::vector<int64_t> row, slot;             // [rows], [keys]
+  std::vector<int64_t> place;                 // [keys] index of the key among the padded keys
+  Scratch<Real> q;                            // [M, d]
+  Scratch<Real> bias;                         // [keys]
+  Scratch<Real> key_columns, value_columns;   // panels of K' and V' [d, keys]
+  Scratch<Real> key_rows, value_rows;         // panels of K and V [keys, d]
+  Scratch<Real> query_rows;                   // panels of Q or dO [M, d]
+  Scratch<Real> s, p, o, l;                   // [M, stride], [M, stride], [M, d], [M]
 };
+
+// `count` zeros.
+template <class Real>
+Real* Zeros(Scratch<Real>& scratch, size_t count) {
+  Real* const at = scratch.Room(count);
+  std::fill_n(at, count, Real{0});
+  return at;
+}
 
 // Where the key and value of a slot stand.
 template <class Stored>
@@ -146,63 +88,80 @@ void GatherQueries(const KernelOperands<Stored, Real>& x, const KernelGroup& gro
   g.rows = static_cast<int>(g.row.size());
   g.keys = static_cast<int>(g.slot.size());
   g.m = g.rows * per_head;
-  g.q.resize(static_cast<size_t>(g.m) * d);
+  g.stride = InPanels(g.keys);
+  Real* const q = g.q.Room(static_cast<size_t>(g.m) * d);
   for (int a = 0; a < per_head; ++a) {
     for (int i = 0; i < g.rows; ++i) {
       const Stored* from = x.q + (g.row[i] * x.heads + h * per_head + a) * d;
-      Real* to = g.q.data() + (a * g.rows + i) * d;
+      Real* to = q + (a * g.rows + i) * d;
       for (int c = 0; c < d; ++c) to[c] = Widen(from[c]);
     }
   }
-  g.bias.resize(g.keys);
-  for (int j = 0; j < g.keys; ++j) g.bias[j] = BiasAt(x, g.slot[j], h);
-}
-
-template <class Stored, class Real>
-void GatherKeys(const KernelOperands<Stored, Real>& x, int h, Gathered<Real>& g) {
-  const int d = x.d;
-  g.k.resize(static_cast<size_t>(g.keys) * d), g.v.resize(g.k.size());
-  for (int j = 0; j < g.keys; ++j) {
-    const KeyValue<Stored> from = At(x, g.slot[j], h);
-    for (int c = 0; c < d; ++c)
-      g.k[j * d + c] = Widen(from.k[c]), g.v[j * d + c] = Widen(from.v[c]);
-  }
-  g.kt.resize(g.k.size());
-  Transpose(g.keys, d, g.k.data(), g.kt.data());
+  Real* const bias = g.bias.Room(g.keys);
+  for (int j = 0; j < g.keys; ++j) bias[j] = BiasAt(x, g.slot[j], h);
 }
 
 // Few query rows (a decode step): keys and values are read once where they stand.
 template <class Stored, class Real>
 void ProductsInPlace(const KernelOperands<Stored, Real>& x, int h, Gathered<Real>& g) {
-  g.s.resize(static_cast<size_t>(g.m) * g.keys);
+  Real* const s = g.s.Room(static_cast<size_t>(g.m) * g.stride);
   for (int j = 0; j < g.keys; ++j) {
     const Stored* key = At(x, g.slot[j], h).k;
     for (int i = 0; i < g.m; ++i) {
-      const Real* query = g.q.data() + i * x.d;
+      const Real* query = g.q.get() + i * x.d;
       Real sum = 0;
 #pragma omp simd reduction(+ : sum)
       for (int c = 0; c < x.d; ++c) sum += query[c] * Widen(key[c]);
-      g.s[static_cast<size_t>(i) * g.keys + j] = sum;
+      s[static_cast<size_t>(i) * g.stride + j] = sum;
     }
   }
 }
 template <class Stored, class Real>
 void WeightedValuesInPlace(const KernelOperands<Stored, Real>& x, int h, Gathered<Real>& g) {
+  Real* const o = Zeros(g.o, static_cast<size_t>(g.m) * InPanels(x.d));
   for (int j = 0; j < g.keys; ++j) {
     const Stored* value = At(x, g.slot[j], h).v;
     for (int i = 0; i < g.m; ++i) {
-      const Real weight = g.s[static_cast<size_t>(i) * g.keys + j];
-      Real* to = g.o.data() + i * x.d;
+      const Real weight = g.s.get()[static_cast<size_t>(i) * g.stride + j];
+      Real* to = o + i * InPanels(x.d);
 #pragma omp simd
       for (int c = 0; c < x.d; ++c) to[c] += weight * Widen(value[c]);
     }
   }
 }
 
-template <class Real>
-void Products(int d, Gathered<Real>& g) {
-  g.s.assign(static_cast<size_t>(g.m) * g.keys, Real{0});
-  MultiplyAdd(g.m, g.keys, d, g.q.data(), g.kt.data(), g.s.data());
+// q k' of all rows and keys.
+template <class Stored, class Real>
+void Products(const KernelOperands<Stored, Real>& x, int h, Gathered<Real>& g) {
+  Real* const keys = g.key_columns.Room(PanelsSize(x.d, g.keys));
+  PackColumns(
+      x.d, g.keys, [&](int j) { return At(x, g.slot[j], h).k; }, keys);
+  MultiplyAdd<Real>({.m = g.m,
+                     .n = g.keys,
+                     .k = x.d,
+                     .a = g.q.get(),
+                     .a_stride = x.d,
+                     .b = keys,
+                     .c = Zeros(g.s, static_cast<size_t>(g.m) * g.stride),
+                     .c_stride = g.stride});
+}
+
+// weights [M, stride] times V or K, whose row of slot j is rows(j), into o.
+template <class Real, class Rows>
+const Real* Weighted(const Real* weights, const Rows& rows, int d, Scratch<Real>& panels,
+                     Gathered<Real>& g) {
+  Real* const b = panels.Room(PanelsSize(g.keys, d));
+  PackRows(g.keys, d, rows, b);
+  Real* const o = Zeros(g.o, static_cast<size_t>(g.m) * InPanels(d));
+  MultiplyAdd<Real>({.m = g.m,
+                     .n = d,
+                     .k = g.keys,
+                     .a = weights,
+                     .a_stride = g.stride,
+                     .b = b,
+                     .c = o,
+                     .c_stride = InPanels(d)});
+  return o;
 }
 
 // Products q k' become scores: scale times them plus bias; hidden keys at -inf. A causal row always
@@ -211,14 +170,88 @@ template <class Real>
 void Score(const KernelGroup& group, int64_t s, Real scale, Gathered<Real>& g) {
   const bool causal = !group.causal_offset.empty();
   for (int i = 0; i < g.m; ++i) {
-    Real* row = g.s.data() + static_cast<size_t>(i) * g.keys;
-    for (int j = 0; j < g.keys; ++j) row[j] = scale * row[j] + g.bias[j];
+    Real* row = g.s.get() + static_cast<size_t>(i) * g.stride;
+    const Real* bias = g.bias.get();
+    for (int j = 0; j < g.keys; ++j) row[j] = scale * row[j] + bias[j];
     if (!causal) continue;
     const int64_t last = i % g.rows + group.causal_offset[s];
     for (int j = 0; j < g.keys; ++j) {
       if (g.place[j] > last) row[j] = -std::numeric_limits<Real>::infinity();
     }
   }
+}
+
+// dP = dO V' of all rows and keys.
+template <class Stored, class Real>
+Real* ProbabilityGradients(const KernelOperands<Stored, Real>& x, int h, const Real* d_out,
+                           Gathered<Real>& g) {
+  Real* const values = g.value_columns.Room(PanelsSize(x.d, g.keys));
+  PackColumns(
+      x.d, g.keys, [&](int j) { return At(x, g.slot[j], h).v; }, values);
+  Real* const d_p = Zeros(g.p, static_cast<size_t>(g.m) * g.stride);
+  MultiplyAdd<Real>({.m = g.m,
+                     .n = g.keys,
+                     .k = x.d,
+                     .a = d_out,
+                     .a_stride = x.d,
+                     .b = values,
+                     .c = d_p,
+                     .c_stride = g.stride});
+  return d_p;
+}
+
+// weights' [keys, M] times rows [M, d], into `out` [keys, InPanels(d)].
+template <class Real>
+void TimesColumns(const Real* weights, const Real* rows, int d, Gathered<Real>& g,
+                  Scratch<Real>& out) {
+  Real* const b = g.query_rows.Room(PanelsSize(g.m, d));
+  PackRows(
+      g.m, d, [&](int i) { return rows + int64_t{i} * d; }, b);
+  MultiplyAdd<Real>({.m = g.keys,
+                     .n = d,
+                     .k = g.m,
+                     .a = weights,
+                     .a_stride = 1,
+                     .a_step = g.stride,
+                     .b = b,
+                     .c = Zeros(out, static_cast<size_t>(g.keys) * InPanels(d)),
+                     .c_stride = InPanels(d)});
+}
+
+// What the keys' slots are given by this segment.
+template <class Stored, class Real>
+void AddToKeys(const KernelOperands<Stored, Real>& x, int h, Gathered<Real>& g, const Real* d_s,
+               const Real* d_k, const Real* d_v, const KernelGradients<Real>& out) {
+  Real* const d_bias = Zeros(g.bias, g.keys);
+  for (int i = 0; i < g.m; ++i) {
+    for (int j = 0; j < g.keys; ++j) d_bias[j] += d_s[int64_t{i} * g.stride + j];
+  }
+  const int d = x.d;
+  for (int j = 0; j < g.keys; ++j) {
+    const bool raw = g.slot[j] < x.raw_slots;
+    const int64_t at = (raw ? g.slot[j] : g.slot[j] - x.raw_slots) * x.kv_heads + h;
+    const int64_t from = int64_t{j} * InPanels(d);
+    Real *to_k = (raw ? out.k : out.k_compact) + at * d,
+         *to_v = (raw ? out.v : out.v_compact) + at * d;
+    for (int c = 0; c < d; ++c) to_k[c] += x.scale * d_k[from + c], to_v[c] += d_v[from + c];
+    if (!raw) out.bias[at] += d_bias[j];
+  }
+}
+
+// Scores of a row become weights that sum to 1. Returns the log of what their exponentials summed
+// to.
+template <class Real>
+Real Softmax(Real* row, int keys) {
+  const Real most = *std::max_element(row, row + keys);
+  Real sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int j = 0; j < keys; ++j) {
+    row[j] = ExpNegative(row[j] - most);
+    sum += row[j];
+  }
+  const Real inverse = 1 / sum;
+  for (int j = 0; j < keys; ++j) row[j] *= inverse;
+  return most + std::log(sum);
 }
 
 }  // namespace
@@ -233,38 +266,25 @@ void ForwardSegment(const KernelOperands<Stored, Real>& x, const KernelGroup& gr
   if (in_place) {
     ProductsInPlace(x, h, g);
   } else {
-    GatherKeys(x, h, g);
-    Products(x.d, g);
+    Products(x, h, g);
   }
   Score(group, s, x.scale, g);
   const int d = x.d, per_head = x.heads / x.kv_heads;
-  g.t.resize(g.m);  // L of the part
-  for (int i = 0; i < g.m; ++i) {
-    Real* row = g.s.data() + static_cast<size_t>(i) * g.keys;
-    const Real most = *std::max_element(row, row + g.keys);
-    Real sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (int j = 0; j < g.keys; ++j) {
-      row[j] = ExpNegative(row[j] - most);
-      sum += row[j];
-    }
-    const Real inverse = 1 / sum;
-    for (int j = 0; j < g.keys; ++j) row[j] *= inverse;
-    g.t[i] = most + std::log(sum);
-  }
-  g.o.assign(static_cast<size_t>(g.m) * d, Real{0});
+  Real* const part = g.l.Room(g.m);  // L of the part
+  for (int i = 0; i < g.m; ++i) part[i] = Softmax(g.s.get() + int64_t{i} * g.stride, g.keys);
   if (in_place) {
     WeightedValuesInPlace(x, h, g);
   } else {
-    MultiplyAdd(g.m, d, g.keys, g.s.data(), g.v.data(), g.o.data());
+    Weighted(
+        g.s.get(), [&](int j) { return At(x, g.slot[j], h).v; }, d, g.value_rows, g);
   }
   for (int i = 0; i < g.m; ++i) {
+    const Real* from = g.o.get() + int64_t{i} * InPanels(d);
     const int64_t at = g.row[i % g.rows] * x.heads + h * per_head + i / g.rows;
-    const Real high = std::max(lse[at], g.t[i]),
-               merged = high + std::log(std::exp(lse[at] - high) + std::exp(g.t[i] - high));
-    const Real old_share = std::exp(lse[at] - merged), share = std::exp(g.t[i] - merged);
-    for (int c = 0; c < d; ++c)
-      o[at * d + c] = old_share * o[at * d + c] + share * g.o[static_cast<size_t>(i) * d + c];
+    const Real high = std::max(lse[at], part[i]),
+               merged = high + std::log(std::exp(lse[at] - high) + std::exp(part[i] - high));
+    const Real old_share = std::exp(lse[at] - merged), share = std::exp(part[i] - merged);
+    for (int c = 0; c < d; ++c) o[at * d + c] = old_share * o[at * d + c] + share * from[c];
     lse[at] = merged;
   }
 }
@@ -274,58 +294,36 @@ void BackwardSegment(const KernelOperands<Stored, Real>& x, const KernelGroup& g
                      int h, const Real* d_o, const Real* lse, const Real* delta,
                      const KernelGradients<Real>& out) {
   thread_local Gathered<Real> g;
-  thread_local std::vector<Real> g_o, transposed;
+  thread_local Scratch<Real> d_v, d_k, rows;
   GatherQueries(x, group, s, h, g);
   if (g.keys == 0) return;
-  GatherKeys(x, h, g);
-  Products(x.d, g);
+  Products(x, h, g);
   Score(group, s, x.scale, g);
   const int d = x.d, per_head = x.heads / x.kv_heads;
   const auto row_at = [&](int i) {
     return g.row[i % g.rows] * x.heads + h * per_head + i / g.rows;
   };
-  g_o.resize(static_cast<size_t>(g.m) * d);
-  for (int i = 0; i < g.m; ++i)
-    std::copy_n(d_o + row_at(i) * d, d, g_o.data() + static_cast<size_t>(i) * d);
-  g.vt.resize(g.v.size());
-  Transpose(g.keys, d, g.v.data(), g.vt.data());
-  g.p.assign(g.s.size(), Real{0});  // dP, then dS
-  MultiplyAdd(g.m, g.keys, d, g_o.data(), g.vt.data(), g.p.data());
+  Real* const d_out = rows.Room(static_cast<size_t>(g.m) * d);
+  for (int i = 0; i < g.m; ++i) std::copy_n(d_o + row_at(i) * d, d, d_out + int64_t{i} * d);
+  Real *const prob = g.s.get(), *const d_s = ProbabilityGradients(x, h, d_out, g);
   for (int i = 0; i < g.m; ++i) {
     const Real l = lse[row_at(i)], dl = delta[row_at(i)];
-    Real *prob = g.s.data() + static_cast<size_t>(i) * g.keys,
-         *d_s = g.p.data() + static_cast<size_t>(i) * g.keys;
+    Real *p = prob + int64_t{i} * g.stride, *ds = d_s + int64_t{i} * g.stride;
 #pragma omp simd
     for (int j = 0; j < g.keys; ++j) {
-      prob[j] = ExpNegative(prob[j] - l);
-      d_s[j] = prob[j] * (d_s[j] - dl);
+      p[j] = ExpNegative(p[j] - l);
+      ds[j] = p[j] * (ds[j] - dl);
     }
   }
-  g.o.assign(static_cast<size_t>(g.m) * d, Real{0});
-  MultiplyAdd(g.m, d, g.keys, g.p.data(), g.k.data(), g.o.data());
+  const Real* d_q = Weighted(
+      d_s, [&](int j) { return At(x, g.slot[j], h).k; }, d, g.key_rows, g);
   for (int i = 0; i < g.m; ++i) {
     for (int c = 0; c < d; ++c)
-      out.q[row_at(i) * d + c] += x.scale * g.o[static_cast<size_t>(i) * d + c];
+      out.q[row_at(i) * d + c] += x.scale * d_q[int64_t{i} * InPanels(d) + c];
   }
-  transposed.resize(g.s.size());
-  std::vector<Real>&d_v = g.v, &d_k = g.k;  // what they held is no longer needed
-  Transpose(g.m, g.keys, g.s.data(), transposed.data());
-  d_v.assign(d_v.size(), Real{0});
-  MultiplyAdd(g.keys, d, g.m, transposed.data(), g_o.data(), d_v.data());
-  Transpose(g.m, g.keys, g.p.data(), transposed.data());
-  d_k.assign(d_k.size(), Real{0});
-  MultiplyAdd(g.keys, d, g.m, transposed.data(), g.q.data(), d_k.data());
-  for (int j = 0; j < g.keys; ++j) {
-    const bool raw = g.slot[j] < x.raw_slots;
-    const int64_t at = (raw ? g.slot[j] : g.slot[j] - x.raw_slots) * x.kv_heads + h;
-    Real *to_k = (raw ? out.k : out.k_compact) + at * d,
-         *to_v = (raw ? out.v : out.v_compact) + at * d;
-    for (int c = 0; c < d; ++c) to_k[c] += x.scale * d_k[j * d + c], to_v[c] += d_v[j * d + c];
-    if (raw) continue;
-    Real sum = 0;
-    for (int i = 0; i < g.m; ++i) sum += transposed[static_cast<size_t>(j) * g.m + i];
-    out.bias[at] += sum;
-  }
+  TimesColumns(prob, d_out, d, g, d_v);
+  TimesColumns(d_s, g.q.get(), d, g, d_k);
+  AddToKeys(x, h, g, d_s, d_k.get(), d_v.get(), out);
 }
 
 #define PALIMPSEST_SEGMENT_KERNEL(Stored, Real)                                                   \
