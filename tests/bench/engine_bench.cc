@@ -82,7 +82,8 @@ class Bench {
     if (budget > 0) {
       request.context = {.trigger = context::KvBudget{.budget = budget,
                                                       .window = job.at("window"),
-                                                      .keep_ratio = job.at("keep_ratio")},
+                                                      .keep_ratio = job.at("keep_ratio"),
+                                                      .early = job.value("early", 0.0)},
                          .reference_tokens = job.at("reference_tokens")};
       if (job.contains("protect")) request.context.protect = job.at("protect").get<int>();
     }

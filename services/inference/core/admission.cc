@@ -56,8 +56,7 @@ CacheCost CostOf(const ModelInfo& m) {
 int64_t QueryBytes(const GenerationRequest& request, const ModelInfo& model) {
   const CacheCost cost = CostOf(model);
   const bool keys = request.context.parameters.reference_kind == context::ReferenceKind::kKeys;
-  // The store of recorded positions keeps up to twice the reference range before it moves.
-  return 2 * int64_t{RecordedPositions(request, model.max_position)} *
+  return int64_t{RecordedPositions(request, model.max_position)} *
          (cost.query_bytes + (keys ? cost.key_bytes : 0));
 }
 

@@ -31,7 +31,7 @@ bool RunningBatch::OpenEarlyEvent() {
   DueEvent best;
   std::tuple<int64_t, int32_t> most = {0, 0};  // pages, slots
   const auto consider = [&](Sequence& s) {
-    if (!s.cache || s.in_event || s.pending() == 0 || s.NextInLog() || s.compacts_only()) return;
+    if (!s.has_rows() || s.NextInLog() || s.compacts_only()) return;
     context::PolicyInput input = s.PolicyView();
     input.pressure = true;
     const context::Decision decision = context::Decide(s.owner->request.context, input);

@@ -11,52 +11,50 @@ QueryStore::QueryStore(int layers, int heads, int kv_heads, int head_dim, at::Sc
     : capacity_(capacity), keep_keys_(keys) {
   const auto options = at::TensorOptions().dtype(dtype);
   for (int l = 0; l < layers; ++l) {
-    q_.push_back(at::zeros({2 * capacity, heads, head_dim}, options));
-    k_.push_back(at::zeros({keys ? 2 * capacity : 0, kv_heads, head_dim}, options));
+    q_.push_back(at::zeros({capacity, heads, head_dim}, options));
+    k_.push_back(at::zeros({keys ? capacity : 0, kv_heads, head_dim}, options));
     bytes_ += static_cast<int64_t>(q_.back().nbytes() + k_.back().nbytes());
   }
 }
 
 void QueryStore::Extend(int32_t begin, int32_t count, int32_t needed_from) {
-  const int32_t end = begin + count;
-  if (begin != end_) begin_ = end_ = begin, offset_ = 0;
-  end_ = end;
-  // What no event can ask for goes; so does what lies further back than the longest reference
-  // range.
-  const int32_t first = std::clamp(std::max(needed_from, end - capacity_), begin_, end_);
-  offset_ += first - begin_;
-  begin_ = first;
-  if (offset_ + (end_ - begin_) <= 2 * capacity_) return;
-  const int32_t old =
-      std::max(0, begin - begin_);  // rows that exist already and must move to the front
-  for (at::Tensor& q : q_) q.slice(0, 0, old).copy_(q.slice(0, offset_, offset_ + old).clone());
-  if (keep_keys_) {
-    for (at::Tensor& k : k_) k.slice(0, 0, old).copy_(k.slice(0, offset_, offset_ + old).clone());
-  }
-  offset_ = 0;
+  if (begin != end_) begin_ = begin;
+  end_ = begin + count;
+  begin_ = std::clamp(std::max(needed_from, end_ - capacity_), begin_, end_);
 }
 
 void QueryStore::Record(int layer, int32_t begin, const at::Tensor& q, const at::Tensor& k) {
   const int32_t count = static_cast<int32_t>(q.size(0)), skip = std::max(0, begin_ - begin);
   if (skip >= count) return;
-  const int32_t row = offset_ + begin + skip - begin_;
-  q_[layer].slice(0, row, row + count - skip).copy_(q.slice(0, skip, count));
-  if (keep_keys_) k_[layer].slice(0, row, row + count - skip).copy_(k.slice(0, skip, count));
+  Write(q_[layer], begin + skip, q.slice(0, skip, count));
+  if (keep_keys_) Write(k_[layer], begin + skip, k.slice(0, skip, count));
 }
 
-at::Tensor QueryStore::Queries(int layer) const {
-  return q_[layer].slice(0, offset_, offset_ + end_ - begin_);
-}
+at::Tensor QueryStore::Queries(int layer) const { return Read(q_[layer]); }
 
-at::Tensor QueryStore::Keys(int layer) const {
-  return keep_keys_ ? k_[layer].slice(0, offset_, offset_ + end_ - begin_) : k_[layer];
-}
+at::Tensor QueryStore::Keys(int layer) const { return keep_keys_ ? Read(k_[layer]) : k_[layer]; }
 
 QueryStore QueryStore::Clone() const {
   QueryStore copy = *this;
   for (at::Tensor& q : copy.q_) q = q.clone();
   for (at::Tensor& k : copy.k_) k = k.clone();
   return copy;
+}
+
+void QueryStore::Write(at::Tensor& ring, int32_t begin, const at::Tensor& rows) const {
+  const int64_t count = rows.size(0), row = begin % capacity_;
+  const int64_t before = std::min<int64_t>(count, capacity_ - row);  // the ring's end
+  ring.narrow(0, row, before).copy_(rows.narrow(0, 0, before));
+  if (before < count)
+    ring.narrow(0, 0, count - before).copy_(rows.narrow(0, before, count - before));
+}
+
+at::Tensor QueryStore::Read(const at::Tensor& ring) const {
+  const int64_t count = end_ - begin_;
+  if (count == 0) return ring.narrow(0, 0, 0);
+  const int64_t row = begin_ % capacity_, before = std::min<int64_t>(count, capacity_ - row);
+  const at::Tensor first = ring.narrow(0, row, before);
+  return before == count ? first : at::cat({first, ring.narrow(0, 0, count - before)});
 }
 
 }  // namespace palimpsest::inference

@@ -17,27 +17,29 @@ class QueryStore {
              int32_t capacity, bool keys);
 
   bool enabled() const { return capacity_ > 0; }
-  // Makes room for positions [begin, begin + count), forgetting what lies before `needed_from` if
-  // it must, and all of it when they do not follow the newest. Only the last `capacity` positions
-  // of a longer run are kept.
+  // Makes room for positions [begin, begin + count), forgetting what lies before `needed_from`, and
+  // all of it when they do not follow the newest. Only the last `capacity` positions are kept.
   void Extend(int32_t begin, int32_t count, int32_t needed_from);
   // q [count, H, d], k [count, Hk, d] of the positions just extended.
   void Record(int layer, int32_t begin, const at::Tensor& q, const at::Tensor& k);
 
   int32_t begin() const { return begin_; }
   int32_t end() const { return end_; }
+  // Copies where the positions lie across the ring's end.
   at::Tensor Queries(int layer) const;  // [end - begin, H, d]
   at::Tensor Keys(int layer) const;     // [end - begin, Hk, d]; [0, Hk, d] when keys are not kept
   QueryStore Clone() const;
   int64_t bytes() const { return bytes_; }
 
  private:
+  void Write(at::Tensor& ring, int32_t begin, const at::Tensor& rows) const;
+  at::Tensor Read(const at::Tensor& ring) const;
+
   int32_t capacity_ = 0;
   bool keep_keys_ = false;
   int64_t bytes_ = 0;
-  int32_t begin_ = 0, end_ = 0;    // positions stored
-  int32_t offset_ = 0;             // row of begin_
-  std::vector<at::Tensor> q_, k_;  // [L] of [2 * capacity, H or Hk, d]
+  int32_t begin_ = 0, end_ = 0;    // positions stored, at most `capacity`
+  std::vector<at::Tensor> q_, k_;  // [L] of [capacity, H or Hk, d]: position p in row p % capacity
 };
 
 }  // namespace palimpsest::inference

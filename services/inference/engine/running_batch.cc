@@ -102,6 +102,7 @@ void RunningBatch::RunPass(const model::Decoder& decoder, const std::vector<Step
 // What falls due before the pending token: an event of the log that a rebuilt cache has yet to see,
 // or else what the policy decides. False when the policy has no room left.
 bool RunningBatch::Consider(Sequence& s, std::vector<DueEvent>& due) {
+  s.waits = false;
   if (!s.cache || s.in_event || s.pending() == 0) return true;
   if (const context::Event* forced = s.NextInLog()) {
     if (forced->at == s.processed()) due.push_back({.sequence = &s, .forced = forced});
@@ -161,6 +162,7 @@ size_t RunningBatch::JobSize(const std::vector<DueEvent>& due, model::Kernels ke
 // that nobody works at yet, so that those who wait are served side by side.
 void RunningBatch::OpenJobs(model::Kernels kernels) {
   std::vector<DueEvent> due = FindDueEvents();
+  LetWait(due);
   MakeRoom([&] {
     std::erase_if(due, [](const DueEvent& d) { return !d.sequence->cache; });
     int64_t pages = 0;

@@ -185,6 +185,26 @@ void RunningBatch::MakeRoom(const std::function<int64_t()>& bytes) {
   FreePages((bytes() + cost_.page_bytes - 1) / cost_.page_bytes);
 }
 
+// An event needs pages of its own for those that its sequence shares. Who finds none, the younger
+// ones first, stands still while others make their events, which let go of pages in the end:
+// samples of one prompt all share it, and their first events fall due in one step. Only when no
+// event is open has anybody to give way.
+void RunningBatch::LetWait(std::vector<DueEvent>& due) {
+  std::stable_sort(due.begin(), due.end(), [](const DueEvent& a, const DueEvent& b) {
+    return a.sequence->Age() < b.sequence->Age();
+  });
+  int64_t left = FreeBytes();
+  bool open = !jobs_.empty();
+  std::erase_if(due, [&](const DueEvent& d) {
+    const int64_t bytes = d.sequence->cache->PagesToOwn(d.window()) * cost_.page_bytes;
+    d.sequence->waits = open && bytes > left;
+    if (d.sequence->waits) return true;
+    left -= bytes;
+    open = true;
+    return false;
+  });
+}
+
 // Of those that nobody would miss, until so many are free.
 void RunningBatch::FreePages(int64_t pages) {
   while (pool_.pages().free_pages() < pages && prefixes_.LoseOldest()) {

@@ -64,6 +64,7 @@ class RunningBatch {
   void ConsiderAsked(Sequence& s, std::vector<DueEvent>& due);
   size_t JobSize(const std::vector<DueEvent>& due, model::Kernels kernels) const;
   void OpenJobs(model::Kernels kernels);
+  void LetWait(std::vector<DueEvent>& due);
   double WaitingForEvents() const;
   void WorkOnJobs(size_t decoding, model::Kernels kernels);
   void RunPass(const model::Decoder& decoder, const std::vector<StepItem>& items,

@@ -113,6 +113,7 @@ struct Sequence {
   std::unique_ptr<SequenceCache> cache;  // null while preempted
   size_t events_in_cache = 0;            // how many of `events` the cache has seen
   bool in_event = false;                 // its pages are being rewritten: it stands still
+  bool waits = false;                    // its event is due and finds no pages: it stands still
   int32_t kv_epoch = 0;                  // how often the cache has been lost
   int32_t prompt_tokens = 0;             // P
   // Where this request began to add tokens, and where it began to sample.
@@ -142,7 +143,7 @@ struct Sequence {
   int32_t pending() const { return static_cast<int32_t>(tokens.size()) - processed(); }
   // Of these, what a forward pass may take: an event that was asked for comes before the last.
   int32_t runnable() const { return pending() - (compacts_only() ? 1 : 0); }
-  bool has_rows() const { return cache && !in_event && runnable() > 0; }
+  bool has_rows() const { return cache && !in_event && !waits && runnable() > 0; }
   // The next event of the log that the cache has yet to see; null when it has seen all.
   const context::Event* NextInLog() const {
     return events_in_cache < events.size() ? &events[events_in_cache] : nullptr;

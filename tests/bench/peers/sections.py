@@ -133,7 +133,8 @@ def compare_streaming(args, ours):
 
 
 def compare_bound(args):
-    """Rollouts in a pool that holds four of them whole: kv_budget of a quarter of their length against no compaction."""
+    """Rollouts in a pool that holds four of them whole: kv_budget of a quarter of their length, whose events may come a quarter
+    of it earlier under pressure, against no compaction."""
     whole, samples, prompt = args.bound, 16, 64
     config = json.loads((args.model / "config.json").read_text())
     per_slot = config["num_hidden_layers"] * config["num_key_value_heads"] * (4 * config["head_dim"] + 4)
@@ -142,7 +143,7 @@ def compare_bound(args):
     bound.wait_until_ready()
     budget = whole // 4
     job = {"what": "rollouts", "samples": samples, "context": prompt, "tokens": whole - prompt, "protect": 0,
-           "window": budget * 3 // 4, "keep_ratio": 0.25, "reference_tokens": 16}
+           "window": budget * 3 // 4, "keep_ratio": 0.25, "early": 0.25, "reference_tokens": 16}
     answers = {0: [], budget: []}
     for turn in range(args.turns):
         for at in sorted(answers, reverse=turn % 2 == 1):

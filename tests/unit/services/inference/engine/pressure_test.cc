@@ -1,3 +1,5 @@
+#include <gmock/gmock.h>
+
 #include "common/context/state.h"
 #include "tests/unit/services/inference/engine/engine_testing.h"
 
@@ -6,9 +8,9 @@ namespace {
 
 constexpr int kSequences = 6;
 // Of the tests' model: a page of 16 slots of 3 layers x 2 heads (2 x 16 floats and a bias), and
-// what a sequence records of 2 x 24 positions of 3 layers x 4 heads.
+// what a sequence records of 24 positions of 3 layers x 4 heads.
 constexpr int64_t kPage = 16 * 3 * 2 * (2 * 16 * 4 + 4);
-constexpr int64_t kQueries = 2 * 24 * 3 * 4 * 16 * 4;
+constexpr int64_t kQueries = 24 * 3 * 4 * 16 * 4;
 
 struct Counts {
   int preempted = 0, early = 0, events = 0;
@@ -114,6 +116,39 @@ TEST_F(PressureTest, WhenEarlyEventsAreNotEnoughTheYoungestGivesWayAndItsLogBrin
   int epochs = 0;
   for (const rl::Rollout& r : rollouts) epochs += r.spans.back().kv_epoch > 0;
   EXPECT_GT(epochs, 0);
+}
+
+// Samples of one prompt share its four pages until their first events, which fall due in one step
+// and want them for each: there is room for two at a time.
+TEST_F(PressureTest, EventsThatFindNoPagesWaitForThoseWhoGiveSomeBack) {
+  constexpr int64_t kPages = 30;
+  Counts counts;
+  auto engine =
+      MakeEngine({.model_folder = Folder(1),
+                  .version = PolicyVersion(1),
+                  .limits = {.kv_pool_bytes = kPages * kPage + (kSequences + 1) * kQueries,
+                             .check_pages = true},
+                  .observer = {.compaction = [&](context::Method, double) { ++counts.events; },
+                               .preempted = [&] { ++counts.preempted; }}});
+  ASSERT_TRUE(engine.ok()) << engine.status();
+  GenerationRequest r = Request(kSequences, 50);
+  r.prompt.clear();
+  for (int32_t i = 0; i < 64; ++i) r.prompt.push_back(40 + (i * 37) % 200);
+  r.context = {.trigger = context::KvBudget{.budget = 100, .window = 64, .keep_ratio = 0.25},
+               .reference_tokens = 24,
+               .protect = 0};
+  const auto sink = std::make_shared<Collector>(kSequences);
+  ASSERT_TRUE((*engine)->Submit(r, sink).ok());
+  sink->Wait();
+  ASSERT_EQ(sink->finished.size(), static_cast<size_t>(kSequences));
+  for (const auto& [sample, finished] : sink->finished) {
+    EXPECT_THAT(LiveAtEvents(finished.rollout), testing::ElementsAre(100));
+    EXPECT_EQ(finished.rollout.tokens.size(), 64u + 50u);
+    ExpectReplays(**engine, finished.rollout);
+  }
+  EXPECT_EQ(counts.events, kSequences);
+  EXPECT_EQ(counts.preempted, 0);
+  ExpectPoolWhole(**engine);
 }
 
 TEST_F(PressureTest, WithoutPressureNothingComesEarly) {
