@@ -7,6 +7,7 @@
 #include "absl/strings/str_format.h"
 #include "common/tls/https.h"
 #include "services/inference/http/connection.h"
+#include "services/inference/http/warm_threads.h"
 
 // The only file that knows cpp-httplib, which parses requests and frames answers. Reading, writing
 // and closing sockets is ours: its own would not tell a handler that the client has gone, and would
@@ -41,25 +42,17 @@ class SocketStream final : public httplib::Stream {
 // As many jobs as threads; what comes beside them is done at once, as `turning_away`.
 class BoundedThreads final : public httplib::TaskQueue {
  public:
-  explicit BoundedThreads(int count) : count_(count), threads_(static_cast<size_t>(count)) {}
+  explicit BoundedThreads(int count) : threads_(count) {}
   void enqueue(std::function<void()> job) override {
-    if (busy_.fetch_add(1) < count_) {
-      return threads_.enqueue([this, job = std::move(job)] {
-        job();
-        --busy_;
-      });
-    }
-    --busy_;
+    if (threads_.Start(job)) return;
     turning_away = true;
     job();
     turning_away = false;
   }
-  void shutdown() override { threads_.shutdown(); }
+  void shutdown() override { threads_.Join(); }
 
  private:
-  const int count_;
-  std::atomic<int> busy_{0};
-  httplib::ThreadPool threads_;
+  WarmThreads threads_;
 };
 
 class Server final : public httplib::Server {

@@ -1,0 +1,53 @@
+#include "services/inference/http/warm_threads.h"
+
+#include <utility>
+
+namespace palimpsest::inference {
+
+bool WarmThreads::Start(std::function<void()> job) {
+  absl::MutexLock lock(&mu_);
+  if (over_) return false;
+  if (!idle_.empty()) {
+    Worker& worker = *idle_.back();
+    idle_.pop_back();
+    worker.job = std::move(job);
+    worker.wanted.Signal();
+    return true;
+  }
+  if (std::ssize(workers_) >= most_) return false;
+  Worker& worker = *workers_.emplace_back(std::make_unique<Worker>());
+  worker.job = std::move(job);
+  worker.thread = std::thread([this, &worker] { Run(worker); });
+  return true;
+}
+
+void WarmThreads::Run(Worker& worker) {
+  absl::MutexLock lock(&mu_);
+  for (;;) {
+    while (!worker.job && !over_) worker.wanted.Wait(&mu_);
+    if (!worker.job) return;
+    const std::function<void()> job = std::exchange(worker.job, nullptr);
+    mu_.Unlock();
+    job();
+    mu_.Lock();
+    idle_.push_back(&worker);
+  }
+}
+
+void WarmThreads::Join() {
+  std::vector<std::unique_ptr<Worker>> workers;
+  {
+    absl::MutexLock lock(&mu_);
+    over_ = true;
+    for (const auto& worker : workers_) worker->wanted.Signal();
+    workers.swap(workers_);
+  }
+  for (const auto& worker : workers) worker->thread.join();
+}
+
+int WarmThreads::made() const {
+  absl::MutexLock lock(&mu_);
+  return static_cast<int>(workers_.size());
+}
+
+}  // namespace palimpsest::inference
