@@ -7,6 +7,7 @@
 #include "absl/strings/str_format.h"
 #include "common/rpc/channel.h"
 #include "common/rpc/status.h"
+#include "common/telemetry/trace.h"
 
 namespace palimpsest::inference {
 
@@ -48,13 +49,15 @@ grpc::Status About(const std::string& about, const grpc::Status& status) {
   return {status.error_code(), ToGrpc(longer).error_message(), status.error_details()};
 }
 
-void PassDeadline(const grpc::ServerContextBase& from, absl::Duration longest,
-                  grpc::ClientContext& to) {
+void PassOn(const grpc::ServerContextBase& from, absl::Duration longest, grpc::ClientContext& to) {
   if (from.deadline() == std::chrono::system_clock::time_point::max()) {
     SetTimeout(to, longest);
   } else {
     to.set_deadline(from.deadline());
   }
+  const auto trace = from.client_metadata().find(kTraceparent);
+  if (trace != from.client_metadata().end())
+    to.AddMetadata(kTraceparent, std::string(trace->second.data(), trace->second.size()));
 }
 
 }  // namespace palimpsest::inference

@@ -29,8 +29,8 @@ grpc::Status VerdictOf(const std::vector<Said>& said);
 // "<about>: <message>", with code and details kept.
 grpc::Status About(const std::string& about, const grpc::Status& status);
 
-// The deadline of a call that is made for another one: that one's, or `longest` from now.
-void PassDeadline(const grpc::ServerContextBase& from, absl::Duration longest,
-                  grpc::ClientContext& to);
+// What a call that is made for another one has of it: the deadline (without one, `longest` from
+// now) and the id of the trace, so that the replica's lines stand under it, too.
+void PassOn(const grpc::ServerContextBase& from, absl::Duration longest, grpc::ClientContext& to);
 
 }  // namespace palimpsest::inference

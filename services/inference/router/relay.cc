@@ -16,7 +16,7 @@ class Relay::Attempt final : public grpc::ClientReadReactor<v1::GenerateResponse
       : relay_(std::move(relay)), replica_(std::move(replica)) {}
 
   void Go() {
-    PassDeadline(relay_->context_, relay_->longest_, context_);
+    PassOn(relay_->context_, relay_->longest_, context_);
     relay_->errand_.start(*replica_->stub, &context_, this);
     AddHold();
     StartRead(&update_);

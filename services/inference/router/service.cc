@@ -65,7 +65,7 @@ grpc::Status RouterService::GetServerInfo(grpc::ServerContext*,
 std::unique_ptr<grpc::ClientContext> RouterService::ContextFor(
     const grpc::ServerContext& context) const {
   std::unique_ptr<grpc::ClientContext> call = grpc::ClientContext::FromServerContext(context);
-  PassDeadline(context, options_.longest_call, *call);
+  PassOn(context, options_.longest_call, *call);
   return call;
 }
 

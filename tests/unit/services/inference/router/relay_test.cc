@@ -1,3 +1,5 @@
+#include "common/telemetry/log.h"
+#include "common/telemetry/trace.h"
 #include "tests/unit/services/inference/router/router_fixture.h"
 
 namespace palimpsest::inference {
@@ -237,6 +239,36 @@ TEST_F(RelayTest, AReplicaOfAnotherModelIsLeftOut) {
               HasSubstr("inference-1 serves another model than the first replica did"));
   EXPECT_EQ(other->submissions(), 0u);
   router_.reset();
+}
+
+TEST_F(RelayTest, AReplicaServesUnderTheTraceOfWhoCalledTheRouter) {
+  struct Nowhere final : TraceSink {
+    void Take(CallSpan) override {}
+  } nowhere;
+  StartFleet();
+  for (int rank : {0, 1}) engine(rank).FinishInsideSubmit(1);
+  absl::Mutex mu;
+  std::map<std::string, int> served;  // calls of the trace, by method
+  const ScopedLogSink lines([&](const std::string& line) {
+    const absl::MutexLock lock(&mu);
+    if (line.find("call served") == std::string::npos) return;
+    EXPECT_THAT(line, HasSubstr("0000000000000abc0000000000000def"));
+    for (const char* method : {"Generate", "Score"}) {
+      served[method] += line.find(std::string("InferenceService/") + method) != std::string::npos;
+    }
+  });
+  {
+    const TraceScope scope({{0xabc, 0xdef}, &nowhere});
+    Call(Request("a")).Rest();
+    v1::ScoreRequest score;
+    for (const int id : {5, 6, 7}) score.add_ids(id);
+    v1::ScoreResponse scored;
+    EXPECT_TRUE(Unary(&Stub::Score, score, scored).ok());
+  }
+  Call(Request("b")).Rest();  // in no trace
+  const absl::MutexLock lock(&mu);
+  EXPECT_THAT(served, testing::UnorderedElementsAre(testing::Pair("Generate", 2),
+                                                    testing::Pair("Score", 2)));
 }
 
 TEST_F(RelayTest, OtherCallsFindAReplicaThatAnswers) {
