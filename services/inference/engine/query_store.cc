@@ -1,6 +1,7 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <cstring>
 
 #include "services/inference/engine/query_store_torch.h"
 
@@ -23,11 +24,12 @@ void QueryStore::Extend(int32_t begin, int32_t count, int32_t needed_from) {
   begin_ = std::clamp(std::max(needed_from, end_ - capacity_), begin_, end_);
 }
 
-void QueryStore::Record(int layer, int32_t begin, const at::Tensor& q, const at::Tensor& k) {
-  const int32_t count = static_cast<int32_t>(q.size(0)), skip = std::max(0, begin_ - begin);
+void QueryStore::Record(int layer, int32_t begin, int32_t count, int64_t row, const at::Tensor& q,
+                        const at::Tensor& k) {
+  const int32_t skip = std::max(0, begin_ - begin);
   if (skip >= count) return;
-  Write(q_[layer], begin + skip, q.slice(0, skip, count));
-  if (keep_keys_) Write(k_[layer], begin + skip, k.slice(0, skip, count));
+  Write(q_[layer], begin + skip, count - skip, row + skip, q);
+  if (keep_keys_) Write(k_[layer], begin + skip, count - skip, row + skip, k);
 }
 
 at::Tensor QueryStore::Queries(int layer) const { return Read(q_[layer]); }
@@ -41,12 +43,16 @@ QueryStore QueryStore::Clone() const {
   return copy;
 }
 
-void QueryStore::Write(at::Tensor& ring, int32_t begin, const at::Tensor& rows) const {
-  const int64_t count = rows.size(0), row = begin % capacity_;
-  const int64_t before = std::min<int64_t>(count, capacity_ - row);  // the ring's end
-  ring.narrow(0, row, before).copy_(rows.narrow(0, 0, before));
-  if (before < count)
-    ring.narrow(0, 0, count - before).copy_(rows.narrow(0, before, count - before));
+// Bytes, not tensors: one decode step does this for each sequence in each layer.
+void QueryStore::Write(at::Tensor& ring, int32_t begin, int32_t count, int64_t row,
+                       const at::Tensor& from) const {
+  const int64_t bytes = from.size(1) * from.size(2) * static_cast<int64_t>(from.element_size());
+  const char* rows = static_cast<const char*>(from.const_data_ptr()) + row * bytes;
+  char* const to = static_cast<char*>(ring.data_ptr());
+  const int64_t at = begin % capacity_;
+  const int64_t before = std::min<int64_t>(count, capacity_ - at);  // the ring's end
+  std::memcpy(to + at * bytes, rows, before * bytes);
+  std::memcpy(to, rows + before * bytes, (count - before) * bytes);
 }
 
 at::Tensor QueryStore::Read(const at::Tensor& ring) const {

@@ -20,8 +20,10 @@ class QueryStore {
   // Makes room for positions [begin, begin + count), forgetting what lies before `needed_from`, and
   // all of it when they do not follow the newest. Only the last `capacity` positions are kept.
   void Extend(int32_t begin, int32_t count, int32_t needed_from);
-  // q [count, H, d], k [count, Hk, d] of the positions just extended.
-  void Record(int layer, int32_t begin, const at::Tensor& q, const at::Tensor& k);
+  // Of positions [begin, begin + count), just extended: rows from `row` on of q [T, H, d], k [T,
+  // Hk, d], contiguous and in the store's dtype.
+  void Record(int layer, int32_t begin, int32_t count, int64_t row, const at::Tensor& q,
+              const at::Tensor& k);
 
   int32_t begin() const { return begin_; }
   int32_t end() const { return end_; }
@@ -32,7 +34,8 @@ class QueryStore {
   int64_t bytes() const { return bytes_; }
 
  private:
-  void Write(at::Tensor& ring, int32_t begin, const at::Tensor& rows) const;
+  void Write(at::Tensor& ring, int32_t begin, int32_t count, int64_t row,
+             const at::Tensor& from) const;
   at::Tensor Read(const at::Tensor& ring) const;
 
   int32_t capacity_ = 0;

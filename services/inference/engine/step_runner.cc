@@ -92,8 +92,7 @@ class StepAttention final : public model::AttentionContext {
       store.Extend(position, count, needed);
     }
     if (store.end() != position + count) return;  // nothing of this chunk is asked for
-    store.Record(layer, position, q.slice(0, begin, begin + count),
-                 k.slice(0, begin, begin + count));
+    store.Record(layer, position, count, begin, q, k);
   }
 
   KvPool& pool_;

@@ -35,12 +35,13 @@ TEST(QueryStoreTest, HoldsTheNewestPositionsThatAreNeededWhereverItsEndLies) {
       end = begin + count;
       store.Extend(begin, count, needed);
       for (int l = 0; l < kLayers; ++l) {
-        const at::Tensor new_q = at::randn({count, kHeads, kWidth}),
-                         new_k = at::randn({count, kKvHeads, kWidth});
-        store.Record(l, begin, new_q, new_k);
+        const int32_t others = draw(3);  // of the step's rows, those of others before it
+        const at::Tensor new_q = at::randn({others + count, kHeads, kWidth}),
+                         new_k = at::randn({others + count, kKvHeads, kWidth});
+        store.Record(l, begin, count, others, new_q, new_k);
         for (int32_t i = 0; i < count; ++i) {
-          q[l][begin + i] = new_q[i];
-          k[l][begin + i] = new_k[i];
+          q[l][begin + i] = new_q[others + i];
+          k[l][begin + i] = new_k[others + i];
         }
         const auto gone = std::max(needed, end - kCapacity);
         std::erase_if(q[l], [&](const auto& row) { return row.first < gone; });
