@@ -1,6 +1,7 @@
 #include "services/inference/engine/event_job.h"
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 #include <c10/core/GradMode.h>
 
 #include "common/attention/event_wave.h"
@@ -9,6 +10,9 @@
 
 namespace palimpsest::inference {
 namespace {
+
+// Events in one operation. Of more the scores of small windows do not stay in a cache of 1 MB.
+constexpr int64_t kSideBySide = 16;
 
 // Every slot of the pool has a bias: all of it stands in the part of a key source that has one.
 attention::KeySource SourceOf(const KvPool& pool, int layer) {
@@ -80,14 +84,13 @@ std::optional<int64_t> EventJob::EarlyPages() const {
   return pages;
 }
 
-// Solves the slice at hand; compact slots go to the lists, behind the pool's (none of them).
-void EventJob::SolveInto(int heads, std::vector<at::Tensor>& k, std::vector<at::Tensor>& v,
-                         std::vector<at::Tensor>& bias) {
+// The slice at hand of some of the events. Thread: any, for other events than others.
+void EventJob::SolveSome(std::span<Open> some, int heads) {
   const attention::KeySource source = SourceOf(pool_, layer_);
   std::vector<at::Tensor> queries, keys;
   int64_t stacked_queries = 0, stacked_keys = 0;
   std::vector<attention::PendingEvent> pending;
-  for (Open& open : open_) {
+  for (Open& open : some) {
     SequenceCache& cache = *open.due.sequence->cache;
     open.heads.clear();
     for (int h = head_; h < head_ + heads; ++h) open.heads.push_back(cache.Slots(layer_, h));
@@ -109,30 +112,41 @@ void EventJob::SolveInto(int heads, std::vector<at::Tensor>& k, std::vector<at::
   }
   const at::Tensor q = queries.empty() ? at::zeros({0, 1, source.k.size(2)}) : at::cat(queries);
   const at::Tensor reference_keys = keys.empty() ? source.k : at::cat(keys);
+  // Compact slots, behind the pool's: none yet.
   const auto none = [&](const at::Tensor& x) {
     return std::vector{x.slice(0, 0, 0).slice(1, head_, head_ + heads)};
   };
-  k = none(source.k), v = none(source.v), bias = none(source.bias);
+  std::vector<at::Tensor> k = none(source.k), v = none(source.v), bias = none(source.bias);
   attention::EventWave(layer_, q, reference_keys, source, scale_,
                        compaction::GradientMode::kDetached, head_)
       .Solve(pending, k, v, bias);
-}
-
-void EventJob::Solve(int most) {
-  c10::NoGradGuard no_grad;
-  const int heads = std::min(most, shape_.kv_heads - head_);
-  const absl::Time begin = clock_.Now();
-  std::vector<at::Tensor> k, v, bias;
-  SolveInto(heads, k, v, bias);
   const auto cached = [&](const std::vector<at::Tensor>& x) {
-    return at::cat(x).to(pool_.k(layer_).scalar_type()).contiguous();
+    return at::cat(x).to(source.k.scalar_type()).contiguous();
   };
   const at::Tensor new_k = cached(k), new_v = cached(v),
                    new_bias = at::cat(bias).to(at::kFloat).contiguous();
-  for (Open& open : open_) {
+  for (Open& open : some) {
     open.due.sequence->cache->Rewrite(layer_, head_, open.heads, new_k, new_v, new_bias);
     if (open.due.forced) continue;
     for (const auto& positions : open.chosen) open.event.kept.AddHead(positions);
+  }
+}
+
+void EventJob::Solve(int most) {
+  const int heads = std::min(most, shape_.kv_heads - head_);
+  const absl::Time begin = clock_.Now();
+  const auto solve = [&](int64_t from, int64_t to) {
+    c10::NoGradGuard no_grad;
+    for (int64_t i = from; i < to; i += kSideBySide)
+      SolveSome(std::span(open_).subspan(i, std::min(kSideBySide, to - i)), heads);
+  };
+  // An event is many small operations: each thread has some events. Of too few the threads share
+  // the operations.
+  const int64_t count = std::ssize(open_), threads = at::get_num_threads();
+  if (count < threads) {
+    solve(0, count);
+  } else {
+    at::parallel_for(0, count, (count + threads - 1) / threads, solve);
   }
   head_ = (head_ + heads) % shape_.kv_heads;
   if (head_ == 0) ++layer_;

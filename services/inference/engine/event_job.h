@@ -1,16 +1,13 @@
 #pragma once
 
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "common/attention/live_slots.h"
 #include "common/attention/packed_batch.h"
 #include "common/base/clock.h"
 #include "services/inference/core/engine.h"
-
-namespace at {
-class Tensor;
-}
 
 namespace palimpsest::inference {
 
@@ -69,8 +66,7 @@ class EventJob {
     std::vector<attention::HeadSlots> heads;   // [H'] of the slice at hand
     std::vector<std::vector<int32_t>> chosen;  // [H']
   };
-  void SolveInto(int heads, std::vector<at::Tensor>& k, std::vector<at::Tensor>& v,
-                 std::vector<at::Tensor>& bias);
+  void SolveSome(std::span<Open> some, int heads);
 
   KvPool& pool_;
   double scale_;
