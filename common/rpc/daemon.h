@@ -42,14 +42,16 @@ absl::StatusOr<T> OfStart(absl::StatusOr<T> result) {
 }
 
 // The main of every daemon. `Config` has a Bind that names its top-level sections, and a Validate.
-// `run` works until it is done or `stop` is raised.
+// `run` works until it is done or `stop` is raised. `folder` is what --check-config looks at
+// besides: what a start would refuse because of what stands on the disk.
 //   int main(int argc, char** argv) {
 //     return DaemonMain<TrainerDaemonConfig>(argc, argv, "palimpsest-trainer", kSections, Run);
 //   }
 template <class Config>
 int DaemonMain(int argc, const char* const* argv, std::string_view name,
                const std::vector<std::string_view>& known_sections,
-               const std::function<absl::Status(const Config&, StopSignal&)>& run) {
+               const std::function<absl::Status(const Config&, StopSignal&)>& run,
+               const std::function<absl::Status(const Config&)>& folder = nullptr) {
   const absl::StatusOr<ParsedFlags> flags = ParseDaemonFlags(argc, argv);
   if (!flags.ok()) return UsageError(name, flags.status());
   if (flags->action == DaemonAction::kHelp) {
@@ -69,7 +71,10 @@ int DaemonMain(int argc, const char* const* argv, std::string_view name,
   }
   status = WithPlace(Validate(config), *flags);
   if (!status.ok()) return UsageError(name, status);
-  if (flags->action == DaemonAction::kCheckConfig) return kExitOk;
+  if (flags->action == DaemonAction::kCheckConfig) {
+    status = folder ? folder(config) : absl::OkStatus();
+    return status.ok() ? kExitOk : UsageError(name, status);
+  }
   StopSignal stop;
   return FinishRun(name, run(config, stop));
 }

@@ -172,6 +172,13 @@ absl::Status RunDaemon(const std::string& command, const OrchestratorDaemonConfi
   return status;
 }
 
+// A job of a chain whose run is over ends well; but not when it was to go further.
+absl::Status CheckFolder(const OrchestratorDaemonConfig& config) {
+  const auto ledger = Ledger::Read(config.run.folder + "/ledger.sqlite");
+  if (!ledger.ok()) return absl::OkStatus();  // there is none, or the start will say what it is
+  return CheckTarget(**ledger, config.run.folder, config.orchestrator.plan.rl.steps);
+}
+
 }  // namespace
 }  // namespace palimpsest::orchestrator
 
@@ -185,5 +192,6 @@ int main(int argc, char** argv) {
       [&](const orchestrator::OrchestratorDaemonConfig& config, StopSignal& stop) {
         const std::string& typed = config.orchestrator.command;
         return orchestrator::RunDaemon(typed.empty() ? command : typed, config, stop);
-      });
+      },
+      orchestrator::CheckFolder);
 }

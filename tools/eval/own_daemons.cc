@@ -45,16 +45,18 @@ absl::StatusOr<std::unique_ptr<OwnDaemons>> OwnDaemons::Start(const OwnDaemonsOp
   if (!options.model.empty()) {
     RETURN_IF_ERROR(PublishFolder(options.model, run, SystemClock()).status());
   }
-  return std::unique_ptr<OwnDaemons>(new OwnDaemons(run.folder, std::move(specs)));
+  return std::unique_ptr<OwnDaemons>(new OwnDaemons(run.folder, attempt.lease, std::move(specs)));
 }
 
-OwnDaemons::OwnDaemons(std::string folder, std::vector<DaemonSpec> specs)
-    : folder_(std::move(folder)), thread_([this, specs = std::move(specs)] {
+OwnDaemons::OwnDaemons(std::string folder, std::shared_ptr<RunLease> lease,
+                       std::vector<DaemonSpec> specs)
+    : folder_(std::move(folder)), thread_([this, lease, specs = std::move(specs)] {
         const auto say = [this](const std::string& message) {
           const bool at_the_end = stop_.Requested() && stop_.signal() == 0;
           if (!at_the_end) std::cerr << "eval: " << message << std::endl;
         };
-        RunEnding ending = Supervise(specs, {}, LocalPlace(), stop_, SystemClock(), say);
+        RunEnding ending = Supervise(specs, {}, LocalPlace(), stop_, SystemClock(), say,
+                                     [&] { return lease->Held(); });
         const absl::MutexLock lock(&mu_);
         ending_ = std::move(ending);
       }) {}

@@ -9,6 +9,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
 #include "common/rpc/stop_signal.h"
+#include "tools/launch/run_lease.h"
 #include "tools/launch/supervisor.h"
 
 namespace palimpsest::tools::eval {
@@ -35,7 +36,7 @@ class OwnDaemons {
   bool stopping() const { return stop_.Requested(); }  // a signal came; any thread
 
  private:
-  OwnDaemons(std::string folder, std::vector<DaemonSpec> specs);
+  OwnDaemons(std::string folder, std::shared_ptr<RunLease> lease, std::vector<DaemonSpec> specs);
 
   const std::string folder_;
   StopSignal stop_;

@@ -89,8 +89,12 @@ class Launch {
 
   // INVALID or FAILED_PRECONDITION before anything is started. Then all is ready for Go.
   absl::Status Prepare();
-  // Only with --slurm: a job of a chain whose run another job has brought to its end.
-  bool IsOver() const { return slurm_ != nullptr && fs::exists(ReportOf(config_.run.folder)); }
+  // Only with --slurm: a job of a chain whose run another job has brought to its end. That it was
+  // the end that is asked for here, the orchestrator has said of its configuration.
+  bool IsOver() const {
+    return slurm_ != nullptr && fs::exists(ReportOf(config_.run.folder)) &&
+           fs::exists(config_.run.folder + "/ledger.sqlite");
+  }
   void SayIsOver();
   int Go();
 
@@ -147,8 +151,10 @@ int Launch::Go() {
   {
     const ProgressWatch watch(config_.run.folder, tls_,
                               [this](const v1::Progress& p) { screen_.Show(p); });
-    ending = Supervise(specs_, {.stop_grace = config_.placement.stop_grace}, place(), *stop_,
-                       SystemClock(), [this](const std::string& line) { screen_.Say(line); });
+    ending = Supervise(
+        specs_, {.stop_grace = config_.placement.stop_grace}, place(), *stop_, SystemClock(),
+        [this](const std::string& line) { screen_.Say(line); },
+        [this] { return attempt_.lease->Held(); });
   }
   if (slurm_ != nullptr && ending.exit_code == kExitOk && !IsOver()) {
     screen_.Say("the orchestrator was asked to stop before the run was over");
@@ -170,6 +176,7 @@ int Launch::WithoutReport() const {
 // Slurm then kills what is left here. To end before that would count as the job's own failure.
 void Launch::Requeue() {
   screen_.Say("the job goes back into the queue");
+  attempt_.lease.reset();  // nothing is at work any more: the next attempt need not wait
   if (const absl::Status queued = slurm_->Requeue(); !queued.ok()) {
     screen_.Say(std::string(queued.message()));
     return;

@@ -36,7 +36,7 @@ int HighestAttempt(const std::string& logs) {
   return highest;
 }
 
-// Held until this process ends.
+// Held until this process ends. On this machine alone, where the file system does not carry locks.
 absl::Status Lock(const std::string& run_folder) {
   const std::string path = run_folder + "/launch.lock";
   const int fd = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
@@ -83,7 +83,10 @@ absl::StatusOr<Attempt> BeginAttempt(const std::string& run_folder) {
         absl::StrFormat("run.folder=%s: cannot make %s: %s", run_folder, logs, error.message()));
   }
   RETURN_IF_ERROR(Lock(run_folder));
+  ASSIGN_OR_RETURN(std::shared_ptr<RunLease> lease,
+                   RunLease::Take(run_folder, {.machine = MachineName()}));
   ASSIGN_OR_RETURN(Attempt attempt, NextAttempt(logs));
+  attempt.lease = std::move(lease);
   ForgetAddresses(run_folder);
   return attempt;
 }

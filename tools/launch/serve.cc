@@ -155,7 +155,8 @@ int RunServe(const ServeOptions& options) {
   RunEnding ending;
   {
     const Announcer announcer(options, run, *tls);
-    ending = Supervise(*specs, {}, LocalPlace(), stop, SystemClock(), say);
+    ending = Supervise(*specs, {}, LocalPlace(), stop, SystemClock(), say,
+                       [&] { return attempt->lease->Held(); });
   }
   if (ending.failure.empty()) return kExitOk;  // a signal is how it ends
   say(FailureText(ending));

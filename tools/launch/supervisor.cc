@@ -19,8 +19,9 @@ constexpr absl::Duration kPoll = absl::Milliseconds(100);
 class Supervisor {
  public:
   Supervisor(const RestartLimits& limits, const Place& place, Clock& clock,
-             const std::function<void(const std::string&)>& say)
-      : limits_(limits), place_(place), clock_(clock), say_(say) {}
+             const std::function<void(const std::string&)>& say,
+             const std::function<absl::Status()>& holds)
+      : limits_(limits), place_(place), clock_(clock), say_(say), holds_(holds) {}
 
   RunEnding Run(const std::vector<DaemonSpec>& specs, const StopSignal& stop) {
     for (const DaemonSpec& spec : specs) {
@@ -32,6 +33,10 @@ class Supervisor {
         say_(absl::StrFormat("stopped by signal %d", stop.signal()));
         const bool warned = stop.signal() == SIGUSR1;
         ending_ = RunEnding{.exit_code = warned ? kExitLater : 128 + stop.signal()};
+      }
+      if (const absl::Status held = holds_(); !ending_ && !held.ok()) {
+        KillAll();
+        ending_ = RunEnding{.exit_code = kExitFailed, .failure = std::string(held.message())};
       }
       for (Daemon& daemon : daemons_) {
         if (!ending_) Look(daemon);
@@ -175,6 +180,15 @@ class Supervisor {
     }
   }
 
+  void KillAll() {
+    for (Daemon& daemon : daemons_) {
+      if (!daemon.process) continue;
+      daemon.process->Signal(place_.kill_signal());
+      daemon.process->Wait();
+      daemon.process.reset();
+    }
+  }
+
   // `grace`: how long that is until `kill_at`.
   Ending AwaitEnd(Daemon& daemon, absl::Time kill_at, absl::Duration grace) {
     while (!daemon.process->Poll() && clock_.Now() < kill_at) clock_.SleepFor(kPoll);
@@ -192,6 +206,7 @@ class Supervisor {
   const Place& place_;
   Clock& clock_;
   const std::function<void(const std::string&)>& say_;
+  const std::function<absl::Status()>& holds_;
   std::vector<Daemon> daemons_;
   std::optional<RunEnding> ending_;
 };
@@ -200,8 +215,9 @@ class Supervisor {
 
 RunEnding Supervise(const std::vector<DaemonSpec>& daemons, const RestartLimits& limits,
                     const Place& place, const StopSignal& stop, Clock& clock,
-                    const std::function<void(const std::string&)>& say) {
-  return Supervisor(limits, place, clock, say).Run(daemons, stop);
+                    const std::function<void(const std::string&)>& say,
+                    const std::function<absl::Status()>& holds) {
+  return Supervisor(limits, place, clock, say, holds).Run(daemons, stop);
 }
 
 }  // namespace palimpsest::tools

@@ -38,12 +38,14 @@ struct RunEnding {
 // alive (it dies more often than the limits allow, says that another start would fail as well by
 // exit code 3, or is lost with its machine), one refuses its configuration (exit code 2), or `stop`
 // is raised; then stops them all, the leading one first. Killing what does not stop in time changes
-// no exit code: what is durable at any moment is enough to go on from. A replica that cannot be
-// kept alive is done without while another one of its role is left. When one of a team ends, the
-// others get team_grace to say whom they miss; all of them then count as one daemon that has died.
-// `say` gets one line for each thing that happens. Polls ten times a second on the calling thread.
+// no exit code: what is durable at any moment is enough to go on from. Once `holds` is not OK the
+// run is somebody else's: all are killed at once. A replica that cannot be kept alive is done
+// without while another one of its role is left. When one of a team ends, the others get team_grace
+// to say whom they miss; all of them then count as one daemon that has died. `say` gets one line
+// for each thing that happens. Polls ten times a second on the calling thread.
 RunEnding Supervise(const std::vector<DaemonSpec>& daemons, const RestartLimits& limits,
                     const Place& place, const StopSignal& stop, Clock& clock,
-                    const std::function<void(const std::string&)>& say);
+                    const std::function<void(const std::string&)>& say,
+                    const std::function<absl::Status()>& holds);
 
 }  // namespace palimpsest::tools

@@ -30,6 +30,16 @@ absl::Status CheckTasks(const std::vector<std::string>& asked,
 
 }  // namespace
 
+absl::Status CheckTarget(const Ledger& ledger, const std::string& folder, int64_t steps) {
+  ASSIGN_OR_RETURN(const auto rl, ledger.FindStage(kRlStage));
+  if (!rl.has_value() || !rl->last_step.has_value() || *rl->last_step - rl->first_step == steps)
+    return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrFormat(
+      "orchestrator.rl.steps=%d, but the run in %s is over after %d: another run needs another "
+      "run.folder",
+      steps, folder, *rl->last_step - rl->first_step));
+}
+
 Run::Run(RunPlan plan, RunIdentity identity, Peers peers, Metrics& metrics, Clock& clock,
          Threads& threads, std::unique_ptr<Ledger> ledger)
     : plan_(std::move(plan)),
@@ -52,14 +62,7 @@ absl::StatusOr<std::unique_ptr<Run>> Run::Open(RunPlan plan, RunIdentity identit
   ASSIGN_OR_RETURN(std::unique_ptr<Ledger> ledger,
                    Ledger::Open(identity.folder + "/ledger.sqlite", identity.name, identity.seed));
   RETURN_IF_ERROR(ledger->Hold(identity.settings));
-  ASSIGN_OR_RETURN(const auto rl, ledger->FindStage(kRlStage));
-  if (rl.has_value() && rl->last_step.has_value() &&
-      *rl->last_step - rl->first_step != plan.rl.steps) {
-    return absl::FailedPreconditionError(absl::StrFormat(
-        "orchestrator.rl.steps=%d, but the run in %s is over after %d: another run needs another "
-        "run.folder",
-        plan.rl.steps, identity.folder, *rl->last_step - rl->first_step));
-  }
+  RETURN_IF_ERROR(CheckTarget(*ledger, identity.folder, plan.rl.steps));
   std::unique_ptr<Run> run(new Run(std::move(plan), std::move(identity), peers, metrics, clock,
                                    threads, std::move(ledger)));
   ASSIGN_OR_RETURN(run->wall_before_, run->ledger_->WallSeconds());

@@ -13,6 +13,9 @@
 
 namespace palimpsest::orchestrator {
 
+// FAILED_PRECONDITION when the run in `folder` is over after another number of RL steps.
+absl::Status CheckTarget(const Ledger& ledger, const std::string& folder, int64_t steps);
+
 // One run, from its first peer to its report:
 //
 //   meet peers ─▶ catch the trainer up with the ledger ─▶ sft stages, each to its bound, loss or

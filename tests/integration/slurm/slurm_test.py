@@ -45,12 +45,12 @@ class Job:
         self.config = [CONFIG, *(part for text in (*where, *sets) for part in ("--set", text))]
         self.id, self.out = self.submit(*options)
 
-    def submit(self, *options):
+    def submit(self, *options, sets=()):
         # As in a job that asked for GPUs: srun would take it for the wish of every step, and refuse it on these nodes.
         asked = {"SLURM_GPUS": "4", "SLURM_GPUS_PER_NODE": "4", "SLURM_GPUS_PER_TASK": "4"}
         out = self.slurm.shared / f"{self.name}-%j.out"
         job_id = sh("sbatch", "--parsable", "--time=30", f"--job-name={self.name}", f"--output={out}", *options,
-                    ROOT / "deploy/slurm/run.sbatch", *self.config, cwd=self.slurm.checkout,
+                    ROOT / "deploy/slurm/run.sbatch", *self.config, *(part for text in sets for part in ("--set", text)), cwd=self.slurm.checkout,
                     env={**os.environ, **asked}).strip()
         return job_id, pathlib.Path(str(out).replace("%j", job_id))
 
@@ -164,11 +164,26 @@ class Slurm(unittest.TestCase):
         job.finish(chained)
         self.assertIn("this run is over", out.read_text())
         self.assertFalse((job.folder / "logs/attempt-002").exists())
+        further, out = job.submit("--dependency=singleton", sets=(f"orchestrator.rl.steps={STEPS + 1}",))
+        wait_for("the end of the job that asks for more", lambda: job.field("JobState", further) == "FAILED", 120)
+        self.assertIn(f"orchestrator.rl.steps={STEPS + 1}, but the run in {job.folder} is over after {STEPS}", out.read_text())
+
+    def refuse_beside(self, job):
+        """Another launch, at the other node, whose mount knows nothing of the first one's lock."""
+        here = ("placement.env.nodes=[0]", "placement.inference.nodes=[0]", "placement.inference.cpus=0", "placement.trainer.cpus=0")
+        orchestrator = (job.folder / "addresses/orchestrator-0").read_text().split()[-1]
+        self.slurm.run_at("node0", "kill", "-STOP", orchestrator)  # the run is not over before
+        with self.assertRaisesRegex(RuntimeError, r"another launch or serve is at work there: node0, pid \d+"):
+            self.slurm.run_at("node1", pathlib.Path(BINARY).resolve(), "launch", "--config", *job.config,
+                              *(part for text in here for part in ("--set", text)))
+        self.slurm.run_at("node0", "kill", "-CONT", orchestrator)
+        self.assertFalse((job.folder / "logs/attempt-002").exists())
 
     def test_2_warned_in_the_middle_it_is_queued_again_and_leaves_the_same_ledger(self):
         # What is saved is saved because of the warning, and samples get no time: what there is of them goes on later.
         job = Job(self.slurm, "warned", "trainer.checkpoint_every=0", "orchestrator.drain_grace=0s")
         job.await_step(2)
+        self.refuse_beside(job)
         sh("scancel", "--batch", "--signal=USR1", job.id)
         job.finish()  # Slurm waits until the credentials of the first start have died: cred_expire, 5 s here
         first, second = job.outcomes()

@@ -64,8 +64,9 @@ class SupervisorTest : public ::testing::Test {
   }
   RunEnding Run(const std::vector<DaemonSpec>& daemons) { return Run(daemons, LocalPlace()); }
   RunEnding Run(const std::vector<DaemonSpec>& daemons, const Place& place) {
-    return Supervise(daemons, limits_, place, stop_, SystemClock(),
-                     [this](const std::string& line) { said_.push_back(line); });
+    return Supervise(
+        daemons, limits_, place, stop_, SystemClock(),
+        [this](const std::string& line) { said_.push_back(line); }, holds_);
   }
   std::string Said() const { return absl::StrJoin(said_, "\n"); }
   std::string File(const std::string& name) const {
@@ -74,6 +75,7 @@ class SupervisorTest : public ::testing::Test {
   }
 
   const std::string folder_;
+  std::function<absl::Status()> holds_ = [] { return absl::OkStatus(); };
   RestartLimits limits_{.per_daemon = 2,
                         .first_backoff = absl::Milliseconds(10),
                         .stop_grace = absl::Milliseconds(500),
@@ -166,6 +168,20 @@ TEST_F(SupervisorTest, ASignalStopsAllAndTheDeafAreKilled) {
   EXPECT_EQ(ending.exit_code, 128 + SIGTERM);
   EXPECT_EQ(File("lead-0.log"), "bye\n");
   EXPECT_THAT(Said(), HasSubstr("deaf-0 did not stop"));
+}
+
+TEST_F(SupervisorTest, ARunThatIsAnothersIsLeftAtOnce) {
+  limits_.stop_grace = absl::Minutes(1);
+  holds_ = [this] {
+    return access((folder_ + "/begun").c_str(), F_OK) == 0 ? absl::AbortedError("taken by node7") : absl::OkStatus();
+  };
+  const absl::Time begin = SystemClock().Now();
+  const RunEnding ending =
+      Run({Script("env-0", kServe), Script("lead-0", std::string("touch begun; ") + kServe, true)});
+  EXPECT_LT(SystemClock().Now() - begin, absl::Seconds(20));
+  EXPECT_EQ(ending.exit_code, 1);
+  EXPECT_EQ(ending.failure, "taken by node7");
+  EXPECT_EQ(File("env-0.log"), "") << "killed, not asked: nothing may be written any more";
 }
 
 TEST_F(SupervisorTest, ADeafLeaderLeavesTheOthersTimeToSave) {
