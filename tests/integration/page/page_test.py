@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 import unittest
+import zlib
 from html.parser import HTMLParser
 
 sys.path.insert(0, "tests/integration/http")
@@ -78,6 +79,32 @@ class Dom(HTMLParser):
         """The value beside a name of a list of facts."""
         names, values = self.find("dt"), self.find("dd")
         return values[[e["text"] for e in names].index(name)]["text"]
+
+
+def pixels(png):
+    """Rows of (r, g, b) of a picture of 8 bits a channel, as Chromium writes it."""
+    data, at = b"", 8
+    while at < len(png):
+        length, kind = struct.unpack(">I4s", png[at:at + 8])
+        body = png[at + 8:at + 8 + length]
+        if kind == b"IHDR":
+            width, height, _, colours = struct.unpack(">IIBB", body[:10])
+        elif kind == b"IDAT":
+            data += body
+        at += length + 12
+    size = {2: 3, 6: 4}[colours]
+    raw, before, rows = zlib.decompress(data), bytearray(width * size), []
+    for y in range(height):
+        begin = y * (width * size + 1)
+        line = bytearray(raw[begin + 1:begin + 1 + width * size])
+        for i in range(len(line)):
+            left, up, corner = (line[i - size], before[i], before[i - size]) if i >= size else (0, before[i], 0)
+            guess = left + up - corner
+            nearest = min((left, up, corner), key=lambda x: abs(guess - x))
+            line[i] = (line[i] + (0, left, up, (left + up) // 2, nearest)[raw[begin]]) & 255
+        rows.append([tuple(line[i:i + 3]) for i in range(0, len(line), size)])
+        before = line
+    return rows
 
 
 class PageTest(unittest.TestCase):
@@ -196,6 +223,40 @@ class PageTest(unittest.TestCase):
         dots = ["on" in e["classes"] for e in dom.find("i")]
         self.assertEqual(dots, [kept(1, l, h, 21) for l in range(LAYERS) for h in range(HEADS)])
         self.assertEqual(len(dom.find("canvas")), 1)
+
+    def test_the_strip_shows_what_each_head_of_each_layer_kept(self):
+        place, options = "#/rollout/g000004.a0.1.1?event=2", ("--window-size=1280,1000", "--force-device-scale-factor=1")
+        canvas = Dom(self.browse(place, "--dump-dom", *options)[0]).find("canvas")[0]
+        window = EVENTS[1][1]
+        cell = (int(canvas["width"]) + 0.5 - 58) / len(window)  # heads.js: a label, then the window
+        picture = pathlib.Path(self.scratch.name, "strip.png")
+        self.browse(place, f"--screenshot={picture}", *options)
+        rows = pixels(picture.read_bytes())
+        middles = [int((i + 0.4) * cell) for i in range(len(window))]
+
+        def shown(fates):
+            """The pixel rows in which each fate has a colour of its own over the whole window."""
+            found = []
+            for y in range(0, len(rows), 2):
+                for x in range(len(rows[y]) - middles[-1]):
+                    colours = {}
+                    if all(colours.setdefault(fate, rows[y][x + m]) == rows[y][x + m] for fate, m in zip(fates, middles)) \
+                            and len(set(colours.values())) == len(set(fates)):
+                        found.append(y)
+                        break
+            return found
+
+        def fates(layer, head):
+            return [2 if kept(1, layer, head, p) else 1 if p >= 20 or kept(0, layer, head, p) else 0 for p in window]
+
+        tops = [shown(fates(l, h)) for l in range(LAYERS) for h in range(HEADS)]
+        self.assertTrue(all(tops), tops)
+        middle = [sum(ys) / len(ys) for ys in tops]
+        if fates(0, 0) != fates(1, 0):
+            self.assertEqual(middle, sorted(middle), "layer by layer, head by head")
+        wrong = fates(0, 0)
+        wrong[3] = (wrong[3] + 1) % 3
+        self.assertEqual(shown(wrong), [], "the control: one cell otherwise is nowhere")
 
     def replayed(self, rollout):
         """As the ledger keeps it, by position; None: it does not."""
@@ -332,6 +393,11 @@ class LiveTest(unittest.TestCase):
         self.assertFalse(any(peer["ready"] for peer in fleet))
         self.assertEqual(json.loads(get("/api/rollouts")[1])["rows"], [])
         self.assertIn("<title>Palimpsest</title>", get("/")[1])
+        with tempfile.TemporaryDirectory() as profile:
+            shown = Dom(subprocess.run([BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={profile}", "--virtual-time-budget=5000",
+                                        "--dump-dom", f"http://{place}/#/"], capture_output=True, text=True, timeout=120).stdout)
+        peers = [e for e in shown.find("li") if {"ready", "away"} & set(e["classes"])]
+        self.assertEqual({re.match(r"(\w+)-0 away", e["text"])[1] for e in peers}, {"env", "inference", "trainer"})
         self.assertEqual(get("/healthz"), (200, "ok\n"))
         self.assertIn("palimpsest_build_info", get("/metrics")[1])
         orchestrator.terminate()
