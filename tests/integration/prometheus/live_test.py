@@ -60,6 +60,11 @@ def read_by(expression):
             yield name + (labels.replace(either[0], f'="{one}"') if one else labels)
 
 
+def judged(expression):
+    """With every comparison as a number."""
+    return re.sub(r"(?<![=!<>])(==|!=|>=|<=|>|<)(?= )", r"\1 bool", expression)
+
+
 def shipped_configuration(folder):
     """The shipped files, in a hurry."""
     shutil.copytree("deploy/prometheus/rules", folder / "rules")
@@ -146,12 +151,20 @@ class Live(unittest.TestCase):
 
     def test_what_alerts_look_at_has_data_and_none_rings(self):
         alerts = [expressions.Expression(name, fields["expr"]) for kind, name, fields in expressions.rules() if kind == "alert"]
-        for _, text in alerts:
-            self.series(text)  # its threshold is not crossed, but Prometheus takes it
+        # With "bool" a comparison answers 0 where it does not hold, and nothing only where there is nothing to compare.
+        self.assertEqual(self.without_data([expressions.Expression(name, judged(text)) for name, text in alerts]), [])
         read = [expressions.Expression(where, selector) for where, text in alerts for selector in read_by(text)]
         self.assertGreaterEqual(len(read), len(alerts))
         self.assertEqual(self.without_data(read), [])
         self.assertEqual(self.series('ALERTS{alertstate="firing"}'), [])
+
+    def test_labels_that_do_not_meet_are_noticed(self):
+        """The control of the alerts' expressions: each side has data, the two together have none."""
+        apart = ("palimpsest_ready == 1 and on (run, role) max by (run) (palimpsest_staleness) >= 0",
+                 "sum by (run, rank) (palimpsest_preemptions_total) / sum by (run) (palimpsest_samples_total) >= 0")
+        for text in apart:
+            self.assertEqual(self.without_data([expressions.Expression("alert", one) for one in read_by(text)]), [])
+            self.assertEqual(len(self.without_data([expressions.Expression("alert", judged(text))])), 1, text)
 
     def test_what_is_made_up_is_noticed(self):
         made_up = ["palimpsest_no_such_total", 'palimpsest_trainer_rejected_total{reason="made_up"}',
