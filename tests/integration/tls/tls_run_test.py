@@ -7,6 +7,7 @@ import json
 import pathlib
 import re
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -76,6 +77,24 @@ class TlsRun(unittest.TestCase):
         except urllib.error.HTTPError as refused:
             return refused.code, refused.read().decode()
 
+    def certificate_at(self, address):
+        """What who calls there is shown."""
+        context = ssl.create_default_context(cafile=self.tls / "ca.pem")
+        context.load_cert_chain(self.tls / "operator.pem")
+        context.set_alpn_protocols(["h2", "http/1.1"])
+        host, port = address.rsplit(":", 1)
+        with socket.create_connection((host, int(port)), timeout=20) as line, context.wrap_socket(line, server_hostname=host) as secured:
+            return ssl.DER_cert_to_PEM_cert(secured.getpeercert(binary_form=True))
+
+    def assert_every_door_shows_its_newest_certificate(self):
+        for role in ROLES:
+            file = (self.tls / f"{role}.pem").read_text()
+            newest = file[file.index("-----BEGIN CERTIFICATE-----"):].split("-----END CERTIFICATE-----")[0] + "-----END CERTIFICATE-----\n"
+            doors = [self.address(f"{role}-0"), f"127.0.0.1:{self.metrics_port(role)}"]
+            doors += {"inference": [self.address("http-0")], "orchestrator": [self.address("page-0")]}.get(role, [])
+            for door in doors:
+                self.assertEqual(self.certificate_at(door), newest, f"{role} at {door}")
+
     def tokenize(self, *words):
         return subprocess.run([BINARY, "tokenize", "--server", self.address("inference-0"), *words], input="^Fa7",
                               capture_output=True, text=True, timeout=90)
@@ -127,8 +146,13 @@ class TlsRun(unittest.TestCase):
         self.await_step(launched, 1)
         self.assert_doors_open_for_the_right_ones_only()
         self.assert_the_command_and_the_example_get_through()
+        self.assert_every_door_shows_its_newest_certificate()
+        before = {role: (self.tls / f"{role}.pem").read_text() for role in ROLES}
         self.make_certs("--renew", "all")
+        for role in ROLES:
+            self.assertNotEqual((self.tls / f"{role}.pem").read_text(), before[role], "the control")
         time.sleep(2.5)  # of reload: 1s
+        self.assert_every_door_shows_its_newest_certificate()
         self.assert_the_command_and_the_example_get_through()
         self.await_step(launched, self.step + 3)
         launched.send_signal(signal.SIGTERM)
