@@ -11,6 +11,8 @@
 namespace palimpsest {
 namespace {
 
+constexpr size_t kMostBytes = size_t{4} << 20;  // of a YAML file
+
 std::optional<DaemonAction> ActionOf(std::string_view word) {
   static const std::map<std::string_view, DaemonAction> kActions = {
       {"--check-config", DaemonAction::kCheckConfig},
@@ -110,9 +112,13 @@ absl::StatusOr<Node> LoadDocument(const ParsedFlags& flags) {
   std::string text;
   if (!flags.config_file.empty()) {
     std::ifstream file(flags.config_file, std::ios::binary);
-    for (std::array<char, 4096> chunk; file.good();) {
+    for (std::array<char, 4096> chunk; file.good() && text.size() <= kMostBytes;) {
       file.read(chunk.data(), chunk.size());
       text.append(chunk.data(), static_cast<size_t>(file.gcount()));
+    }
+    if (text.size() > kMostBytes) {
+      return absl::InvalidArgumentError(
+          absl::StrFormat("--config %s has more than %d bytes", flags.config_file, kMostBytes));
     }
     if (!file.is_open() || file.bad()) {
       return absl::NotFoundError(absl::StrFormat("--config %s cannot be read", flags.config_file));

@@ -1,13 +1,12 @@
 #include "common/model/config.h"
 
 #include <cmath>
-#include <fstream>
 #include <limits>
 #include <nlohmann/json.hpp>
-#include <sstream>
 #include <string_view>
 
 #include "absl/strings/str_format.h"
+#include "common/base/regular_file.h"
 
 namespace palimpsest::model {
 namespace {
@@ -188,12 +187,10 @@ absl::Status ReadBiases(const json& root, ModelConfig& config) {
   return absl::OkStatus();
 }
 
+constexpr int64_t kMostBytes = int64_t{16} << 20;
+
 absl::StatusOr<std::string> ReadText(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file) return absl::NotFoundError(absl::StrFormat("%s: cannot be opened", path));
-  std::ostringstream text;
-  text << file.rdbuf();
-  return std::move(text).str();
+  return ReadRegularFile(path, kMostBytes);
 }
 
 absl::StatusOr<json> ParseObject(std::string_view name, const std::string& text) {

@@ -1,11 +1,10 @@
 #include "common/tokenizer/chat_template.h"
 
-#include <fstream>
-#include <iterator>
 #include <nlohmann/json.hpp>
 #include <utility>
 
 #include "absl/strings/str_format.h"
+#include "common/base/regular_file.h"
 #include "common/base/status.h"
 #include "common/tokenizer/chat_render.h"
 
@@ -16,21 +15,16 @@ using Json = nlohmann::json;
 
 constexpr const char* kConfig = "tokenizer_config.json";
 constexpr const char* kJinja = "chat_template.jinja";
-constexpr size_t kMaxFile = size_t{16} << 20;  // bytes
+constexpr int64_t kMaxFile = int64_t{16} << 20;  // bytes
 
 absl::Status Refusal(const std::string& what) { return absl::FailedPreconditionError(what); }
 
 // nullopt: there is no such file.
 absl::StatusOr<std::optional<std::string>> ReadFile(const std::string& folder, const char* name) {
-  std::ifstream file(folder + "/" + name, std::ios::binary);
-  if (!file) return std::nullopt;
-  std::string text(kMaxFile + 1, '\0');
-  file.read(text.data(), static_cast<std::streamsize>(text.size()));
-  text.resize(static_cast<size_t>(file.gcount()));
-  if (file.bad() || text.size() > kMaxFile) {
-    return Refusal(absl::StrFormat("%s cannot be read, or has over %d bytes", name, kMaxFile));
-  }
-  return text;
+  absl::StatusOr<std::string> text = ReadRegularFile(folder + "/" + name, kMaxFile);
+  if (absl::IsNotFound(text.status())) return std::nullopt;
+  if (!text.ok()) return text.status();
+  return *std::move(text);
 }
 
 // The member's text, also that of {"content": ..}, as special tokens are written.

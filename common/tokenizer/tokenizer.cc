@@ -4,12 +4,11 @@
 #include <unicode/normalizer2.h>
 
 #include <algorithm>
-#include <fstream>
-#include <iterator>
 #include <utility>
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_format.h"
+#include "common/base/regular_file.h"
 #include "common/base/status.h"
 #include "common/tokenizer/added_tokens.h"
 #include "common/tokenizer/bpe.h"
@@ -22,6 +21,7 @@ namespace palimpsest {
 namespace {
 
 constexpr size_t kMaxTextBytes = size_t{1} << 30;  // ICU and the merge list count in int32
+constexpr int64_t kMaxFileBytes = int64_t{256} << 20;
 // What ByteLevel splits with unless told not to.
 constexpr std::string_view kGpt2Pattern =
     R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
@@ -196,9 +196,7 @@ Tokenizer::~Tokenizer() = default;
 
 absl::StatusOr<std::unique_ptr<const Tokenizer>> Tokenizer::Load(const std::string& folder) {
   const std::string path = folder + "/tokenizer.json";
-  std::ifstream file(path, std::ios::binary);
-  if (!file) return absl::NotFoundError(absl::StrFormat("%s cannot be opened", path));
-  const std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+  ASSIGN_OR_RETURN(const std::string text, ReadRegularFile(path, kMaxFileBytes));
   absl::StatusOr<std::unique_ptr<const Tokenizer>> tokenizer = FromJson(text);
   if (tokenizer.ok()) return tokenizer;
   return absl::Status(tokenizer.status().code(),

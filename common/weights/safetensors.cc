@@ -1,4 +1,3 @@
-#include "common/base/unique_fd.h"
 #include "common/weights/safetensors.h"
 
 #include <fcntl.h>
@@ -15,6 +14,7 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
+#include "common/base/unique_fd.h"
 #include "common/weights/checked_json.h"
 #include "common/weights/durable_file.h"
 
@@ -231,7 +231,8 @@ absl::StatusOr<SafetensorsContents> ParseSafetensors(std::span<const std::byte> 
 }
 
 absl::StatusOr<std::unique_ptr<SafetensorsFile>> SafetensorsFile::Open(const std::string& path) {
-  const UniqueFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  const UniqueFd fd(
+      open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));  // a pipe is not waited for
   if (fd.get() < 0) return IoError(errno, "open", path);
   struct stat info {};
   if (fstat(fd.get(), &info) != 0) return IoError(errno, "stat", path);

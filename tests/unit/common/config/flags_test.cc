@@ -107,6 +107,12 @@ TEST(WithPlaceTest, WhatNamesNoKeyStaysAsItIs) {
   EXPECT_TRUE(WithPlace(absl::OkStatus(), {}).ok());
 }
 
+TEST(LoadConfigTest, AFileWithoutAnEndIsRefused) {
+  Config config;
+  const absl::Status status = LoadConfig({.config_file = "/dev/zero", .sets = {}}, {}, config);
+  EXPECT_EQ(status, absl::InvalidArgumentError("--config /dev/zero has more than 4194304 bytes"));
+}
+
 TEST(LoadConfigTest, AFileThatCannotBeReadIsNotFound) {
   Config config;
   EXPECT_EQ(LoadConfig({.config_file = "/nonexistent/run.yaml", .sets = {}}, {}, config).code(),
