@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "common/rl/batch_chain.h"
 #include "common/rl/rollout.h"
 #include "common/weights/manifest.h"
 
@@ -106,6 +107,7 @@ struct StoredCheckpoint {
   std::string damage;
   int64_t step = 0;
   std::vector<std::pair<int64_t, std::string>> batches;  // the latest (step, batch id), ascending
+  std::optional<rl::BatchChain> chain;                   // of all; older checkpoints have none
 };
 
 struct Evidence {

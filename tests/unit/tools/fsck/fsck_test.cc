@@ -10,6 +10,7 @@
 #include <sstream>
 
 #include "absl/strings/str_format.h"
+#include "common/rl/batch_chain.h"
 #include "common/telemetry/log.h"
 #include "common/weights/manifest.h"
 #include "services/orchestrator/engine/ledger.h"
@@ -67,16 +68,21 @@ void WriteManifests(const std::string& folder) {
   }
 }
 
-// As the trainer writes it, with what fsck reads of it.
-void WriteCheckpoint(const std::string& folder, const std::vector<std::string>& batches) {
+// As the trainer writes it, with what fsck reads of it: the latest batches, and the digest of all.
+void WriteCheckpoint(const std::string& folder, const std::vector<std::string>& batches,
+                     size_t remembered = 256, bool chained = true) {
   const std::string place = absl::StrFormat("%s/checkpoints/step-%08d", folder, batches.size());
   fs::create_directories(place);
   std::ofstream(place + "/model.safetensors") << "weights";
   const weights::ManifestFile file = *weights::DigestFile(place, "model.safetensors");
   json state = {{"format", 1}, {"step", batches.size()}, {"results", json::array()}};
+  rl::BatchChain chain;
   for (size_t i = 0; i < batches.size(); ++i) {
+    chain.Add(static_cast<int64_t>(i) + 1, batches[i]);
+    if (i + remembered < batches.size()) continue;
     state["results"].push_back({{"step", i + 1}, {"batch_id", batches[i]}, {"loss", 0.5}});
   }
+  if (chained) state["chain"] = {{"first", chain.first}, {"xxh3", chain.digest.Hex()}};
   state["files"] = {{{"name", file.name}, {"size", file.size}, {"xxh3", file.xxh3}}};
   std::ofstream(place + "/state.json") << state.dump();
 }
@@ -328,6 +334,41 @@ TEST_F(FsckTest, ABatchThatIsInTheWeightsTwiceIsFound) {
   WriteCheckpoint(folder_, {"warm.0", "warm.1", "rl.0", "rl.1", "rl.1", "rl.3"});
   ExpectOnly("weights_contain_each_batch_once",
              "checkpoint step-00000006: batch rl.1 is in the weights twice, as steps 4 and 5");
+}
+
+TEST_F(FsckTest, ABatchThatCheckpointsHaveForgottenIsStillProvedByTheirDigest) {
+  fs::remove_all(folder_ + "/checkpoints");
+  WriteCheckpoint(folder_, kBatches, 2);
+  Look();
+  EXPECT_EQ(code_, 0) << table_;
+  EXPECT_THAT(table_, HasSubstr("of step-00000006 testify to the batches of steps 1 to 6\n"));
+  std::vector<std::string> others = kBatches;
+  others[2] = "rl.another";
+  WriteCheckpoint(folder_, others, 2);
+  ExpectOnly("weights_contain_each_batch_once",
+             "checkpoint step-00000006: the ledger's batches of steps 1 to 6 are not those in its");
+}
+
+TEST_F(FsckTest, ACheckpointOfBeforeThereWereDigestsSaysHowFarItTestifies) {
+  fs::remove_all(folder_ + "/checkpoints");
+  WriteCheckpoint(folder_, {kBatches.begin(), kBatches.begin() + 5}, 2, false);
+  Look();
+  EXPECT_EQ(code_, 0) << table_;
+  const std::string reach =
+      "the weights of step-00000005 testify to the batches of steps 4 to 5; of earlier ones";
+  EXPECT_THAT(table_, HasSubstr(reach));
+  EXPECT_THAT(table_, HasSubstr("; steps 6 to 6 are in no checkpoint yet"));
+  for (const json& check : json_["checks"]) {
+    if (check["name"] != "weights_contain_each_batch_once") continue;
+    EXPECT_THAT(check["notes"][0].get<std::string>(), HasSubstr(reach));
+  }
+}
+
+TEST_F(FsckTest, ABatchWhoseIdIsNotOfItsStageIsFound) {
+  fs::remove_all(folder_ + "/checkpoints");
+  WriteCheckpoint(folder_, kBatches, 2, false);
+  Corrupt("UPDATE batches SET id = 'rl.another' WHERE step = 3");
+  ExpectOnly("batches_are_in_order", "step 3 is batch rl.another, number 0 of stage rl is rl.0");
 }
 
 TEST_F(FsckTest, ACheckpointThatIsAheadOfTheLedgerIsFound) {
