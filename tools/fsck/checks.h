@@ -39,7 +39,7 @@ Check BatchesAreInOrder(const LedgerRows& ledger);
 
 // Each checkpoint is whole and contains the ledger's batches, each once and in order: the latest by
 // their ids, all by the digest of them. Once a batch is trained there is a checkpoint, or a version
-// at least.
+// at least, and behind the last step its checkpoint.
 Check WeightsContainEachBatchOnce(const Evidence& evidence);
 
 // Each version is whole, of this run, and of the step that the ledger has for it.

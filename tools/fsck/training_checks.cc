@@ -99,6 +99,43 @@ void CheckChain(const StoredCheckpoint& checkpoint, const LedgerRows& ledger, Ch
        chain.digest.Hex());
 }
 
+// The orchestrator has the trainer save its last step before it begins this stage. Before that a
+// run may have none: the trainer may be told to save only then.
+constexpr char kAfterLastSave[] = "heldout.last";
+
+void CheckThereAreWeights(const Evidence& evidence, int64_t trained, Check& check) {
+  const std::vector<StoredCheckpoint>& checkpoints = evidence.checkpoints;
+  if (trained == 0) return;
+  if (checkpoints.empty() && evidence.versions.empty()) {
+    Find(check,
+         "%d batches are trained, and nothing to prove it from: checkpoints and store are missing "
+         "or empty",
+         trained);
+    return;
+  }
+  const std::vector<LedgerStage>& stages = evidence.ledger.stages;
+  const auto last = std::find_if(stages.begin(), stages.end(), [](const LedgerStage& stage) {
+    return stage.name == kAfterLastSave;
+  });
+  if (last == stages.end()) {
+    if (!checkpoints.empty()) return;
+    check.notes.push_back(absl::StrFormat(
+        "%d batches are trained and in no checkpoint: a trainer that starts now begins at step 0",
+        trained));
+    return;
+  }
+  // A broken one may be it, and is told.
+  const bool there =
+      std::any_of(checkpoints.begin(), checkpoints.end(), [&](const StoredCheckpoint& checkpoint) {
+        return !checkpoint.damage.empty() || checkpoint.step >= last->first_step;
+      });
+  if (there) return;
+  Find(check,
+       "the run is trained to its end, which was saved, but no checkpoint of step %d is there (of "
+       "%d checkpoints)",
+       last->first_step, checkpoints.size());
+}
+
 // How far back the weights themselves testify.
 void TellReach(const Evidence& evidence, int64_t last_trained, Check& check) {
   const StoredCheckpoint* newest = nullptr;
@@ -194,12 +231,7 @@ Check WeightsContainEachBatchOnce(const Evidence& evidence) {
   const std::vector<LedgerBatch>& batches = evidence.ledger.batches;
   const auto trained = std::count_if(batches.begin(), batches.end(),
                                      [](const LedgerBatch& batch) { return batch.trained; });
-  if (trained > 0 && evidence.checkpoints.empty() && evidence.versions.empty()) {
-    Find(check,
-         "%d batches are trained, and nothing to prove it from: checkpoints and store are missing "
-         "or empty",
-         trained);
-  }
+  CheckThereAreWeights(evidence, trained, check);
   TellReach(evidence, trained, check);
   return check;
 }
