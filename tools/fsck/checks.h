@@ -48,6 +48,11 @@ Check VersionsAreOfTheirSteps(const Evidence& evidence);
 // Only what was judged has a reward, and everything that is learnt from has one.
 Check NoFailureBecameAReward(const LedgerRows& ledger);
 
+// The reward of a trained step is the mean of its rollouts, and the advantages of each group are
+// those which the orchestrator takes of its rewards, by the settings that the ledger holds. Without
+// them, or without the messages where lengths count, they balance at least.
+Check AdvantagesAreOfTheirRewards(const LedgerRows& ledger);
+
 // Every trained rollout names versions that the ledger knows, older than the step that it became.
 Check RolloutsNameTheirVersions(const LedgerRows& ledger);
 

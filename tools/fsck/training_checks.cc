@@ -257,13 +257,18 @@ Check VersionsAreOfTheirSteps(const Evidence& evidence) {
 
 std::vector<Check> CheckAll(const Evidence& evidence, std::optional<int64_t> max_staleness) {
   const LedgerRows& ledger = evidence.ledger;
-  std::vector<Check> checks = {
-      LedgerFileIsWhole(ledger),         PromptsHaveOneState(ledger),
-      NoPromptWasSkipped(ledger),        AcceptedRolloutsAreThere(ledger),
-      BatchesAreInOrder(ledger),         WeightsContainEachBatchOnce(evidence),
-      VersionsAreOfTheirSteps(evidence), NoFailureBecameAReward(ledger),
-      RolloutsNameTheirVersions(ledger), MessagesSayWhatTheLedgerSays(ledger),
-      CutSamplesCanGoOn(ledger)};
+  std::vector<Check> checks = {LedgerFileIsWhole(ledger),
+                               PromptsHaveOneState(ledger),
+                               NoPromptWasSkipped(ledger),
+                               AcceptedRolloutsAreThere(ledger),
+                               BatchesAreInOrder(ledger),
+                               WeightsContainEachBatchOnce(evidence),
+                               VersionsAreOfTheirSteps(evidence),
+                               NoFailureBecameAReward(ledger),
+                               AdvantagesAreOfTheirRewards(ledger),
+                               RolloutsNameTheirVersions(ledger),
+                               MessagesSayWhatTheLedgerSays(ledger),
+                               CutSamplesCanGoOn(ledger)};
   if (max_staleness.has_value()) checks.push_back(StalenessIsBounded(ledger, *max_staleness));
   return checks;
 }

@@ -28,6 +28,12 @@ using testing::Not;
 
 constexpr char kRun[] = "test";
 constexpr uint64_t kSeed = 11;
+// Of what a ledger holds of its configuration, what fsck reads.
+const std::map<std::string, std::string> kSettings = {{"orchestrator.rl.advantage", "group_std"},
+                                                      {"orchestrator.rl.advantage_eps", "1e-04"},
+                                                      {"orchestrator.rl.overlong.limit", "0"},
+                                                      {"orchestrator.rl.overlong.stretch", "0"},
+                                                      {"orchestrator.rl.overlong.penalty", "1"}};
 
 // 2 supervised batches, then 4 of RL with 2 prompts of 2 rollouts each.
 orchestrator::RunPlan SmallPlan(int32_t max_staleness) {
@@ -49,9 +55,10 @@ orchestrator::RunPlan SmallPlan(int32_t max_staleness) {
 
 absl::Status Attempt(FakeWorld& world, const std::string& folder, int32_t max_staleness = 0) {
   Metrics metrics("orchestrator", "test", SystemClock());
-  ASSIGN_OR_RETURN(const auto run, orchestrator::Run::Open(SmallPlan(max_staleness),
-                                                           {kRun, folder, kSeed, "the command"},
-                                                           world.peers(), metrics, SystemClock()));
+  ASSIGN_OR_RETURN(const auto run,
+                   orchestrator::Run::Open(SmallPlan(max_staleness),
+                                           {kRun, folder, kSeed, "the command", kSettings},
+                                           world.peers(), metrics, SystemClock()));
   return run->Execute();
 }
 
@@ -159,7 +166,7 @@ class FsckTest : public testing::Test {
     Look();
     EXPECT_EQ(code_, 0) << table_;
     EXPECT_EQ(json_["run"], kRun);
-    EXPECT_EQ(json_["checks"].size(), 12u);
+    EXPECT_EQ(json_["checks"].size(), 13u);
     std::map<std::string, int64_t> looked_at;
     for (const json& check : json_["checks"]) looked_at[check["name"]] = check["looked_at"];
     EXPECT_EQ(looked_at["prompts_have_one_state"], 8);
@@ -168,6 +175,7 @@ class FsckTest : public testing::Test {
     EXPECT_EQ(looked_at["staleness_is_bounded"], 16);
     EXPECT_EQ(looked_at["messages_say_what_the_ledger_says"], 16);
     EXPECT_EQ(looked_at["cut_samples_can_go_on"], 0);
+    EXPECT_EQ(looked_at["advantages_are_of_their_rewards"], 8);
   }
 
   static std::string whole_;
@@ -193,6 +201,7 @@ TEST_F(FsckTest, WhereverItIsKilledARunIsSoundThenAndAtItsEnd) {
       world.DieAfter(calls);
       const absl::Status first = Attempt(world, folder_, max_staleness);
       WriteManifests(folder_);
+      if (first.ok()) WriteCheckpoint(folder_, world.TrainedBatches());
       Look(max_staleness);
       EXPECT_EQ(code_, 0) << "killed after " << calls << " calls\n" << table_;
       if (first.ok()) break;
@@ -201,7 +210,7 @@ TEST_F(FsckTest, WhereverItIsKilledARunIsSoundThenAndAtItsEnd) {
       world.Revive();
       ASSERT_TRUE(Attempt(world, folder_, max_staleness).ok());
       WriteManifests(folder_);
-      if (first.ok()) WriteCheckpoint(folder_, world.TrainedBatches());
+      WriteCheckpoint(folder_, world.TrainedBatches());
       Look(max_staleness);
       EXPECT_EQ(code_, 0) << "ended after " << calls << " calls\n" << table_;
     }
@@ -210,7 +219,6 @@ TEST_F(FsckTest, WhereverItIsKilledARunIsSoundThenAndAtItsEnd) {
 }
 
 TEST_F(FsckTest, ALiveLedgerIsReadBesideItsWriter) {
-      WriteCheckpoint(folder_, world.TrainedBatches());
   const auto ledger = Ledger::Open(folder_ + "/ledger.sqlite", kRun, kSeed);
   ASSERT_TRUE(ledger.ok());
   ASSERT_TRUE((*ledger)->BeginAttempt(absl::Now()).ok());
@@ -354,6 +362,7 @@ TEST_F(FsckTest, ABatchThatCheckpointsHaveForgottenIsStillProvedByTheirDigest) {
 TEST_F(FsckTest, ACheckpointOfBeforeThereWereDigestsSaysHowFarItTestifies) {
   fs::remove_all(folder_ + "/checkpoints");
   WriteCheckpoint(folder_, {kBatches.begin(), kBatches.begin() + 5}, 2, false);
+  Corrupt("DELETE FROM stages WHERE name LIKE 'heldout.last%'");  // as before its end
   Look();
   EXPECT_EQ(code_, 0) << table_;
   const std::string reach =
@@ -362,7 +371,6 @@ TEST_F(FsckTest, ACheckpointOfBeforeThereWereDigestsSaysHowFarItTestifies) {
   EXPECT_THAT(table_, HasSubstr("; steps 6 to 6 are in no checkpoint yet"));
   for (const json& check : json_["checks"]) {
     if (check["name"] != "weights_contain_each_batch_once") continue;
-  Corrupt("DELETE FROM stages WHERE name LIKE 'heldout.last%'");  // as before its end
     EXPECT_THAT(check["notes"][0].get<std::string>(), HasSubstr(reach));
   }
 }
@@ -404,14 +412,6 @@ TEST_F(FsckTest, TrainedBatchesWithoutAnyWeightsAreFound) {
   EXPECT_EQ(code_, 0) << table_;
 }
 
-TEST_F(FsckTest, AManifestThatNamesAnotherStepIsFound) {
-  const std::string path = folder_ + "/store/v00000002/manifest.json";
-  std::stringstream text;
-  text << std::ifstream(path).rdbuf();
-  json manifest = json::parse(text.str());
-  const int64_t step = manifest["source_step"];
-  manifest["source_step"] = step + 1;
-  std::ofstream(path) << manifest.dump();
 // It may have been told to save at its end only: that is no finding, but it is said.
 TEST_F(FsckTest, ARunWithoutACheckpointThatIsNotOverIsToldOf) {
   fs::remove_all(folder_ + "/checkpoints");
@@ -421,6 +421,14 @@ TEST_F(FsckTest, ARunWithoutACheckpointThatIsNotOverIsToldOf) {
   EXPECT_THAT(table_, HasSubstr("6 batches are trained and in no checkpoint: a trainer that sta"));
 }
 
+TEST_F(FsckTest, AManifestThatNamesAnotherStepIsFound) {
+  const std::string path = folder_ + "/store/v00000002/manifest.json";
+  std::stringstream text;
+  text << std::ifstream(path).rdbuf();
+  json manifest = json::parse(text.str());
+  const int64_t step = manifest["source_step"];
+  manifest["source_step"] = step + 1;
+  std::ofstream(path) << manifest.dump();
   ExpectOnly(
       "versions_are_of_their_steps",
       absl::StrFormat("version 2: its manifest says step %d, the ledger step %d", step + 1, step));
@@ -446,6 +454,63 @@ TEST_F(FsckTest, AnInfrastructureFailureWithARewardIsFound) {
 TEST_F(FsckTest, AMissingRewardThatWouldCountAsZeroIsFound) {
   Corrupt("UPDATE rollouts SET reward = NULL WHERE grp = 0 AND sample = 0");
   ExpectOnly("no_failure_became_a_reward", "of prompt 0 has no finite reward");
+}
+
+TEST_F(FsckTest, RewardsThatWereChangedAfterwardsAreFound) {
+  Corrupt("UPDATE rollouts SET reward = 1.0");
+  Look();
+  EXPECT_EQ(code_, 1);
+  EXPECT_THAT(table_, HasSubstr("FAIL  advantages_are_of_their_rewards"));
+  EXPECT_THAT(table_, HasSubstr("the rewards of its group give 0"));
+}
+
+TEST_F(FsckTest, ARewardOfAStepThatIsNotThatOfItsRolloutsIsFound) {
+  Corrupt("UPDATE steps SET reward = 0.9 WHERE step = 4");
+  ExpectOnly("advantages_are_of_their_rewards",
+             "step 4 (batch rl.1) was recorded with reward 0.9, its rollouts have ");
+  Corrupt("UPDATE steps SET reward = NULL WHERE step = 4");
+  ExpectOnly("advantages_are_of_their_rewards", "of rollouts, and was recorded with no reward");
+  Corrupt(
+      "UPDATE steps SET reward = (SELECT AVG(reward) FROM rollouts r, prompt_groups g "
+      "WHERE r.grp = g.id AND g.step = 4) WHERE step = 4");
+  ExpectSound();
+  Corrupt("UPDATE steps SET reward = 0.5 WHERE step = 1");
+  ExpectOnly("advantages_are_of_their_rewards",
+             "step 1 (batch warm.0) is of demonstrations, and was recorded with a reward");
+}
+
+TEST_F(FsckTest, AdvantagesThatAreNotThoseOfTheirRewardsAreFound) {
+  Corrupt("UPDATE rollouts SET advantage = 2 * advantage + (sample = 0) WHERE grp = 5");
+  ExpectOnly("advantages_are_of_their_rewards", "of prompt 5 has advantage ");
+}
+
+// With what the ledger of an older program holds.
+TEST_F(FsckTest, WithoutSettingsAdvantagesBalanceAtLeastAndThatIsSaid) {
+  Corrupt("DELETE FROM meta WHERE key = 'settings'");
+  Look();
+  EXPECT_EQ(code_, 0) << table_;
+  EXPECT_THAT(table_, HasSubstr("of 8 groups the advantages are only seen to balance: the ledger "
+                                "does not hold the settings"));
+  Corrupt("UPDATE rollouts SET advantage = advantage + 1");
+  ExpectOnly("advantages_are_of_their_rewards", "the advantages of prompt 0 do not balance");
+  Corrupt("UPDATE rollouts SET bytes = x''");
+  Look();
+  EXPECT_EQ(code_, 1);
+}
+
+TEST_F(FsckTest, SettingsThatNeedLengthsTakeThemOfTheMessages) {
+  Corrupt(
+      "UPDATE meta SET value = replace(value, '\"group_std\"', '\"length_weighted\"') "
+      "WHERE key = 'settings'");
+  Corrupt("UPDATE rollouts SET reward = 0.5, advantage = 0");
+  Corrupt("UPDATE steps SET reward = 0.5 WHERE stage = 'rl'");
+  ExpectSound();
+  Corrupt("UPDATE rollouts SET reward = sample");  // other tokens: another baseline than the mean
+  Look();
+  EXPECT_THAT(table_, HasSubstr("has advantage 0, the rewards of its group give "));
+  Corrupt("UPDATE rollouts SET bytes = x''");
+  Look();
+  EXPECT_THAT(table_, HasSubstr("balance: the ledger does not hold all their messages"));
 }
 
 TEST_F(FsckTest, ARolloutOfAVersionThatNobodyKnowsIsFound) {
