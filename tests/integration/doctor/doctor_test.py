@@ -194,6 +194,15 @@ class Doctor(unittest.TestCase):
         self.assert_only(self.crooked("rename=refused"), "rename", "fail", "rename to .*/renamed: File exists")
         self.assert_only(self.crooked("rename=torn"), "rename", "fail", r"\d+ of \d+ reads were torn")
 
+    def test_a_disk_without_inodes_is_told_as_that_and_not_as_another_kind(self):
+        judged = self.crooked("files=2")  # the probing folder and one file
+        failed = {name for name, (verdict, _) in judged.items() if verdict == "fail"}
+        self.assertEqual(failed, {"rename", "visibility", "clock"}, judged)
+        for name in failed:
+            self.assertIn("No space left on device", judged[name][1])
+        self.assertIn("-> make room where run.folder stands: bytes, inodes or quota", self.answer.stderr)
+        self.assertNotIn("object store", self.answer.stderr)
+
     def test_an_fsync_that_fails_or_takes_long_is_named(self):
         self.assert_only(self.crooked("fsync=refused"), "fsync", "fail", "fsync .*: Input/output error")
         self.assert_only(self.crooked("fsync=0.3"), "fsync", "warn", r"\d+\.\d ms")
