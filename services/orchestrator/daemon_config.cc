@@ -3,6 +3,7 @@
 #include "absl/strings/str_format.h"
 #include "common/base/clock.h"
 #include "common/base/status.h"
+#include "common/rl/advantage_kinds.h"
 
 // Binds stand in the namespace of their struct.
 namespace palimpsest::rl {
@@ -94,11 +95,7 @@ void Bind(Binder& b, RlConfig& c) {
   b.Field("max_tokens", c.max_tokens, "sampled tokens, where the environment names no bound");
   b.Field("context", c.context, "name of the policy of the rollouts and of the evaluation");
   b.Field("max_staleness", c.max_staleness, "versions between sampling and training");
-  b.Enum("advantage", c.advantage.kind,
-         {{"group_std", rl::AdvantageKind::kGroupStd},
-          {"group_mean", rl::AdvantageKind::kGroupMean},
-          {"leave_one_out", rl::AdvantageKind::kLeaveOneOut},
-          {"length_weighted", rl::AdvantageKind::kLengthWeighted}},
+  b.Enum("advantage", c.advantage.kind, {rl::kAdvantageKinds.begin(), rl::kAdvantageKinds.end()},
          "what a reward of a group is measured against");
   b.Field("advantage_eps", c.advantage.epsilon, "added to the deviation of group_std");
   b.Section("overlong", c.overlong, "punishment of long responses");

@@ -46,8 +46,12 @@ class ProbingFolder {
   absl::Status status_;
 };
 
+// A disk without room, in bytes, inodes or quota, is no file system of the wrong kind.
 Finding Failed(const char* name, const absl::Status& why, const std::string& todo) {
-  return {name, Verdict::kFail, std::string(why.message()), todo};
+  return {name, Verdict::kFail, std::string(why.message()),
+          absl::IsResourceExhausted(why)
+              ? "make room where run.folder stands: bytes, inodes or quota (see space and inodes)"
+              : todo};
 }
 
 // Neither fsync nor rename: what a quota or a full disk refuses is told as that.
@@ -118,7 +122,8 @@ Finding ProbeFsync(const ProbingFolder& folder) {
 Finding ProbeVisibility(const ProbingFolder& folder) {
   constexpr int kTries = 50;
   const absl::Status written = weights::WriteFileDurably(folder / "seen", "");
-  for (int i = 0; written.ok() && i < kTries; ++i) {
+  if (!written.ok()) return Failed("visibility", written, "see fsync");
+  for (int i = 0; i < kTries; ++i) {
     const auto names = weights::ListFolder(folder.path());
     if (names.ok() && std::find(names->begin(), names->end(), "seen") != names->end()) {
       const std::string saw =

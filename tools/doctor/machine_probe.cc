@@ -8,9 +8,11 @@
 #include <cstring>
 #include <fstream>
 #include <limits>
-#include <map>
+#include <memory>
+#include <span>
 
 #include "absl/strings/str_format.h"
+#include "common/base/status.h"
 #include "common/base/unique_fd.h"
 #include "tools/doctor/probe.h"
 
@@ -50,22 +52,52 @@ int64_t Cores() {
   return sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : 1;
 }
 
-// Empty when a socket can be bound there.
-std::string WhyNot(const HostPort& at) {
+// A socket that listens there, or why none can.
+absl::StatusOr<UniqueFd> ListenAt(const HostPort& at) {
   addrinfo hints{};
   hints.ai_socktype = SOCK_STREAM;
   hints.ai_flags = AI_PASSIVE | AI_NUMERICSERV;
   addrinfo* found = nullptr;
   const int code = getaddrinfo(at.host.c_str(), std::to_string(at.port).c_str(), &hints, &found);
-  if (code != 0) return gai_strerror(code);
-  std::string why;
-  const UniqueFd fd(socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  if (code != 0) return absl::NotFoundError(gai_strerror(code));
+  const std::unique_ptr<addrinfo, decltype(&freeaddrinfo)> place(found, freeaddrinfo);
+  UniqueFd fd(socket(place->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0));
   const int yes = 1;
   setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &yes,
              sizeof(yes));  // what ended just now is no hindrance
-  if (bind(fd.get(), found->ai_addr, found->ai_addrlen) != 0) why = strerror(errno);
-  freeaddrinfo(found);
-  return why;
+  if (bind(fd.get(), place->ai_addr, place->ai_addrlen) != 0 || listen(fd.get(), 1) != 0) {
+    return absl::UnavailableError(strerror(errno));
+  }
+  return fd;
+}
+
+// The first of `others` that hinders a daemon at `place`: the system knows which addresses are one.
+const ListenPlace* InTheWay(std::span<const ListenPlace> others, const ListenPlace& place) {
+  for (const ListenPlace& other : others) {
+    if (other.at.port != place.at.port) continue;
+    const absl::StatusOr<UniqueFd> taken = ListenAt(other.at);
+    if (taken.ok() && !ListenAt(place.at).ok()) return &other;
+  }
+  return nullptr;
+}
+
+Finding ProbePort(std::span<const ListenPlace> before, const ListenPlace& place) {
+  Finding finding{"port " + place.key, Verdict::kFail, JoinHostPort(place.at.host, place.at.port)};
+  const absl::Status free = ListenAt(place.at).status();
+  const ListenPlace* const other = free.ok() ? InTheWay(before, place) : nullptr;
+  if (place.daemons > 1) {
+    finding.saw += absl::StrFormat(": asked for by %d daemons of this machine", place.daemons);
+    finding.todo = absl::StrFormat(
+        "set %s to port 0 (a free one for each), or place one of them here", place.key);
+  } else if (!free.ok() || other != nullptr) {
+    finding.saw += other != nullptr ? ": asked for by " + other->key + ", too"
+                                    : ": " + std::string(free.message());
+    finding.todo =
+        absl::StrFormat("end what listens there (this run?), or set %s to another port", place.key);
+  } else {
+    finding.verdict = Verdict::kPass;
+  }
+  return finding;
 }
 
 }  // namespace
@@ -79,19 +111,8 @@ Machine MeasureMachine() {
 
 std::vector<Finding> ProbePorts(const std::vector<ListenPlace>& places) {
   std::vector<Finding> findings;
-  std::map<int, std::string> owner;
-  for (const ListenPlace& place : places) {
-    Finding finding{"port " + place.key, Verdict::kPass,
-                    JoinHostPort(place.at.host, place.at.port)};
-    const auto [other, alone] = owner.emplace(place.at.port, place.key);
-    const std::string why = alone ? WhyNot(place.at) : "asked for by " + other->second + ", too";
-    if (!why.empty()) {
-      finding.verdict = Verdict::kFail;
-      finding.saw += ": " + why;
-      finding.todo = absl::StrFormat(
-          "end what listens there (this run?), or set %s to another port", place.key);
-    }
-    findings.push_back(std::move(finding));
+  for (size_t i = 0; i < places.size(); ++i) {
+    findings.push_back(ProbePort(std::span(places).first(i), places[i]));
   }
   return findings;
 }

@@ -28,13 +28,18 @@ absl::StatusOr<Node> At(const std::map<std::string, Node>& printed, const std::s
       absl::StrFormat("%s --print-config has no %s", ProgramOf(role), path));
 }
 
-int64_t ProcessesOn(const RolePlacement& role, std::optional<int> node) {
-  if (!node.has_value()) return role.processes();
+// Of the first `processes` of the role.
+int64_t CountOn(const RolePlacement& role, int processes, std::optional<int> node) {
+  if (!node.has_value()) return processes;
   int64_t here = 0;
-  for (int i = 0; i < role.processes(); ++i) {
+  for (int i = 0; i < processes; ++i) {
     here += role.nodes[static_cast<size_t>(i) % role.nodes.size()] == *node;
   }
   return here;
+}
+
+int64_t ProcessesOn(const RolePlacement& role, std::optional<int> node) {
+  return CountOn(role, role.processes(), node);
 }
 
 absl::Status TakeCount(const std::map<std::string, Node>& printed, const std::string& role,
@@ -45,12 +50,12 @@ absl::Status TakeCount(const std::map<std::string, Node>& printed, const std::st
 }
 
 absl::Status TakePlace(const std::map<std::string, Node>& printed, const std::string& role,
-                       const std::string& path, std::vector<ListenPlace>& places) {
+                       const std::string& path, int64_t daemons, std::vector<ListenPlace>& places) {
   ASSIGN_OR_RETURN(const Node node, At(printed, role, path));
   ASSIGN_OR_RETURN(const std::string text, ReadString(node, path));
   if (text.empty()) return absl::OkStatus();  // not asked for
   ASSIGN_OR_RETURN(const HostPort at, ParseHostPort(path, text));
-  if (at.port != 0) places.push_back({path, at});
+  if (at.port != 0) places.push_back({path, at, daemons});
   return absl::OkStatus();
 }
 
@@ -123,10 +128,13 @@ absl::StatusOr<RunNeeds> NeedsOf(const std::map<std::string, Node>& printed,
   for (const std::string& role : RolesOf(placement)) {
     ASSIGN_OR_RETURN(const std::string section, SectionOf(printed, role));
     needs.router = needs.router || section == "router";
-    RETURN_IF_ERROR(TakePlace(printed, role, section + ".listen", needs.places));
-    RETURN_IF_ERROR(TakePlace(printed, role, section + ".metrics", needs.places));
+    const RolePlacement& own = placement.Of(role);
+    const int64_t here = CountOn(own, own.replicas, node);  // of ranks, only the first listens
+    if (here == 0) continue;
+    RETURN_IF_ERROR(TakePlace(printed, role, section + ".listen", here, needs.places));
+    RETURN_IF_ERROR(TakePlace(printed, role, section + ".metrics", here, needs.places));
     if (section != "inference" && section != "router") continue;
-    RETURN_IF_ERROR(TakePlace(printed, role, section + ".http.listen", needs.places));
+    RETURN_IF_ERROR(TakePlace(printed, role, section + ".http.listen", here, needs.places));
   }
   return needs;
 }

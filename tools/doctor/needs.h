@@ -20,6 +20,7 @@ std::vector<std::string> RolesOf(const PlacementSection& placement);
 struct ListenPlace {
   std::string key;  // "trainer.listen"
   HostPort at;
+  int64_t daemons = 1;  // on this machine, that would all listen there
 };
 
 // What a run asks of its machine, as its daemons understand the configuration.

@@ -24,7 +24,8 @@ Gpus MeasureGpus();
 // One finding, "certificates": those of all roles of the run in tls.folder, now and in a week.
 std::vector<Finding> ProbeCertificates(const RunNeeds& needs, absl::Time now);
 
-// One finding for each place of the config: somebody else listens there, or two daemons would.
+// One finding for each place of the config: somebody else listens there, or two daemons would, at
+// the same address or one that contains it. It listens there itself for a moment.
 std::vector<Finding> ProbePorts(const std::vector<ListenPlace>& places);
 
 }  // namespace palimpsest::tools

@@ -15,6 +15,7 @@ struct Check {
   std::string name;
   int64_t looked_at = 0;  // rows or files that were judged
   std::vector<std::string> findings;
+  std::vector<std::string> notes;  // how far the proof goes
   bool ok() const { return findings.empty(); }
 };
 
@@ -32,11 +33,13 @@ Check NoPromptWasSkipped(const LedgerRows& ledger);
 // Nothing that was accepted is lost: counts, whole groups, messages of those in batches.
 Check AcceptedRolloutsAreThere(const LedgerRows& ledger);
 
-// Steps have no gaps, each stage counts through, and no batch is trained before an earlier one.
+// Steps have no gaps, each stage counts through, ids are of stage and number, and no batch is
+// trained before an earlier one.
 Check BatchesAreInOrder(const LedgerRows& ledger);
 
-// Each checkpoint is whole and contains the ledger's batches, each once and in order. Once a batch
-// is trained there is a checkpoint, or a version at least.
+// Each checkpoint is whole and contains the ledger's batches, each once and in order: the latest by
+// their ids, all by the digest of them. Once a batch is trained there is a checkpoint, or a version
+// at least, and behind the last step its checkpoint.
 Check WeightsContainEachBatchOnce(const Evidence& evidence);
 
 // Each version is whole, of this run, and of the step that the ledger has for it.
@@ -44,6 +47,11 @@ Check VersionsAreOfTheirSteps(const Evidence& evidence);
 
 // Only what was judged has a reward, and everything that is learnt from has one.
 Check NoFailureBecameAReward(const LedgerRows& ledger);
+
+// The reward of a trained step is the mean of its rollouts, and the advantages of each group are
+// those which the orchestrator takes of its rewards, by the settings that the ledger holds. Without
+// them, or without the messages where lengths count, they balance at least.
+Check AdvantagesAreOfTheirRewards(const LedgerRows& ledger);
 
 // Every trained rollout names versions that the ledger knows, older than the step that it became.
 Check RolloutsNameTheirVersions(const LedgerRows& ledger);

@@ -38,6 +38,13 @@ absl::Status LookAtState(const std::string& folder, const Json& state, StoredChe
     found.batches.emplace_back(result.at("step").get<int64_t>(),
                                result.at("batch_id").get<std::string>());
   }
+  found.chain.reset();
+  if (state.contains("chain")) {
+    const Json& chain = state.at("chain");
+    found.chain.emplace().first = chain.at("first").get<int64_t>();
+    ASSIGN_OR_RETURN(found.chain->digest,
+                     context::Digest::FromHex(chain.at("xxh3").get<std::string>()));
+  }
   for (const Json& file : state.at("files")) {
     const weights::ManifestFile written{file.at("name").get<std::string>(),
                                         file.at("size").get<int64_t>(),

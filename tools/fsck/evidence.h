@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "common/rl/batch_chain.h"
 #include "common/rl/rollout.h"
 #include "common/weights/manifest.h"
 
@@ -45,6 +46,7 @@ struct LedgerMessage {
   int64_t events = 0;
   int64_t min_version = 0;
   int64_t max_version = 0;
+  int64_t sampled_tokens = 0;
   int64_t sampled_runs = 0;  // of tokens
   bool ends_sampled = false;
 };
@@ -81,13 +83,15 @@ struct LedgerVersion {
 
 struct LedgerRows {
   std::string run;
-  std::vector<std::string> damage;      // what SQLite says of its own file
-  std::vector<LedgerStage> stages;      // by first_step
-  std::vector<LedgerBatch> batches;     // ascending by step
-  std::map<int64_t, int64_t> recorded;  // step that was trained -> its largest staleness
-  std::vector<LedgerPrompt> prompts;    // ascending
-  std::vector<LedgerRollout> rollouts;  // ascending by prompt and sample
-  std::vector<LedgerCut> cuts;          // ascending by prompt and sample
+  std::map<std::string, std::string> settings;  // that its numbers depend on, as YAML; or none
+  std::vector<std::string> damage;              // what SQLite says of its own file
+  std::vector<LedgerStage> stages;              // by first_step
+  std::vector<LedgerBatch> batches;             // ascending by step
+  std::map<int64_t, int64_t> recorded;          // step that was trained -> its largest staleness
+  std::map<int64_t, double> rewards;            // step that was trained on rollouts -> their mean
+  std::vector<LedgerPrompt> prompts;            // ascending
+  std::vector<LedgerRollout> rollouts;          // ascending by prompt and sample
+  std::vector<LedgerCut> cuts;                  // ascending by prompt and sample
   // Of several turns: prompt and sample of what was cut -> its whole responses.
   std::map<std::pair<int64_t, int64_t>, int64_t> cut_episodes;
   std::map<int64_t, LedgerVersion> versions;  // abandoned ones too
@@ -106,6 +110,7 @@ struct StoredCheckpoint {
   std::string damage;
   int64_t step = 0;
   std::vector<std::pair<int64_t, std::string>> batches;  // the latest (step, batch id), ascending
+  std::optional<rl::BatchChain> chain;                   // of all; older checkpoints have none
 };
 
 struct Evidence {

@@ -17,6 +17,11 @@ inline std::string Named(const LedgerRollout& rollout) {
   return absl::StrFormat("rollout %s of prompt %d", rollout.id, rollout.prompt);
 }
 
+// Others are failures.
+inline bool IsJudged(const LedgerRollout& r) {
+  return r.outcome == rl::Outcome::kOk || r.outcome == rl::Outcome::kTruncated;
+}
+
 // Prompts that are in a batch, and the step of it.
 inline std::map<int64_t, int64_t> StepsOfPrompts(const LedgerRows& ledger) {
   std::map<int64_t, int64_t> steps;

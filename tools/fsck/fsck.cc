@@ -33,7 +33,8 @@ std::string Json(const std::string& run, const std::vector<Check>& checks) {
     json["checks"].push_back({{"name", check.name},
                               {"ok", check.ok()},
                               {"looked_at", check.looked_at},
-                              {"findings", check.findings}});
+                              {"findings", check.findings},
+                              {"notes", check.notes}});
   }
   return json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
 }
@@ -48,6 +49,7 @@ void Show(const std::vector<Check>& checks, std::ostream& table) {
     if (check.findings.size() > kShown) {
       table << absl::StrFormat("      and %d more\n", check.findings.size() - kShown);
     }
+    for (const std::string& note : check.notes) table << "      " << note << '\n';
   }
 }
 

@@ -15,8 +15,8 @@ struct FsckOptions {
 };
 
 // Proves from the run's ledger, checkpoints and store what holds of a sound run, alive or killed;
-// changes nothing. `out` gets {"run", "checks": [{"name", "ok", "looked_at", "findings"}]}, `table`
-// the same to read. 0: sound; 1: findings; 2: not a run.
+// changes nothing. `out` gets {"run", "checks": [{"name", "ok", "looked_at", "findings",
+// "notes"}]}, `table` the same to read. 0: sound; 1: findings; 2: not a run.
 int RunFsck(const FsckOptions& options, std::ostream& out, std::ostream& table);
 
 }  // namespace palimpsest::tools

@@ -7,6 +7,7 @@
 #include <functional>
 #include <iterator>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <set>
 #include <string_view>
 
@@ -93,6 +94,10 @@ absl::Status ReadMeta(const LedgerFile& file, LedgerRows& rows) {
         absl::StrFormat("ledger.format=%s, this command reads 1 and 2", meta["format"]));
   }
   rows.run = meta["run"];
+  const auto settings = nlohmann::json::parse(meta["settings"], nullptr, false);
+  for (const auto& [key, value] : settings.items()) {
+    if (value.is_string()) rows.settings[key] = value.get<std::string>();
+  }
   return file.Each("PRAGMA integrity_check", [&](const Row& row) {
     if (row.Text(0) != "ok") rows.damage.push_back(row.Text(0));
   });
@@ -110,8 +115,11 @@ absl::Status ReadTraining(const LedgerFile& file, LedgerRows& rows) {
                   rows.batches.push_back({row.Int(0), row.Text(1), row.Text(2), row.Int(3) == kRl,
                                           row.Int(4), row.Int(5) != 0});
                 }));
-  RETURN_IF_ERROR(file.Each("SELECT step, staleness_max FROM steps",
-                            [&](const Row& row) { rows.recorded[row.Int(0)] = row.Int(1); }));
+  RETURN_IF_ERROR(file.Each("SELECT step, staleness_max, reward FROM steps", [&](const Row& row) {
+    rows.recorded[row.Int(0)] = row.Int(1);
+    const std::optional<double> reward = row.OptionalReal(2);
+    if (reward.has_value()) rows.rewards[row.Int(0)] = *reward;
+  }));
   return file.Each("SELECT version, parent, step FROM versions", [&](const Row& row) {
     rows.versions[row.Int(0)] = {row.Int(0), row.OptionalInt(1), row.Int(2)};
   });

@@ -39,6 +39,7 @@ LedgerMessage ReadMessage(std::string_view bytes) {
   }
   for (const rl::Origin origin : rollout->origins) {
     const bool sampled = origin == rl::Origin::kSampled;
+    message.sampled_tokens += sampled;
     message.sampled_runs += sampled && !message.ends_sampled;
     message.ends_sampled = sampled;
   }

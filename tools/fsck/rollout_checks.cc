@@ -14,8 +14,7 @@ Check NoFailureBecameAReward(const LedgerRows& ledger) {
     const auto step = steps.find(r.prompt);
     const std::string where =
         step == steps.end() ? "no batch yet" : absl::StrFormat("step %d", step->second);
-    const bool judged = r.outcome == rl::Outcome::kOk || r.outcome == rl::Outcome::kTruncated;
-    if (!judged && (r.reward.has_value() || step != steps.end())) {
+    if (!IsJudged(r) && (r.reward.has_value() || step != steps.end())) {
       Find(check, "%s: %s has outcome %d, which is a failure, and counts with reward %g", where,
            Named(r), static_cast<int>(r.outcome), r.reward.value_or(0));
     }

@@ -79,6 +79,87 @@ void CheckCheckpoint(const StoredCheckpoint& checkpoint, const LedgerRows& ledge
   }
 }
 
+// The ids that a checkpoint has forgotten are in its digest. Gaps of the ledger are found
+// elsewhere.
+void CheckChain(const StoredCheckpoint& checkpoint, const LedgerRows& ledger, Check& check) {
+  if (!checkpoint.damage.empty() || !checkpoint.chain.has_value()) return;
+  rl::BatchChain chain{.first = checkpoint.chain->first};
+  int64_t next = chain.first;
+  for (const LedgerBatch& batch : ledger.batches) {
+    if (batch.step < next || batch.step > checkpoint.step) continue;
+    if (batch.step != next) return;
+    chain.Add(batch.step, batch.id);
+    ++next;
+  }
+  if (next != checkpoint.step + 1 || chain == *checkpoint.chain) return;
+  Find(check,
+       "checkpoint %s: the ledger's batches of steps %d to %d are not those in its weights (their "
+       "digest is %s, the ledger's %s)",
+       checkpoint.folder, chain.first, checkpoint.step, checkpoint.chain->digest.Hex(),
+       chain.digest.Hex());
+}
+
+// The orchestrator has the trainer save its last step before it begins this stage. Before that a
+// run may have none: the trainer may be told to save only then.
+constexpr char kAfterLastSave[] = "heldout.last";
+
+void CheckThereAreWeights(const Evidence& evidence, int64_t trained, Check& check) {
+  const std::vector<StoredCheckpoint>& checkpoints = evidence.checkpoints;
+  if (trained == 0) return;
+  if (checkpoints.empty() && evidence.versions.empty()) {
+    Find(check,
+         "%d batches are trained, and nothing to prove it from: checkpoints and store are missing "
+         "or empty",
+         trained);
+    return;
+  }
+  const std::vector<LedgerStage>& stages = evidence.ledger.stages;
+  const auto last = std::find_if(stages.begin(), stages.end(), [](const LedgerStage& stage) {
+    return stage.name == kAfterLastSave;
+  });
+  if (last == stages.end()) {
+    if (!checkpoints.empty()) return;
+    check.notes.push_back(absl::StrFormat(
+        "%d batches are trained and in no checkpoint: a trainer that starts now begins at step 0",
+        trained));
+    return;
+  }
+  // A broken one may be it, and is told.
+  const bool there =
+      std::any_of(checkpoints.begin(), checkpoints.end(), [&](const StoredCheckpoint& checkpoint) {
+        return !checkpoint.damage.empty() || checkpoint.step >= last->first_step;
+      });
+  if (there) return;
+  Find(check,
+       "the run is trained to its end, which was saved, but no checkpoint of step %d is there (of "
+       "%d checkpoints)",
+       last->first_step, checkpoints.size());
+}
+
+// How far back the weights themselves testify.
+void TellReach(const Evidence& evidence, int64_t last_trained, Check& check) {
+  const StoredCheckpoint* newest = nullptr;
+  for (const StoredCheckpoint& checkpoint : evidence.checkpoints) {
+    const bool tells = checkpoint.damage.empty() && checkpoint.step > 0;
+    if (tells && (newest == nullptr || checkpoint.step > newest->step)) newest = &checkpoint;
+  }
+  if (newest == nullptr) return;
+  const int64_t first = newest->chain.has_value()
+                            ? newest->chain->first
+                            : newest->step + 1 - static_cast<int64_t>(newest->batches.size());
+  std::string note = absl::StrFormat("the weights of %s testify to the batches of steps %d to %d",
+                                     newest->folder, first, newest->step);
+  if (first > 1) {
+    absl::StrAppendFormat(&note, "; of earlier ones, trained before there was a digest of all, ");
+    absl::StrAppendFormat(&note, "the ledger alone tells");
+  }
+  if (last_trained > newest->step) {
+    absl::StrAppendFormat(&note, "; steps %d to %d are in no checkpoint yet", newest->step + 1,
+                          last_trained);
+  }
+  check.notes.push_back(std::move(note));
+}
+
 void CheckVersion(const StoredVersion& stored, const LedgerRows& ledger, Check& check) {
   const weights::Manifest& manifest = stored.manifest;
   if (!stored.damage.empty()) {
@@ -127,6 +208,11 @@ Check BatchesAreInOrder(const LedgerRows& ledger) {
     if (stages.count(batch.stage) == 0) {
       Find(check, "%s is of stage %s, which never began", Named(batch), batch.stage);
     }
+    const std::string id = absl::StrFormat("%s.%d", batch.stage, batch.stage_step);
+    if (batch.id != id) {
+      Find(check, "step %d is batch %s, number %d of stage %s is %s", batch.step, batch.id,
+           batch.stage_step, batch.stage, id);
+    }
     if (batch.rl && with_prompts.count(batch.step) == 0) {
       Find(check, "%s has no prompts", Named(batch));
     }
@@ -140,16 +226,13 @@ Check WeightsContainEachBatchOnce(const Evidence& evidence) {
   for (const StoredCheckpoint& checkpoint : evidence.checkpoints) {
     ++check.looked_at;
     CheckCheckpoint(checkpoint, evidence.ledger, check);
+    CheckChain(checkpoint, evidence.ledger, check);
   }
   const std::vector<LedgerBatch>& batches = evidence.ledger.batches;
   const auto trained = std::count_if(batches.begin(), batches.end(),
                                      [](const LedgerBatch& batch) { return batch.trained; });
-  if (trained > 0 && evidence.checkpoints.empty() && evidence.versions.empty()) {
-    Find(check,
-         "%d batches are trained, and nothing to prove it from: checkpoints and store are missing "
-         "or empty",
-         trained);
-  }
+  CheckThereAreWeights(evidence, trained, check);
+  TellReach(evidence, trained, check);
   return check;
 }
 
@@ -174,13 +257,18 @@ Check VersionsAreOfTheirSteps(const Evidence& evidence) {
 
 std::vector<Check> CheckAll(const Evidence& evidence, std::optional<int64_t> max_staleness) {
   const LedgerRows& ledger = evidence.ledger;
-  std::vector<Check> checks = {
-      LedgerFileIsWhole(ledger),         PromptsHaveOneState(ledger),
-      NoPromptWasSkipped(ledger),        AcceptedRolloutsAreThere(ledger),
-      BatchesAreInOrder(ledger),         WeightsContainEachBatchOnce(evidence),
-      VersionsAreOfTheirSteps(evidence), NoFailureBecameAReward(ledger),
-      RolloutsNameTheirVersions(ledger), MessagesSayWhatTheLedgerSays(ledger),
-      CutSamplesCanGoOn(ledger)};
+  std::vector<Check> checks = {LedgerFileIsWhole(ledger),
+                               PromptsHaveOneState(ledger),
+                               NoPromptWasSkipped(ledger),
+                               AcceptedRolloutsAreThere(ledger),
+                               BatchesAreInOrder(ledger),
+                               WeightsContainEachBatchOnce(evidence),
+                               VersionsAreOfTheirSteps(evidence),
+                               NoFailureBecameAReward(ledger),
+                               AdvantagesAreOfTheirRewards(ledger),
+                               RolloutsNameTheirVersions(ledger),
+                               MessagesSayWhatTheLedgerSays(ledger),
+                               CutSamplesCanGoOn(ledger)};
   if (max_staleness.has_value()) checks.push_back(StalenessIsBounded(ledger, *max_staleness));
   return checks;
 }

@@ -4,15 +4,16 @@
 
 #include <nlohmann/json.hpp>
 
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "common/base/clock.h"
 #include "common/rpc/config.h"
 #include "common/tls/section.h"
+#include "tools/watch/told_status.h"
 
 namespace palimpsest::tools {
 namespace {
 
-constexpr time_t kPatienceSeconds = 20;
 constexpr size_t kMaxAnswer = 16 << 20;
 
 }  // namespace
@@ -23,9 +24,10 @@ struct PageClient::Impl {
   std::unique_ptr<httplib::SSLClient> secure;
 
   template <class Client>
-  httplib::Result Get(Client& client, const std::string& path, std::string& body) {
-    client.set_connection_timeout(kPatienceSeconds);
-    client.set_read_timeout(kPatienceSeconds);
+  httplib::Result Get(Client& client, const std::string& path, absl::Duration patience,
+                      std::string& body) {
+    client.set_connection_timeout(absl::ToChronoMilliseconds(patience));
+    client.set_read_timeout(absl::ToChronoMilliseconds(patience));
     return client.Get(path.c_str(), [&body](const char* data, size_t size) {
       body.append(data, size);
       return body.size() <= kMaxAnswer;
@@ -61,10 +63,11 @@ absl::StatusOr<std::unique_ptr<PageClient>> PageClient::Open(const std::string& 
   return std::unique_ptr<PageClient>(new PageClient(std::move(impl)));
 }
 
-absl::StatusOr<nlohmann::json> PageClient::Get(const std::string& path) {
+absl::StatusOr<nlohmann::json> PageClient::Get(const std::string& path, absl::Duration patience) {
   std::string body;
-  const httplib::Result result = impl_->secure != nullptr ? impl_->Get(*impl_->secure, path, body)
-                                                          : impl_->Get(*impl_->clear, path, body);
+  const httplib::Result result = impl_->secure != nullptr
+                                     ? impl_->Get(*impl_->secure, path, patience, body)
+                                     : impl_->Get(*impl_->clear, path, patience, body);
   if (body.size() > kMaxAnswer) {
     return absl::DataLossError(
         absl::StrFormat("%s%s: longer than %d bytes", impl_->host_port, path, kMaxAnswer));
@@ -76,6 +79,10 @@ absl::StatusOr<nlohmann::json> PageClient::Get(const std::string& path) {
   nlohmann::json answer = nlohmann::json::parse(body, nullptr, false);
   if (result->status != 200) {
     const bool told = answer.is_object() && answer["error"].is_string();
+    if (told && answer["code"].is_string()) {
+      return ToldStatus(absl::StrCat(answer["code"].get<std::string>(), ": ",
+                                     answer["error"].get<std::string>()));
+    }
     return absl::InvalidArgumentError(
         absl::StrFormat("%s%s: %d %s", impl_->host_port, path, result->status,
                         told ? answer["error"].get<std::string>() : ""));

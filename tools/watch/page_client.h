@@ -4,6 +4,7 @@
 #include <nlohmann/json_fwd.hpp>
 #include <string>
 
+#include "absl/time/time.h"
 #include "common/base/status.h"
 
 namespace palimpsest::tools {
@@ -18,9 +19,11 @@ class PageClient {
                                                           const std::string& tls);
   ~PageClient();
 
-  // An object. UNAVAILABLE when nobody answers within seconds, INVALID_ARGUMENT with the page's own
-  // words when it refuses, DATA_LOSS for what is no JSON object or longer than 16 MiB.
-  absl::StatusOr<nlohmann::json> Get(const std::string& path);
+  // An object. UNAVAILABLE when nobody answers within `patience`, the page's own code and words
+  // when it refuses (INVALID_ARGUMENT where it tells none), DATA_LOSS for what is no JSON object or
+  // longer than 16 MiB.
+  absl::StatusOr<nlohmann::json> Get(const std::string& path,
+                                     absl::Duration patience = absl::Seconds(20));
 
  private:
   struct Impl;

@@ -4,19 +4,16 @@
 #include <unistd.h>
 
 #include <csignal>
-#include <cstdlib>
 #include <filesystem>
-#include <fstream>
 #include <iostream>
 #include <optional>
-#include <utility>
 
 #include "absl/strings/str_format.h"
-#include "common/base/clock.h"
 #include "common/rpc/address.h"
 #include "common/rpc/config.h"
 #include "common/rpc/stop_signal.h"
 #include "tools/launch/child_process.h"
+#include "tools/watch/own_page.h"
 #include "tools/watch/page_client.h"
 #include "tools/watch/run_logs.h"
 #include "tools/watch/view.h"
@@ -27,8 +24,9 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-constexpr absl::Duration kRedraw = absl::Seconds(1), kStart = absl::Seconds(60);
-constexpr absl::Duration kLook = absl::Milliseconds(50);
+constexpr absl::Duration kRedraw = absl::Seconds(1);
+// For a page that may be another's, or hang: there is a ledger to fall back to.
+constexpr absl::Duration kProbe = absl::Seconds(3);
 constexpr size_t kWarnings = 4;
 
 bool IsFolder(const std::string& path) {
@@ -41,64 +39,12 @@ int Columns() {
   return ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : 100;
 }
 
-// A palimpsest-page of our own, for a run that nobody makes.
-class OwnPage {
- public:
-  static absl::StatusOr<OwnPage> Start(const std::string& folder) {
-    ASSIGN_OR_RETURN(const std::string program, ProgramBeside("palimpsest-page"));
-    std::string said = (fs::temp_directory_path() / "palimpsest-watch-XXXXXX").string();
-    const int file = mkstemp(said.data());
-    if (file < 0) return absl::InternalError("cannot make " + said);
-    close(file);
-    auto child = ChildProcess::Start({program, folder}, said);
-    if (!child.ok()) {
-      fs::remove(said);
-      return child.status();
-    }
-    OwnPage page(*std::move(child), said);
-    RETURN_IF_ERROR(page.Await());
-    return page;
-  }
-  ~OwnPage() {
-    std::error_code error;
-    if (!said_.empty()) fs::remove(said_, error);
-  }
-  OwnPage(OwnPage&& other) noexcept
-      : child_(std::move(other.child_)),
-        said_(std::exchange(other.said_, "")),
-        host_port_(std::move(other.host_port_)) {}
-
-  const std::string& host_port() const { return host_port_; }
-
- private:
-  OwnPage(ChildProcess child, std::string said)
-      : child_(std::move(child)), said_(std::move(said)) {}
-
-  // Its first line says where it serves, or what is wrong.
-  absl::Status Await() {
-    const absl::Time deadline = SystemClock().Now() + kStart;
-    while (SystemClock().Now() < deadline) {
-      const bool ended = child_.Poll().has_value();
-      std::ifstream file(said_);
-      std::string line;
-      if (std::getline(file, line) && !file.eof()) {
-        const json told = json::parse(line, nullptr, false);
-        if (!told.is_object() || !told.contains("page")) return absl::NotFoundError(line);
-        constexpr std::string_view kScheme = "http://";
-        host_port_ = told["page"].get<std::string>().substr(kScheme.size());
-        host_port_.pop_back();  // the last slash
-        return absl::OkStatus();
-      }
-      if (ended) return absl::NotFoundError("palimpsest-page ended without a word");
-      SystemClock().SleepFor(kLook);
-    }
-    return absl::DeadlineExceededError("palimpsest-page does not start");
-  }
-
-  ChildProcess child_;
-  std::string said_;  // a file with what it says
-  std::string host_port_;
-};
+// As the page of a run says its folder, of which a path that is no text is only half told.
+json FolderText(const std::string& folder) {
+  std::error_code error;
+  const json path = fs::canonical(folder, error).string();
+  return json::parse(path.dump(-1, ' ', false, json::error_handler_t::replace));
+}
 
 // Finds the page of the target, again when it went away.
 class Source {
@@ -110,7 +56,7 @@ class Source {
     // Behind a page of our own the run may come back to life.
     if (client_ == nullptr || own_.has_value()) RETURN_IF_ERROR(Find());
     absl::StatusOr<WatchFacts> facts = Ask();
-    if (!absl::IsUnavailable(facts.status())) return facts;
+    if (facts.ok() || (!folder_ && !absl::IsUnavailable(facts.status()))) return facts;
     RETURN_IF_ERROR(Find());
     return Ask();
   }
@@ -121,10 +67,9 @@ class Source {
     const absl::StatusOr<Address> live = ReadAddress(options_.target, "page", 0);
     if (live.ok()) {
       RETURN_IF_ERROR(Connect(live->host_port, options_.tls));
-      const absl::Status answers = client_->Get("/api/progress").status();
-      if (!absl::IsUnavailable(answers)) {
+      if (IsOfThisRun(client_->Get("/api/progress", kProbe))) {
         own_.reset();
-        return answers;
+        return absl::OkStatus();
       }
     }
     if (!own_.has_value()) {
@@ -132,6 +77,12 @@ class Source {
       own_.emplace(std::move(page));
     }
     return Connect(own_->host_port(), "");
+  }
+
+  // A daemon that was killed leaves its address, where another program, or the page of another run,
+  // may listen now.
+  bool IsOfThisRun(const absl::StatusOr<json>& progress) const {
+    return progress.ok() && progress->value("folder", json()) == FolderText(options_.target);
   }
 
   absl::Status Connect(const std::string& host_port, const std::string& tls) {
@@ -143,6 +94,9 @@ class Source {
   absl::StatusOr<WatchFacts> Ask() {
     WatchFacts facts{.page = page_};
     ASSIGN_OR_RETURN(facts.progress, client_->Get("/api/progress"));
+    if (folder_ && !IsOfThisRun(facts.progress)) {
+      return absl::UnavailableError(page_ + " is not the page of this run");
+    }
     ASSIGN_OR_RETURN(facts.curves, client_->Get("/api/curves?points=200"));
     ASSIGN_OR_RETURN(facts.fleet, client_->Get("/api/fleet"));
     ASSIGN_OR_RETURN(facts.rollouts, client_->Get("/api/rollouts?limit=3"));

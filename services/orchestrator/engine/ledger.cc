@@ -141,9 +141,12 @@ absl::Status Ledger::Hold(const std::map<std::string, std::string>& settings) {
 
 absl::StatusOr<std::unique_ptr<const Ledger>> Ledger::Read(const std::string& path) {
   ASSIGN_OR_RETURN(std::unique_ptr<Database> db, Database::OpenReadOnly(path));
-  ASSIGN_OR_RETURN(Statement format, db->Query("SELECT value FROM meta WHERE key = 'format'"));
-  ASSIGN_OR_RETURN(const bool found, format.Next());
-  const std::string has = found ? format.Text(0) : "";
+  absl::StatusOr<Statement> format = db->Query("SELECT value FROM meta WHERE key = 'format'");
+  // An empty file, say, is a database without tables.
+  if (absl::IsInternal(format.status())) return absl::DataLossError(format.status().message());
+  RETURN_IF_ERROR(format.status());
+  ASSIGN_OR_RETURN(const bool found, format->Next());
+  const std::string has = found ? format->Text(0) : "";
   if (has != kFormat) {
     return absl::FailedPreconditionError(
         absl::StrFormat("ledger.format=%s of %s; this version reads %s", has, path, kFormat));

@@ -75,7 +75,8 @@ HttpAnswer RunPage::Answer(const HttpQuestion& question) const {
   if (body.ok()) return {.type = kJson, .body = *std::move(body)};
   return {.status = HttpStatus(body.status()),
           .type = kJson,
-          .body = Dump({{"error", std::string(body.status().message())}})};
+          .body = Dump({{"error", std::string(body.status().message())},
+                        {"code", absl::StatusCodeToString(body.status().code())}})};
 }
 
 RunPage::Body RunPage::Api(const HttpQuestion& question) const {
@@ -119,15 +120,21 @@ absl::StatusOr<Progress> RunPage::Remembered() const {
 }
 
 RunPage::Body RunPage::ProgressOf() const {
+  // With the folder: who comes by an address can tell whose page this is.
+  const auto told = [this](nlohmann::json progress) {
+    std::error_code error;
+    progress["folder"] = fs::canonical(folder_, error).string();
+    return Dump(progress);
+  };
   if (live_.has_value()) {
     const Progress now = live_->progress();
-    return Dump(ProgressJson(now, std::string(Name(now.phase)), true));
+    return told(ProgressJson(now, std::string(Name(now.phase)), true));
   }
   ASSIGN_OR_RETURN(const Progress past, Remembered());
   ASSIGN_OR_RETURN(const RunRow about, ledger_->About());
   const bool done = fs::exists(folder_ + "/report/report.json");
   const bool beats = clock_.Now() - about.seen < kAlive;
-  return Dump(ProgressJson(past, done ? "done" : beats ? "running" : "stopped", false));
+  return told(ProgressJson(past, done ? "done" : beats ? "running" : "stopped", false));
 }
 
 RunPage::Body RunPage::Curves(const HttpQuestion& question) const {

@@ -34,11 +34,13 @@ int64_t StepLedger::NotFiniteInARow() const {
 
 void StepLedger::Add(StepResult result) {
   step_ = result.step;
+  chain_.Add(result.step, result.batch_id);
   results_.push_back(std::move(result));
   if (results_.size() > kRemembered) results_.pop_front();
 }
 
-absl::StatusOr<StepLedger> StepLedger::Restore(int64_t step, std::deque<StepResult> results) {
+absl::StatusOr<StepLedger> StepLedger::Restore(int64_t step, std::deque<StepResult> results,
+                                               std::optional<rl::BatchChain> chain) {
   const int64_t first = step + 1 - static_cast<int64_t>(results.size());
   for (size_t i = 0; i < results.size(); ++i) {
     if (results[i].step != first + static_cast<int64_t>(i)) {
@@ -46,8 +48,18 @@ absl::StatusOr<StepLedger> StepLedger::Restore(int64_t step, std::deque<StepResu
           absl::StrFormat("results[%d].step=%d of a ledger at step %d", i, results[i].step, step));
     }
   }
+  if (chain && (chain->first < 1 || chain->first > first)) {
+    return absl::DataLossError(absl::StrFormat(
+        "chain.first=%d of a ledger whose results begin at step %d", chain->first, first));
+  }
   StepLedger ledger;
   ledger.step_ = step;
+  if (chain) {
+    ledger.chain_ = *chain;
+  } else {
+    ledger.chain_.first = first;
+    for (const StepResult& result : results) ledger.chain_.Add(result.step, result.batch_id);
+  }
   ledger.results_ = std::move(results);
   return ledger;
 }

@@ -219,14 +219,35 @@ StepResult TakeResult(Fields& f) {
   return r;
 }
 
+// Older checkpoints have none.
+std::optional<rl::BatchChain> TakeChain(Fields& f) {
+  const Json* found = f.Find("chain");
+  if (!found) return std::nullopt;
+  Fields fields(*found);
+  rl::BatchChain chain;
+  std::string hex;
+  fields.Take("first", chain.first);
+  fields.Take("xxh3", hex);
+  const absl::StatusOr<context::Digest> digest = context::Digest::FromHex(hex);
+  if (!fields.good() || !digest.ok()) {
+    f.Fail();
+    return std::nullopt;
+  }
+  chain.digest = *digest;
+  return chain;
+}
+
 }  // namespace
 
 std::string ToJson(const CheckpointState& state) {
-  Json json = {{"format", kFormat},
-               {"step", state.ledger.step()},
-               {"updates", state.updates},
-               {"results", Json::array()},
-               {"files", Json::array()}};
+  Json json = {
+      {"format", kFormat},
+      {"step", state.ledger.step()},
+      {"updates", state.updates},
+      {"chain",
+       {{"first", state.ledger.chain().first}, {"xxh3", state.ledger.chain().digest.Hex()}}},
+      {"results", Json::array()},
+      {"files", Json::array()}};
   for (const StepResult& result : state.ledger.results()) json["results"].push_back(JsonOf(result));
   for (const weights::ManifestFile& file : state.files) {
     json["files"].push_back({{"name", file.name}, {"size", file.size}, {"xxh3", file.xxh3}});
@@ -251,10 +272,11 @@ absl::StatusOr<CheckpointState> CheckpointStateFromJson(std::string_view text) {
     f.Take("xxh3", file.xxh3);
     state.files.push_back(std::move(file));
   });
+  const std::optional<rl::BatchChain> chain = TakeChain(fields);
   if (!fields.good() || format != kFormat) {
     return absl::DataLossError("not the state of a checkpoint of this format");
   }
-  ASSIGN_OR_RETURN(state.ledger, StepLedger::Restore(step, std::move(results)));
+  ASSIGN_OR_RETURN(state.ledger, StepLedger::Restore(step, std::move(results), chain));
   return state;
 }
 

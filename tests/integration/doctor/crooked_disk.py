@@ -10,6 +10,7 @@ protocol (version 7.31) over /dev/fuse; needs root, and the standard library onl
     rename=torn      a copy in two halves, a moment apart, as others do
     fsync=refused    EIO
     fsync=SECONDS    each takes that long
+    files=NUMBER     there is room for so many, folders too: ENOSPC
     list=SECONDS     a listing shows a new name that late, as a cache of listings would
 """
 import contextlib
@@ -50,7 +51,7 @@ class Disk:
     """Answers requests; `unfinished`: what is to be done when."""
 
     def __init__(self, flaws):
-        self.flaws, self.unfinished = flaws, []
+        self.flaws, self.unfinished, self.freed = flaws, [], 0
         self.nodes = {ROOT: Node(ROOT, stat.S_IFDIR | 0o755)}
         self.answers = {1: self.lookup, 3: self.getattr, 4: self.setattr, 9: self.mkdir, 10: self.unlink, 11: self.rmdir, 12: lambda folder, body: self.rename(folder, body, names_at=8),
                         14: self.open, 15: self.read, 16: self.write, 17: self.statfs, 18: self.nothing, 20: self.fsync, 25: self.nothing,
@@ -83,6 +84,8 @@ class Disk:
         return folder.names[name][0]
 
     def add(self, folder, name, mode):
+        if len(self.nodes) - 1 - self.freed >= int(self.flaws.get("files", 1 << 20)):
+            raise OSError(errno.ENOSPC, "")
         node = Node(max(self.nodes) + 1, mode)
         self.nodes[node.number] = node
         folder.names[name] = (node, time.monotonic())
@@ -118,6 +121,7 @@ class Disk:
     def unlink(self, folder, body):
         self.find(folder, body[:-1])
         del folder.names[body[:-1]]
+        self.freed += 1
         return b""
 
     def rmdir(self, folder, body):
@@ -133,6 +137,7 @@ class Disk:
         if new in to.names and how == "refused":
             raise OSError(errno.EEXIST, "")
         del folder.names[old]
+        self.freed += new in to.names
         to.names[new] = (node, time.monotonic())
         if how == "torn":
             whole, node.data = node.data, node.data[:len(node.data) // 2]

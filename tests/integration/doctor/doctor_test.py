@@ -134,6 +134,16 @@ class Doctor(unittest.TestCase):
         for check in failed.values():
             self.assertIn("router.pem", check["saw"])
 
+    def test_a_place_is_judged_by_host_and_by_how_many_would_listen_there(self):
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        fixed = f"inference.listen=127.0.0.1:{port}"
+        self.look(fixed, f"trainer.listen=127.0.0.2:{port}")
+        self.assertEqual(self.answer.returncode, 0, self.answer.stderr)
+        failed = self.failing(fixed, "placement.inference.replicas=2")
+        self.assertEqual(set(failed), {"port inference.listen"})
+        self.assertIn("asked for by 2 daemons", failed["port inference.listen"]["saw"])
+
     def test_what_launch_refuses_of_the_placement_fails_in_the_same_words(self):
         for key, said in (("placement.inference.nodes=[1]", "placement.inference.nodes=1 is for a Slurm job, and --slurm is not given"),
                           ("placement.env.cpus=2", "placement.env.cpus=2 is for a Slurm job"), ("placement.stop_grace=0s", "stop_grace=0 is not > 0"),
@@ -183,6 +193,15 @@ class Doctor(unittest.TestCase):
     def test_a_rename_that_does_not_replace_or_is_not_whole_is_named(self):
         self.assert_only(self.crooked("rename=refused"), "rename", "fail", "rename to .*/renamed: File exists")
         self.assert_only(self.crooked("rename=torn"), "rename", "fail", r"\d+ of \d+ reads were torn")
+
+    def test_a_disk_without_inodes_is_told_as_that_and_not_as_another_kind(self):
+        judged = self.crooked("files=2")  # the probing folder and one file
+        failed = {name for name, (verdict, _) in judged.items() if verdict == "fail"}
+        self.assertEqual(failed, {"rename", "visibility", "clock"}, judged)
+        for name in failed:
+            self.assertIn("No space left on device", judged[name][1])
+        self.assertIn("-> make room where run.folder stands: bytes, inodes or quota", self.answer.stderr)
+        self.assertNotIn("object store", self.answer.stderr)
 
     def test_an_fsync_that_fails_or_takes_long_is_named(self):
         self.assert_only(self.crooked("fsync=refused"), "fsync", "fail", "fsync .*: Input/output error")

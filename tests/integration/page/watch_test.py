@@ -5,12 +5,14 @@ Usage: watch_test.py PALIMPSEST PALIMPSEST_PAGE MAKE_RUN. Needs the standard lib
 """
 import contextlib
 import fcntl
+import http.server
 import json
 import os
 import pathlib
 import pty
 import re
 import select
+import shutil
 import signal
 import sqlite3
 import struct
@@ -18,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import termios
+import threading
 import time
 import unittest
 import urllib.request
@@ -108,6 +111,66 @@ class Watch(unittest.TestCase):
         done = subprocess.run([PAGE, ""], capture_output=True, text=True, timeout=60)
         self.assertEqual(done.returncode, 2)
         self.assertIn('RUN="" is empty', done.stderr)
+
+    def serve_at_the_address_of(self, folder, answer):
+        """What a killed daemon left: an address that somebody else has now. `answer`: (status, body), or None for silence."""
+        class Other(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                if answer is None:
+                    return time.sleep(60)
+                self.send_response(answer[0])
+                self.end_headers()
+                self.wfile.write(answer[1])
+
+            def log_message(self, *_):
+                pass
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Other)
+        self.addCleanup(server.server_close)
+        self.addCleanup(server.shutdown)
+        server.daemon_threads, server.block_on_close = True, False
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        self.stale_address(folder, f"127.0.0.1:{server.server_port}")
+
+    def stale_address(self, folder, host_port):
+        (folder / "addresses").mkdir(exist_ok=True)
+        (folder / "addresses/page-0").write_text(f"{host_port}\npid 1\n")
+
+    def test_whoever_else_answers_at_a_stale_address_the_ledger_tells(self):
+        other = {"run": "small", "phase": "rl", "stage": "rl", "step": 99, "folder": "/another/run"}
+        for answer in ((200, json.dumps(other).encode()), (200, b'{"run": "small"}'), (404, b"no such page"), (200, b"<html>"), None):
+            self.serve_at_the_address_of(self.folder, answer)
+            began = time.monotonic()
+            done = self.watch(self.folder, "--once")
+            self.assertEqual(done.returncode, 0, (answer, done.stderr))
+            self.assertRegex(done.stderr.splitlines()[0], r"^small   stopped   rl   elapsed 0:01:40")
+            self.assertLess(time.monotonic() - began, 50)
+
+    def test_the_page_of_the_run_itself_is_believed_and_that_of_a_copy_is_not(self):
+        _, url = self.serve()
+        page = url.split("/")[2]
+        self.stale_address(self.folder, page)
+        self.assertEqual(json.loads(self.watch(self.folder, "--once").stdout)["page"], url)
+        copy = self.folder.with_name("copy")
+        shutil.copytree(self.folder, copy)
+        done = self.watch(copy, "--once")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertNotEqual(json.loads(done.stdout)["page"], url)
+
+    def test_a_ledger_that_is_none_is_told_as_fsck_does(self):
+        with contextlib.closing(sqlite3.connect(self.folder / "ledger.sqlite")) as ledger:
+            ledger.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        whole = (self.folder / "ledger.sqlite").read_bytes()
+        for name in ("ledger.sqlite-wal", "ledger.sqlite-shm"):
+            (self.folder / name).unlink(missing_ok=True)
+        for content in (b"", bytes(range(1, 256)) * 64, whole[:len(whole) // 4]):
+            (self.folder / "ledger.sqlite").write_bytes(content)
+            done = self.watch(self.folder, "--once")
+            self.assertEqual(done.returncode, 1, done.stderr)
+            self.assertRegex(done.stderr, "DATA_LOSS: ledger: ")
+            self.assertNotIn("NOT_FOUND", done.stderr)
+            self.assertNotIn("{", done.stderr)
+            fsck = subprocess.run([BINARY, "fsck", self.folder], capture_output=True, text=True, timeout=100)
+            self.assertEqual((fsck.returncode, "FAIL  ledger_file" in fsck.stderr), (1, True), fsck.stderr)
 
     def test_what_makes_no_sense_is_refused(self):
         for words, code, said in ((["/nowhere/at/all"], 2, "HOST:PORT"), (["127.0.0.1:1"], 1, "does not answer"),

@@ -266,6 +266,36 @@ TEST(NeedsTest, OfOneNodeOnlyWhatIsPlacedThereCounts) {
               testing::ElementsAre(1, 2, 4));
 }
 
+std::vector<std::pair<std::string, int64_t>> DaemonsAt(const RunNeeds& needs) {
+  std::vector<std::pair<std::string, int64_t>> daemons;
+  for (const ListenPlace& place : needs.places) daemons.emplace_back(place.key, place.daemons);
+  return daemons;
+}
+
+TEST(NeedsTest, APlaceIsAskedForByEachReplicaOfItsNode) {
+  using testing::Pair;
+  auto printed = Printed();
+  printed["trainer"] = *ParseYaml(
+      "run: {folder: runs/x}\nmodel: {folder: ''}\ntls: {folder: certs}\n"
+      "trainer: {listen: '127.0.0.1:7005', metrics: '127.0.0.1:0', threads: 2, keep_versions: 3, "
+      "keep_checkpoints: 2, weights: sharded, loss: {reference_kl: {coefficient: 0.1}}}",
+      "trainer");
+  PlacementSection placement;
+  placement.env.nodes = {1};
+  placement.trainer = {.ranks = 3, .nodes = {0, 1}};
+  placement.inference = {.replicas = 3, .nodes = {0, 0, 1}};
+  const auto all = NeedsOf(printed, placement);
+  const auto first = NeedsOf(printed, placement, 0), second = NeedsOf(printed, placement, 1);
+  ASSERT_TRUE(all.ok() && first.ok() && second.ok()) << all.status();
+  EXPECT_THAT(DaemonsAt(*all),
+              testing::ElementsAre(Pair("env.listen", 1), Pair("trainer.listen", 1),
+                                   Pair("inference.metrics", 3)));
+  EXPECT_THAT(DaemonsAt(*first),
+              testing::ElementsAre(Pair("trainer.listen", 1), Pair("inference.metrics", 2)));
+  EXPECT_THAT(DaemonsAt(*second),
+              testing::ElementsAre(Pair("env.listen", 1), Pair("inference.metrics", 1)));
+}
+
 TEST(NeedsTest, WhatADaemonDoesNotPrintIsNamed) {
   auto printed = Printed();
   printed.erase("inference");

@@ -99,5 +99,30 @@ TEST_F(PortProbeTest, AFreePortPassesOnceAndFailsForASecondDaemon) {
   EXPECT_THAT(findings[1].saw, HasSubstr("asked for by env.listen"));
 }
 
+// Linux has all of 127.0.0.0/8 at hand.
+TEST_F(PortProbeTest, OnePortOfTwoAddressesIsFreeForBothAndAWildcardHasAll) {
+  const int port = Port(false);
+  const auto two = ProbePorts(
+      {{"inference.listen", {"127.0.0.1", port}}, {"trainer.listen", {"127.0.0.2", port}}});
+  ASSERT_EQ(two.size(), 2u);
+  EXPECT_EQ(two[0].verdict, Verdict::kPass) << two[0].saw;
+  EXPECT_EQ(two[1].verdict, Verdict::kPass) << two[1].saw;
+  const auto all = ProbePorts({{"inference.listen", {"127.0.0.1", port}},
+                               {"trainer.listen", {"127.0.0.2", port}},
+                               {"env.listen", {"0.0.0.0", port}}});
+  ASSERT_EQ(all.size(), 3u);
+  EXPECT_EQ(all[2].verdict, Verdict::kFail);
+  EXPECT_THAT(all[2].saw, HasSubstr("asked for by inference.listen, too"));
+}
+
+TEST_F(PortProbeTest, APlaceIsTakenByTheFirstOfSeveralReplicas) {
+  const HostPort at{"127.0.0.1", Port(false)};
+  const auto findings = ProbePorts({{"inference.listen", at, 2}});
+  ASSERT_EQ(findings.size(), 1u);
+  EXPECT_EQ(findings[0].verdict, Verdict::kFail);
+  EXPECT_THAT(findings[0].saw, HasSubstr("asked for by 2 daemons"));
+  EXPECT_THAT(findings[0].todo, HasSubstr("set inference.listen to port 0"));
+}
+
 }  // namespace
 }  // namespace palimpsest::tools

@@ -10,6 +10,7 @@
 #include <sstream>
 
 #include "absl/strings/str_format.h"
+#include "common/rl/batch_chain.h"
 #include "common/telemetry/log.h"
 #include "common/weights/manifest.h"
 #include "services/orchestrator/engine/ledger.h"
@@ -27,6 +28,12 @@ using testing::Not;
 
 constexpr char kRun[] = "test";
 constexpr uint64_t kSeed = 11;
+// Of what a ledger holds of its configuration, what fsck reads.
+const std::map<std::string, std::string> kSettings = {{"orchestrator.rl.advantage", "group_std"},
+                                                      {"orchestrator.rl.advantage_eps", "1e-04"},
+                                                      {"orchestrator.rl.overlong.limit", "0"},
+                                                      {"orchestrator.rl.overlong.stretch", "0"},
+                                                      {"orchestrator.rl.overlong.penalty", "1"}};
 
 // 2 supervised batches, then 4 of RL with 2 prompts of 2 rollouts each.
 orchestrator::RunPlan SmallPlan(int32_t max_staleness) {
@@ -48,9 +55,10 @@ orchestrator::RunPlan SmallPlan(int32_t max_staleness) {
 
 absl::Status Attempt(FakeWorld& world, const std::string& folder, int32_t max_staleness = 0) {
   Metrics metrics("orchestrator", "test", SystemClock());
-  ASSIGN_OR_RETURN(const auto run, orchestrator::Run::Open(SmallPlan(max_staleness),
-                                                           {kRun, folder, kSeed, "the command"},
-                                                           world.peers(), metrics, SystemClock()));
+  ASSIGN_OR_RETURN(const auto run,
+                   orchestrator::Run::Open(SmallPlan(max_staleness),
+                                           {kRun, folder, kSeed, "the command", kSettings},
+                                           world.peers(), metrics, SystemClock()));
   return run->Execute();
 }
 
@@ -67,16 +75,21 @@ void WriteManifests(const std::string& folder) {
   }
 }
 
-// As the trainer writes it, with what fsck reads of it.
-void WriteCheckpoint(const std::string& folder, const std::vector<std::string>& batches) {
+// As the trainer writes it, with what fsck reads of it: the latest batches, and the digest of all.
+void WriteCheckpoint(const std::string& folder, const std::vector<std::string>& batches,
+                     size_t remembered = 256, bool chained = true) {
   const std::string place = absl::StrFormat("%s/checkpoints/step-%08d", folder, batches.size());
   fs::create_directories(place);
   std::ofstream(place + "/model.safetensors") << "weights";
   const weights::ManifestFile file = *weights::DigestFile(place, "model.safetensors");
   json state = {{"format", 1}, {"step", batches.size()}, {"results", json::array()}};
+  rl::BatchChain chain;
   for (size_t i = 0; i < batches.size(); ++i) {
+    chain.Add(static_cast<int64_t>(i) + 1, batches[i]);
+    if (i + remembered < batches.size()) continue;
     state["results"].push_back({{"step", i + 1}, {"batch_id", batches[i]}, {"loss", 0.5}});
   }
+  if (chained) state["chain"] = {{"first", chain.first}, {"xxh3", chain.digest.Hex()}};
   state["files"] = {{{"name", file.name}, {"size", file.size}, {"xxh3", file.xxh3}}};
   std::ofstream(place + "/state.json") << state.dump();
 }
@@ -153,7 +166,7 @@ class FsckTest : public testing::Test {
     Look();
     EXPECT_EQ(code_, 0) << table_;
     EXPECT_EQ(json_["run"], kRun);
-    EXPECT_EQ(json_["checks"].size(), 12u);
+    EXPECT_EQ(json_["checks"].size(), 13u);
     std::map<std::string, int64_t> looked_at;
     for (const json& check : json_["checks"]) looked_at[check["name"]] = check["looked_at"];
     EXPECT_EQ(looked_at["prompts_have_one_state"], 8);
@@ -162,6 +175,7 @@ class FsckTest : public testing::Test {
     EXPECT_EQ(looked_at["staleness_is_bounded"], 16);
     EXPECT_EQ(looked_at["messages_say_what_the_ledger_says"], 16);
     EXPECT_EQ(looked_at["cut_samples_can_go_on"], 0);
+    EXPECT_EQ(looked_at["advantages_are_of_their_rewards"], 8);
   }
 
   static std::string whole_;
@@ -187,6 +201,7 @@ TEST_F(FsckTest, WhereverItIsKilledARunIsSoundThenAndAtItsEnd) {
       world.DieAfter(calls);
       const absl::Status first = Attempt(world, folder_, max_staleness);
       WriteManifests(folder_);
+      if (first.ok()) WriteCheckpoint(folder_, world.TrainedBatches());
       Look(max_staleness);
       EXPECT_EQ(code_, 0) << "killed after " << calls << " calls\n" << table_;
       if (first.ok()) break;
@@ -195,6 +210,7 @@ TEST_F(FsckTest, WhereverItIsKilledARunIsSoundThenAndAtItsEnd) {
       world.Revive();
       ASSERT_TRUE(Attempt(world, folder_, max_staleness).ok());
       WriteManifests(folder_);
+      WriteCheckpoint(folder_, world.TrainedBatches());
       Look(max_staleness);
       EXPECT_EQ(code_, 0) << "ended after " << calls << " calls\n" << table_;
     }
@@ -330,6 +346,42 @@ TEST_F(FsckTest, ABatchThatIsInTheWeightsTwiceIsFound) {
              "checkpoint step-00000006: batch rl.1 is in the weights twice, as steps 4 and 5");
 }
 
+TEST_F(FsckTest, ABatchThatCheckpointsHaveForgottenIsStillProvedByTheirDigest) {
+  fs::remove_all(folder_ + "/checkpoints");
+  WriteCheckpoint(folder_, kBatches, 2);
+  Look();
+  EXPECT_EQ(code_, 0) << table_;
+  EXPECT_THAT(table_, HasSubstr("of step-00000006 testify to the batches of steps 1 to 6\n"));
+  std::vector<std::string> others = kBatches;
+  others[2] = "rl.another";
+  WriteCheckpoint(folder_, others, 2);
+  ExpectOnly("weights_contain_each_batch_once",
+             "checkpoint step-00000006: the ledger's batches of steps 1 to 6 are not those in its");
+}
+
+TEST_F(FsckTest, ACheckpointOfBeforeThereWereDigestsSaysHowFarItTestifies) {
+  fs::remove_all(folder_ + "/checkpoints");
+  WriteCheckpoint(folder_, {kBatches.begin(), kBatches.begin() + 5}, 2, false);
+  Corrupt("DELETE FROM stages WHERE name LIKE 'heldout.last%'");  // as before its end
+  Look();
+  EXPECT_EQ(code_, 0) << table_;
+  const std::string reach =
+      "the weights of step-00000005 testify to the batches of steps 4 to 5; of earlier ones";
+  EXPECT_THAT(table_, HasSubstr(reach));
+  EXPECT_THAT(table_, HasSubstr("; steps 6 to 6 are in no checkpoint yet"));
+  for (const json& check : json_["checks"]) {
+    if (check["name"] != "weights_contain_each_batch_once") continue;
+    EXPECT_THAT(check["notes"][0].get<std::string>(), HasSubstr(reach));
+  }
+}
+
+TEST_F(FsckTest, ABatchWhoseIdIsNotOfItsStageIsFound) {
+  fs::remove_all(folder_ + "/checkpoints");
+  WriteCheckpoint(folder_, kBatches, 2, false);
+  Corrupt("UPDATE batches SET id = 'rl.another' WHERE step = 3");
+  ExpectOnly("batches_are_in_order", "step 3 is batch rl.another, number 0 of stage rl is rl.0");
+}
+
 TEST_F(FsckTest, ACheckpointThatIsAheadOfTheLedgerIsFound) {
   std::vector<std::string> ahead = kBatches;
   ahead.push_back("rl.4");
@@ -346,8 +398,11 @@ TEST_F(FsckTest, ATornCheckpointIsFound) {
 
 TEST_F(FsckTest, TrainedBatchesWithoutAnyWeightsAreFound) {
   fs::remove_all(folder_ + "/checkpoints");
-  Look();
-  EXPECT_EQ(code_, 0) << "a version is something\n" << table_;
+  ExpectOnly("weights_contain_each_batch_once",
+             "which was saved, but no checkpoint of step 6 is there (of 0 checkpoints)");
+  WriteCheckpoint(folder_, {kBatches.begin(), kBatches.begin() + 3});
+  ExpectOnly("weights_contain_each_batch_once", "no checkpoint of step 6 is there (of 1 check");
+  fs::remove_all(folder_ + "/checkpoints");
   fs::remove_all(folder_ + "/store");
   ExpectOnly("weights_contain_each_batch_once",
              "6 batches are trained, and nothing to prove it from: checkpoints and store are "
@@ -355,6 +410,15 @@ TEST_F(FsckTest, TrainedBatchesWithoutAnyWeightsAreFound) {
   Corrupt("UPDATE batches SET trained = 0; DELETE FROM steps");  // as before the first step
   Look();
   EXPECT_EQ(code_, 0) << table_;
+}
+
+// It may have been told to save at its end only: that is no finding, but it is said.
+TEST_F(FsckTest, ARunWithoutACheckpointThatIsNotOverIsToldOf) {
+  fs::remove_all(folder_ + "/checkpoints");
+  Corrupt("DELETE FROM stages WHERE name LIKE 'heldout.last%'");
+  Look();
+  EXPECT_EQ(code_, 0) << table_;
+  EXPECT_THAT(table_, HasSubstr("6 batches are trained and in no checkpoint: a trainer that sta"));
 }
 
 TEST_F(FsckTest, AManifestThatNamesAnotherStepIsFound) {
@@ -390,6 +454,63 @@ TEST_F(FsckTest, AnInfrastructureFailureWithARewardIsFound) {
 TEST_F(FsckTest, AMissingRewardThatWouldCountAsZeroIsFound) {
   Corrupt("UPDATE rollouts SET reward = NULL WHERE grp = 0 AND sample = 0");
   ExpectOnly("no_failure_became_a_reward", "of prompt 0 has no finite reward");
+}
+
+TEST_F(FsckTest, RewardsThatWereChangedAfterwardsAreFound) {
+  Corrupt("UPDATE rollouts SET reward = 1.0");
+  Look();
+  EXPECT_EQ(code_, 1);
+  EXPECT_THAT(table_, HasSubstr("FAIL  advantages_are_of_their_rewards"));
+  EXPECT_THAT(table_, HasSubstr("the rewards of its group give 0"));
+}
+
+TEST_F(FsckTest, ARewardOfAStepThatIsNotThatOfItsRolloutsIsFound) {
+  Corrupt("UPDATE steps SET reward = 0.9 WHERE step = 4");
+  ExpectOnly("advantages_are_of_their_rewards",
+             "step 4 (batch rl.1) was recorded with reward 0.9, its rollouts have ");
+  Corrupt("UPDATE steps SET reward = NULL WHERE step = 4");
+  ExpectOnly("advantages_are_of_their_rewards", "of rollouts, and was recorded with no reward");
+  Corrupt(
+      "UPDATE steps SET reward = (SELECT AVG(reward) FROM rollouts r, prompt_groups g "
+      "WHERE r.grp = g.id AND g.step = 4) WHERE step = 4");
+  ExpectSound();
+  Corrupt("UPDATE steps SET reward = 0.5 WHERE step = 1");
+  ExpectOnly("advantages_are_of_their_rewards",
+             "step 1 (batch warm.0) is of demonstrations, and was recorded with a reward");
+}
+
+TEST_F(FsckTest, AdvantagesThatAreNotThoseOfTheirRewardsAreFound) {
+  Corrupt("UPDATE rollouts SET advantage = 2 * advantage + (sample = 0) WHERE grp = 5");
+  ExpectOnly("advantages_are_of_their_rewards", "of prompt 5 has advantage ");
+}
+
+// With what the ledger of an older program holds.
+TEST_F(FsckTest, WithoutSettingsAdvantagesBalanceAtLeastAndThatIsSaid) {
+  Corrupt("DELETE FROM meta WHERE key = 'settings'");
+  Look();
+  EXPECT_EQ(code_, 0) << table_;
+  EXPECT_THAT(table_, HasSubstr("of 8 groups the advantages are only seen to balance: the ledger "
+                                "does not hold the settings"));
+  Corrupt("UPDATE rollouts SET advantage = advantage + 1");
+  ExpectOnly("advantages_are_of_their_rewards", "the advantages of prompt 0 do not balance");
+  Corrupt("UPDATE rollouts SET bytes = x''");
+  Look();
+  EXPECT_EQ(code_, 1);
+}
+
+TEST_F(FsckTest, SettingsThatNeedLengthsTakeThemOfTheMessages) {
+  Corrupt(
+      "UPDATE meta SET value = replace(value, '\"group_std\"', '\"length_weighted\"') "
+      "WHERE key = 'settings'");
+  Corrupt("UPDATE rollouts SET reward = 0.5, advantage = 0");
+  Corrupt("UPDATE steps SET reward = 0.5 WHERE stage = 'rl'");
+  ExpectSound();
+  Corrupt("UPDATE rollouts SET reward = sample");  // other tokens: another baseline than the mean
+  Look();
+  EXPECT_THAT(table_, HasSubstr("has advantage 0, the rewards of its group give "));
+  Corrupt("UPDATE rollouts SET bytes = x''");
+  Look();
+  EXPECT_THAT(table_, HasSubstr("balance: the ledger does not hold all their messages"));
 }
 
 TEST_F(FsckTest, ARolloutOfAVersionThatNobodyKnowsIsFound) {

@@ -115,6 +115,15 @@ TEST_F(RunPageTest, ARunIsLiveOrRunningOrStoppedOrDone) {
   EXPECT_EQ(Get("/api/progress")["phase"], "done");
 }
 
+TEST_F(RunPageTest, APageSaysOfWhichFolderItIsAndHowAnErrorIsCalled) {
+  const std::string folder = std::filesystem::canonical(folder_).string();
+  Open();
+  EXPECT_EQ(Get("/api/progress")["folder"], folder);
+  EXPECT_EQ(Get("/api/nothing", 404)["code"], "NOT_FOUND");
+  Open(LiveRun{[] { return Progress{.run = "x"}; }, [] { return std::vector<PeerFacts>(); }});
+  EXPECT_EQ(Get("/api/progress")["folder"], folder);
+}
+
 TEST_F(RunPageTest, APageIsBoundedAndItsParametersAreKnown) {
   for (int i = 0; i < 60; ++i) Accept("r" + std::to_string(i), "a");
   Open();

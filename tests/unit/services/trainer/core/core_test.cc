@@ -170,8 +170,41 @@ TEST(StepLedgerTest, OnlyTheLatestResultsAreRemembered) {
   for (int64_t i = 1; i <= many; ++i) ledger.Add({.step = i, .batch_id = std::to_string(i)});
   EXPECT_TRUE(absl::IsFailedPrecondition(ledger.Find(5, "5").status()));
   EXPECT_TRUE(ledger.Find(6, "6")->has_value());
-  EXPECT_TRUE(StepLedger::Restore(many, ledger.results()).ok());
-  EXPECT_FALSE(StepLedger::Restore(many + 1, ledger.results()).ok());
+  EXPECT_TRUE(StepLedger::Restore(many, ledger.results(), ledger.chain()).ok());
+  EXPECT_FALSE(StepLedger::Restore(many + 1, ledger.results(), ledger.chain()).ok());
+}
+
+TEST(StepLedgerTest, TheChainIsOfAllBatchesAlsoOfThoseThatAreForgotten) {
+  StepLedger ledger;
+  const auto many = static_cast<int64_t>(StepLedger::kRemembered) + 5;
+  rl::BatchChain all, other;
+  for (int64_t i = 1; i <= many; ++i) {
+    ledger.Add({.step = i, .batch_id = std::to_string(i)});
+    all.Add(i, std::to_string(i));
+    other.Add(i, i == 3 ? "another" : std::to_string(i));
+  }
+  EXPECT_EQ(ledger.chain(), all);
+  EXPECT_NE(ledger.chain(), other);
+  const auto restored = StepLedger::Restore(many, ledger.results(), ledger.chain());
+  ASSERT_TRUE(restored.ok()) << restored.status();
+  EXPECT_EQ(restored->chain(), all);
+}
+
+TEST(StepLedgerTest, SavedWithoutAChainItBeginsWithWhatIsRemembered) {
+  StepLedger ledger;
+  const auto many = static_cast<int64_t>(StepLedger::kRemembered) + 5;
+  for (int64_t i = 1; i <= many; ++i) ledger.Add({.step = i, .batch_id = std::to_string(i)});
+  const auto restored = StepLedger::Restore(many, ledger.results(), std::nullopt);
+  ASSERT_TRUE(restored.ok()) << restored.status();
+  EXPECT_EQ(restored->chain().first, 6);
+  rl::BatchChain remembered{.first = 6};
+  for (int64_t i = 6; i <= many; ++i) remembered.Add(i, std::to_string(i));
+  EXPECT_EQ(restored->chain(), remembered);
+  for (const int64_t first : {0, 7}) {
+    const auto refused = StepLedger::Restore(many, ledger.results(), rl::BatchChain{first});
+    EXPECT_THAT(std::string(refused.status().message()),
+                HasSubstr("chain.first=" + std::to_string(first)));
+  }
 }
 
 }  // namespace

@@ -124,6 +124,23 @@ TEST(CheckpointStateTest, AResultOfBeforeThereWereMasksIsRead) {
   EXPECT_EQ(read->ledger.results()[0].ratio->masked_share, 0);
 }
 
+TEST(CheckpointStateTest, TheChainOfItsBatchesIsOptionalAndNeverHalf) {
+  CheckpointState state;
+  state.ledger.Add({.step = 1, .batch_id = "a"});
+  const std::string text = ToJson(state);
+  EXPECT_EQ(CheckpointStateFromJson(text)->ledger.chain(), state.ledger.chain());
+  const size_t begin = text.find("\"chain\""), end = text.find('}', begin);
+  ASSERT_NE(begin, std::string::npos);
+  std::string before = text;
+  before.erase(begin, text.find('"', end) - begin);
+  const auto read = CheckpointStateFromJson(before);
+  ASSERT_TRUE(read.ok()) << read.status() << before;
+  EXPECT_EQ(read->ledger.chain(), state.ledger.chain()) << "all its batches are remembered";
+  std::string half = text;
+  half.replace(begin, end + 1 - begin, "\"chain\": {\"first\": 1, \"xxh3\": \"00\"}");
+  EXPECT_TRUE(absl::IsDataLoss(CheckpointStateFromJson(half).status()));
+}
+
 TEST(WeightDecayTest, AGroupIsWhatItsNameSays) {
   const auto decays = [](DecayGroup group) {
     return std::vector{Decays(group, "model.norm.weight", 1),
