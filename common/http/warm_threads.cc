@@ -1,8 +1,8 @@
-#include "services/inference/http/warm_threads.h"
+#include "common/http/warm_threads.h"
 
 #include <utility>
 
-namespace palimpsest::inference {
+namespace palimpsest {
 
 bool WarmThreads::Start(std::function<void()> job) {
   absl::MutexLock lock(&mu_);
@@ -50,4 +50,4 @@ int WarmThreads::made() const {
   return static_cast<int>(workers_.size());
 }
 
-}  // namespace palimpsest::inference
+}  // namespace palimpsest
