@@ -122,7 +122,7 @@ absl::Duration Connection::WritePatience() const {
   return std::min(limits_.take_silence, answer_deadline_ - absl::Now());
 }
 
-void Connection::Handling() { places_.Keep(socket_, absl::InfiniteFuture()); }
+bool Connection::Handling() { return places_.Keep(socket_, absl::InfiniteFuture()); }
 
 bool Connection::Readable() {
   return taken_ < buffer_.size() || (session_ != nullptr && SSL_pending(session_.get()) > 0) ||

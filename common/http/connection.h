@@ -30,13 +30,16 @@ class Connection {
   // Under TLS first of all; false when the client does not bring it to its end.
   bool Handshake();
   bool Alive() const;
+  // As many bytes were read as may be, and nothing was answered.
+  bool TooLong() const { return bytes_left_ <= 0 && !answering_; }
   // Bytes, 0 at the end, -1 on an error or when a bound is passed.
   int64_t Read(char* bytes, size_t size);
   int64_t Write(const char* bytes, size_t size);
   bool WriteAll(const std::string& bytes);
   bool Readable();
-  // Its request is whole: until something is written nothing counts against the client.
-  void Handling();
+  // Its request is whole: until something is written nothing counts against the client. False: it
+  // has lost its place before, nobody would hear the answer.
+  bool Handling();
 
   int socket() const { return socket_; }
   const ssl_st* session() const { return session_.get(); }  // null in clear text

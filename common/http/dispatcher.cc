@@ -94,14 +94,17 @@ class Dispatcher::Server final : public httplib::Server {
       request.ranges.clear();
     });
     current = nullptr;
+    if (!connection.TooLong()) return;  // else not even the first line came to its end
+    HttpAnswer answer = options_.refusal(414, "");
+    answer.status = 414;
+    connection.WriteAll(Raw(answer, "URI Too Long"));
   }
 
  private:
   void Add(HttpRoute route) {
     Handler handler = [run = std::move(route.handler)](const httplib::Request& request,
                                                        httplib::Response& response) {
-      current->Handling();
-      Give(run(Taken(request)), response);
+      if (current->Handling()) Give(run(Taken(request)), response);
     };
     if (route.post) {
       Post(route.pattern, std::move(handler));

@@ -19,7 +19,9 @@
 namespace palimpsest {
 namespace {
 
-constexpr int kLeaving = 16;  // connections that lost their places and are being closed
+constexpr int kLeaving = 4;  // threads of connections that lost their places and are being closed
+constexpr absl::Duration kLeave = absl::Seconds(1);  // far longer than such a thread needs
+constexpr absl::Duration kLook = absl::Milliseconds(1);
 constexpr absl::Duration kAfterFailure = absl::Milliseconds(10);  // no descriptor, no memory
 
 SSL_CTX* MakeContext(const std::shared_ptr<Https>& https) {
@@ -82,11 +84,15 @@ struct HttpListener::Impl {
     dispatcher.Answer(connection);
   }
 
-  // Never waits for a client.
+  // Never waits for a client. When there is a place but no thread, one is on its way out, which no
+  // client can hold up.
   void Admit(int accepted) {
     const absl::Time now = absl::Now();
     if (places.Take(accepted, now, now + options.limits.send_in_peace)) {
-      if (threads.Start([this, accepted] { Serve(accepted); })) return;
+      do {
+        if (threads.Start([this, accepted] { Serve(accepted); })) return;
+        absl::SleepFor(kLook);
+      } while (absl::Now() < now + kLeave);
       places.Leave(accepted);
     }
     // Under TLS a handshake would hold up the accepting thread: the end has to say it.

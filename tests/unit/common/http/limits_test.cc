@@ -86,6 +86,13 @@ TEST_P(LimitsTest, HeadersWithoutEndAreNotRead) {
   EXPECT_THAT(Get(), HasSubstr("here"));
 }
 
+TEST_P(LimitsTest, APathWithoutEndIsRefused) {
+  Start();
+  const auto client = Come();
+  client->Send("GET /" + std::string(100000, 'a') + " HTTP/1.1\r\n\r\n");
+  EXPECT_THAT(client->ReadAll(), StartsWith("HTTP/1.1 414 URI Too Long\r\n"));
+}
+
 TEST_P(LimitsTest, ARequestThatComesTooSlowlyIsEnded) {
   limits_.send_whole = absl::Milliseconds(500);
   Start();
