@@ -29,7 +29,6 @@ class WarmThreads {
  private:
   struct Worker {
     std::function<void()> job;  // empty: idle
-    absl::CondVar wanted;
     std::thread thread;
   };
   void Run(Worker& worker);
