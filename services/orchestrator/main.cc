@@ -158,7 +158,7 @@ absl::Status RunDaemon(const std::string& command, const OrchestratorDaemonConfi
       MetricsServer::Start(
           at.metrics.host, at.metrics.port, metrics,
           [&] { return run->Ended() ? absl::UnavailableError("ended") : absl::OkStatus(); },
-          tls.https(), [&page](const HttpQuestion& question) { return page->Answer(question); }));
+          tls.https(), [&page](const HttpRequest& request) { return page->Answer(request); }));
   RETURN_IF_ERROR(Announce(config.run.folder, server->address(), {at.metrics.host, http->port()}));
   absl::Status status;
   std::thread loop([&] { status = run->Execute(); });

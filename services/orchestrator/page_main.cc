@@ -22,7 +22,7 @@ absl::Status Serve(const std::string& folder, const HostPort& at, const StopSign
   ASSIGN_OR_RETURN(const auto server,
                    MetricsServer::Start(
                        at.host, at.port, metrics, [] { return absl::OkStatus(); }, nullptr,
-                       [&page](const HttpQuestion& question) { return page->Answer(question); }));
+                       [&page](const HttpRequest& request) { return page->Answer(request); }));
   const std::string url = "http://" + JoinHostPort(at.host, server->port()) + "/";
   constexpr auto kReplace = nlohmann::json::error_handler_t::replace;  // a path is any bytes
   std::cout << nlohmann::json{{"page", url}, {"run", folder}}.dump(-1, ' ', false, kReplace)

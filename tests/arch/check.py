@@ -12,7 +12,8 @@ EDGES = {
     "common/base": set(),
     "common/config": BASE,
     "common/tls": BASE | {"common/config"},
-    "common/telemetry": BASE | {"common/tls"},
+    "common/http": BASE | {"common/tls"},
+    "common/telemetry": BASE | {"common/http", "common/tls"},
     "common/context": BASE,
     "common/tokenizer": BASE,
     "common/weights": BASE,
@@ -56,8 +57,8 @@ TORCH, GRPC, PROTO, YAML = r"^(torch|ATen|c10)/", r"^grpc", r"(^google/protobuf/
 FORBID = [
     (r"^services/[^/]+/core$", [TORCH, GRPC, PROTO, YAML, r"^cuda"]),
     (r"^services/([^/]+/engine|orchestrator/web)$", [GRPC, PROTO]),
-    (r"^common/(tls|context|tokenizer|weights|attention|compaction|model|rl)$", [GRPC, PROTO, YAML]),
-    (r"^common/(base|config|tls|telemetry|context|tokenizer|weights|rpc|wire|(.*/)?cuda)$", [TORCH]),
+    (r"^common/(tls|http|context|tokenizer|weights|attention|compaction|model|rl)$", [GRPC, PROTO, YAML]),
+    (r"^common/(base|config|tls|http|telemetry|context|tokenizer|weights|rpc|wire|(.*/)?cuda)$", [TORCH]),
     (r"^(common/(?!config)|services|tools).*$", [YAML]),
 ]
 # Headers never drag the heavy ones along; only .cc files include them. A header of tensors is named *_torch.h and may be

@@ -12,6 +12,7 @@ namespace {
 
 using nlohmann::json;
 
+constexpr char kJson[] = "application/json";
 constexpr std::string_view kModelsPath = "/v1/models/";
 constexpr absl::Duration kLook = absl::Milliseconds(100);  // between two looks at the client
 
@@ -93,6 +94,7 @@ struct OpenAiApi::Exchange {
 
 HttpAnswer ErrorAnswer(const absl::Status& status) {
   return {.status = HttpStatusOf(status),
+          .type = kJson,
           .body = ErrorBody(status),
           .try_again = absl::IsResourceExhausted(status) || absl::IsUnavailable(status)};
 }
@@ -108,7 +110,7 @@ HttpAnswer OpenAiApi::ListModels(const HttpRequest&) const {
   const auto model = upstream_.model();
   if (!model.ok()) return ErrorAnswer(model.status());
   const json list = {{"object", "list"}, {"data", json::array({Card(options_.model, *model)})}};
-  return {.body = Dump(list)};
+  return {.type = kJson, .body = Dump(list)};
 }
 
 HttpAnswer OpenAiApi::GetModel(const HttpRequest& request) const {
@@ -118,19 +120,19 @@ HttpAnswer OpenAiApi::GetModel(const HttpRequest& request) const {
     return ErrorAnswer(absl::NotFoundError(
         absl::StrFormat("model=%s: this server serves %s", name, options_.model)));
   }
-  return {.body = Dump(Card(options_.model, *model))};
+  return {.type = kJson, .body = Dump(Card(options_.model, *model))};
 }
 
 HttpAnswer OpenAiApi::Generate(const HttpRequest& request, bool chat) {
   const auto exchange = Begin(request, chat);
   if (!exchange.ok()) return ErrorAnswer(InJsonNames(exchange.status(), chat));
   if ((*exchange)->ask.stream) {
-    return {.content_type = "text/event-stream",
+    return {.type = "text/event-stream",
             .next_piece = [exchange = *exchange] { return exchange->NextEvents(); }};
   }
   const auto whole = (*exchange)->WholeAnswer(request.alive);
   if (!whole.ok()) return ErrorAnswer(whole.status());
-  return {.body = *whole};
+  return {.type = kJson, .body = *whole};
 }
 
 absl::StatusOr<std::shared_ptr<OpenAiApi::Exchange>> OpenAiApi::Begin(const HttpRequest& request,

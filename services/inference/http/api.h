@@ -6,7 +6,7 @@
 #include <string>
 
 #include "common/base/clock.h"
-#include "services/inference/http/listener.h"
+#include "common/http/message.h"
 #include "services/inference/http/upstream.h"
 
 namespace palimpsest::inference {

@@ -1,6 +1,7 @@
 #include "services/inference/http/http_door.h"
 
 #include "absl/strings/str_format.h"
+#include "common/http/listener.h"
 #include "common/rpc/listen.h"
 #include "common/rpc/server.h"
 #include "services/inference/http/api.h"
@@ -10,6 +11,9 @@
 
 namespace palimpsest::inference {
 namespace {
+
+constexpr char kMethod[] = "/v1";  // of the table of who may call what: one row for all paths
+constexpr int64_t kHeaderBytes = 64 * 1024;
 
 // Where a door is, and whose.
 struct Place {
@@ -28,32 +32,46 @@ OpenAiApi::Options ApiOptions(const Place& place, int reader_queue,
           .too_slow = std::move(too_slow)};
 }
 
-// What was not understood as HTTP, or is for no path of ours.
-std::string BodyOf(const std::string& daemon, int http_status) {
-  if (http_status == 404) return ErrorBody(absl::NotFoundError("no such path or method"));
+// Who reaches no path of ours: too many, strangers, what was not understood as HTTP.
+absl::Status Refused(const std::string& daemon, int connections, int http_status) {
+  if (http_status == 404) return absl::NotFoundError("no such path or method");
   if (http_status == 403) {
-    return ErrorBody(
-        absl::PermissionDeniedError("the client's certificate is of no role for this"));
+    return absl::PermissionDeniedError("the client's certificate is of no role for this");
   }
   if (http_status == 413) {
-    return ErrorBody(
-        absl::InvalidArgumentError(absl::StrFormat("body: larger than %s.http.max_body", daemon)));
+    return absl::InvalidArgumentError(
+        absl::StrFormat("body: larger than %s.http.max_body", daemon));
   }
-  return ErrorBody(http_status < 500 ? absl::InvalidArgumentError("request: is not understood")
-                                     : absl::InternalError("the request could not be answered"));
+  if (http_status == 429) {
+    return absl::ResourceExhaustedError(absl::StrFormat(
+        "%d requests are being answered, %s.http.connections", connections, daemon));
+  }
+  return http_status < 500 ? absl::InvalidArgumentError("request: is not understood")
+                           : absl::InternalError("the request could not be answered");
+}
+
+HttpLimits LimitsOf(const HttpSection& c) {
+  return {.connections = c.connections,
+          .max_body = c.max_body,
+          .max_bytes = c.max_body + kHeaderBytes,
+          .send_silence = absl::Seconds(5),
+          .send_whole = absl::Seconds(30),
+          .take_silence = absl::Seconds(10),
+          .send_in_peace = absl::Seconds(5)};
 }
 
 HttpListener::Options ListenerOptions(const Place& place, const HostPort& at,
                                       std::shared_ptr<Https> https) {
-  const absl::Status busy = absl::ResourceExhaustedError(absl::StrFormat(
-      "%d requests are being answered, %s.http.connections", place.http.connections, place.daemon));
   return {.host = at.host,
           .port = at.port,
-          .connections = place.http.connections,
-          .max_body = place.http.max_body,
-          .busy_body = ErrorBody(busy),
-          .error_body = [daemon = place.daemon](int status) { return BodyOf(daemon, status); },
-          .https = std::move(https)};
+          .limits = LimitsOf(place.http),
+          .refusal =
+              [daemon = place.daemon, connections = place.http.connections](int status,
+                                                                            const std::string&) {
+                return ErrorAnswer(Refused(daemon, connections, status));
+              },
+          .https = std::move(https),
+          .methods = {kMethod}};
 }
 
 class HttpDoor final : public Door {
@@ -75,7 +93,7 @@ class HttpDoor final : public Door {
   std::string address() const override { return address_; }
 
  private:
-  std::vector<HttpListener::Route> Routes() {
+  std::vector<HttpRoute> Routes() {
     using Request = const HttpRequest&;
     return {{false, "/v1/models", [this](Request r) { return api_.ListModels(r); }},
             {false, "/v1/models/.+", [this](Request r) { return api_.GetModel(r); }},

@@ -20,10 +20,10 @@ constexpr char kJson[] = "application/json; charset=utf-8";
 constexpr std::string_view kRollouts = "/api/rollouts/", kEvents = "/events/";
 constexpr absl::Duration kAlive = absl::Seconds(15);  // since the last beat, one comes each second
 
-// The whole numbers of a question, each known by name and bound to [least, most].
+// The whole numbers of a request, each known by name and bound to [least, most].
 class Parameters {
  public:
-  explicit Parameters(const HttpQuestion& question) : given_(question.parameters) {}
+  explicit Parameters(const HttpRequest& request) : given_(request.parameters) {}
 
   absl::Status Take(const std::string& name, int64_t least, int64_t most,
                     std::optional<int64_t>& value) {
@@ -65,13 +65,13 @@ absl::StatusOr<std::unique_ptr<RunPage>> RunPage::Open(const std::string& folder
       new RunPage(folder, codec, clock, std::move(live), std::move(ledger)));
 }
 
-HttpAnswer RunPage::Answer(const HttpQuestion& question) const {
+HttpAnswer RunPage::Answer(const HttpRequest& request) const {
   for (const Asset& asset : Assets()) {
-    if (asset.path == question.path) {
+    if (asset.path == request.path) {
       return {.type = std::string(asset.type), .body = std::string(asset.content)};
     }
   }
-  Body body = Api(question);
+  Body body = Api(request);
   if (body.ok()) return {.type = kJson, .body = *std::move(body)};
   return {.status = HttpStatus(body.status()),
           .type = kJson,
@@ -79,11 +79,11 @@ HttpAnswer RunPage::Answer(const HttpQuestion& question) const {
                         {"code", absl::StatusCodeToString(body.status().code())}})};
 }
 
-RunPage::Body RunPage::Api(const HttpQuestion& question) const {
-  const std::string& path = question.path;
-  if (path == "/api/curves") return Curves(question);
-  if (path == "/api/rollouts") return List(question);
-  RETURN_IF_ERROR(Parameters(question).End());
+RunPage::Body RunPage::Api(const HttpRequest& request) const {
+  const std::string& path = request.path;
+  if (path == "/api/curves") return Curves(request);
+  if (path == "/api/rollouts") return List(request);
+  RETURN_IF_ERROR(Parameters(request).End());
   if (path == "/api/progress") return ProgressOf();
   if (path == "/api/fleet") return Fleet();
   if (path.starts_with(kRollouts)) return One(path.substr(kRollouts.size()));
@@ -137,8 +137,8 @@ RunPage::Body RunPage::ProgressOf() const {
   return told(ProgressJson(past, done ? "done" : beats ? "running" : "stopped", false));
 }
 
-RunPage::Body RunPage::Curves(const HttpQuestion& question) const {
-  Parameters parameters(question);
+RunPage::Body RunPage::Curves(const HttpRequest& request) const {
+  Parameters parameters(request);
   std::optional<int64_t> points;
   RETURN_IF_ERROR(parameters.Take("points", 2, 5000, points));
   RETURN_IF_ERROR(parameters.End());
@@ -154,8 +154,8 @@ RunPage::Body RunPage::Fleet() const {
   return Dump(FleetJson(peers, stages, versions));
 }
 
-RunPage::Body RunPage::List(const HttpQuestion& question) const {
-  Parameters parameters(question);
+RunPage::Body RunPage::List(const HttpRequest& request) const {
+  Parameters parameters(request);
   RolloutFilter filter;
   std::optional<int64_t> before, limit;
   RETURN_IF_ERROR(parameters.Take("step", 0, INT64_MAX, filter.step));
@@ -213,7 +213,7 @@ std::vector<std::string> RunPage::Pieces(const std::vector<int32_t>& tokens) con
 }
 
 // That of any version which the store still holds: they are all of one model. A version may be
-// deleted while it is read, then the next question finds another.
+// deleted while it is read, then the next request finds another.
 std::shared_ptr<const Tokenizer> RunPage::FindTokenizer() const {
   const absl::MutexLock lock(&mu_);
   if (tokenizer_ != nullptr) return tokenizer_;

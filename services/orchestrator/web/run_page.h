@@ -9,7 +9,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
 #include "common/base/clock.h"
-#include "common/telemetry/http_page.h"
+#include "common/http/message.h"
 #include "common/tokenizer/tokenizer.h"
 #include "services/orchestrator/core/progress.h"
 #include "services/orchestrator/engine/ledger.h"
@@ -43,7 +43,7 @@ class RunPage {
                                                        const RolloutCodec& codec, Clock& clock,
                                                        std::optional<LiveRun> live);
 
-  HttpAnswer Answer(const HttpQuestion& question) const;
+  HttpAnswer Answer(const HttpRequest& request) const;
 
  private:
   RunPage(std::string folder, const RolloutCodec& codec, Clock& clock, std::optional<LiveRun> live,
@@ -55,11 +55,11 @@ class RunPage {
         ledger_(std::move(ledger)) {}
 
   using Body = absl::StatusOr<std::string>;
-  Body Api(const HttpQuestion& question) const;
+  Body Api(const HttpRequest& request) const;
   Body ProgressOf() const;
-  Body Curves(const HttpQuestion& question) const;
+  Body Curves(const HttpRequest& request) const;
   Body Fleet() const;
-  Body List(const HttpQuestion& question) const;
+  Body List(const HttpRequest& request) const;
   Body One(const std::string& rest) const;
   absl::StatusOr<Progress> Remembered() const;
   absl::StatusOr<std::optional<StepRow>> TrainedIn(const RolloutRow& row) const;

@@ -72,9 +72,9 @@ TEST_F(MetricsServerTest, StopsQuicklyAlsoAfterRequests) {
 TEST_F(MetricsServerTest, APageAnswersEveryOtherPathAndTellsBrowsersToTrustNothingElse) {
   const auto server = MetricsServer::Start(
       "127.0.0.1", 0, metrics_, [] { return absl::OkStatus(); }, nullptr,
-      [](const HttpQuestion& question) -> HttpAnswer {
-        if (question.path != "/a b") return {.status = 404, .body = question.path};
-        return {.type = "text/html", .body = question.parameters.at("x")};
+      [](const HttpRequest& request) -> HttpAnswer {
+        if (request.path != "/a b") return {.status = 404, .body = request.path};
+        return {.type = "text/html", .body = request.parameters.at("x")};
       });
   ASSERT_TRUE(server.ok()) << server.status();
   httplib::Client client("127.0.0.1", (*server)->port());
@@ -97,7 +97,7 @@ class HttpsMetricsTest : public ::testing::Test {
     pki_.WriteTo(scratch_.path());
     Start();
   }
-  void Start(HttpPage page = {}) {
+  void Start(HttpHandler page = {}) {
     auto https = Https::Open({.folder = scratch_.path()}, Role::kTrainer, clock_);
     ASSERT_TRUE(https.ok()) << https.status();
     server_ = MetricsServer::Start(
@@ -132,7 +132,7 @@ TEST_F(HttpsMetricsTest, OnlyThoseWhoMayLookGetThePages) {
 }
 
 TEST_F(HttpsMetricsTest, APageIsForTheOperatorAlone) {
-  Start([](const HttpQuestion&) { return HttpAnswer{}; });
+  Start([](const HttpRequest&) { return HttpAnswer{}; });
   for (const char* path : {"/", "/api/rollouts/x", "/page"}) {
     EXPECT_EQ(Get(path, "operator.pem"), 200) << path;
     for (const char* role : {"metrics.pem", "env.pem", "client.pem", "orchestrator.pem"}) {

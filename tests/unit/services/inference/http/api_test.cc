@@ -123,7 +123,7 @@ TEST_P(ApiTest, AStreamSendsEachTokenAsItIsDrawn) {
   const HttpAnswer answer =
       Complete(R"(, "stream": true, "stream_options": {"include_usage": true})");
   EXPECT_EQ(answer.status, 200);
-  EXPECT_EQ(answer.content_type, "text/event-stream");
+  EXPECT_EQ(answer.type, "text/event-stream");
   const std::string id = Submitted();
   engine_->Token(id, "x");
   auto events = Next(answer);

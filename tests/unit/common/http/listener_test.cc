@@ -1,65 +1,46 @@
-#include "services/inference/http/listener.h"
+#include "common/http/listener.h"
 
-#include <arpa/inet.h>
 #include <gmock/gmock.h>
 #include <httplib.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 #include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 #include "common/tls/https.h"
+#include "tests/unit/common/http/raw_client.h"
 #include "tests/unit/common/tls/pki.h"
 #include "tests/unit/common/weights/scratch_folder.h"
 
-namespace palimpsest::inference {
+namespace palimpsest {
 namespace {
 
 using ::testing::HasSubstr;
 
-// A client that does only what it is told.
-class RawClient {
- public:
-  explicit RawClient(int port) : socket_(::socket(AF_INET, SOCK_STREAM, 0)) {
-    sockaddr_in to{};
-    to.sin_family = AF_INET;
-    to.sin_port = htons(static_cast<uint16_t>(port));
-    to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    EXPECT_EQ(connect(socket_, reinterpret_cast<sockaddr*>(&to), sizeof(to)), 0);
-  }
-  ~RawClient() { Close(); }
-  void Close() {
-    if (socket_ >= 0) close(std::exchange(socket_, -1));
-  }
-  void Send(const std::string& bytes) { send(socket_, bytes.data(), bytes.size(), MSG_NOSIGNAL); }
-  std::string ReadAll() {
-    std::string all;
-    char part[4096];
-    for (ssize_t got = 0; (got = recv(socket_, part, sizeof(part), 0)) > 0;)
-      all.append(part, static_cast<size_t>(got));
-    return all;
-  }
-
- private:
-  int socket_;
-};
-
 class ListenerTest : public ::testing::Test {
  protected:
   void Start(std::function<HttpAnswer(const HttpRequest&)> post, int connections = 8) {
-    HttpListener::Options options{
-        .host = "127.0.0.1",
-        .connections = connections,
-        .max_body = 1000,
-        .busy_body = "busy",
-        .error_body = [](int status) { return "error " + std::to_string(status); },
-        .https = https_};
-    auto listener = HttpListener::Start(options, {{true, "/post", std::move(post)}});
+    limits_.connections = connections;
+    auto listener = HttpListener::Start(Options(), {{true, "/post", std::move(post)}});
     ASSERT_TRUE(listener.ok()) << listener.status();
     listener_ = *std::move(listener);
   }
+  HttpListener::Options Options(int port = 0) const {
+    return {.host = "127.0.0.1",
+            .port = port,
+            .limits = limits_,
+            .refusal =
+                [](int status, const std::string&) {
+                  return HttpAnswer{.body = "error " + std::to_string(status)};
+                },
+            .https = https_,
+            .methods = {"/v1"}};
+  }
   httplib::Client Client() { return httplib::Client("127.0.0.1", listener_->port()); }
 
+  HttpLimits limits_{.max_body = 1000,
+                     .max_bytes = 16 * 1024,
+                     .send_silence = absl::Seconds(5),
+                     .send_whole = absl::Seconds(5),
+                     .take_silence = absl::Seconds(5)};
   std::shared_ptr<Https> https_;  // null: clear text
   std::unique_ptr<HttpListener> listener_;
 };
@@ -80,7 +61,7 @@ TEST_F(ListenerTest, AnswersAndSaysWhatItDoesNotKnow) {
 TEST_F(ListenerTest, StreamsPieceByPiece) {
   int count = 0;
   Start([&](const HttpRequest&) {
-    return HttpAnswer{.content_type = "text/event-stream",
+    return HttpAnswer{.type = "text/event-stream",
                       .next_piece = [&]() -> std::optional<std::string> {
                         if (++count > 5) return std::nullopt;
                         return count % 2 == 0 ? "" : "piece " + std::to_string(count) + ";";
@@ -155,7 +136,7 @@ TEST_F(ListenerTest, BeyondTheBoundItSaysSoAtOnce) {
   const std::string answer = second.ReadAll();
   EXPECT_THAT(answer, HasSubstr("429 Too Many Requests"));
   EXPECT_THAT(answer, HasSubstr("Retry-After: 1"));
-  EXPECT_THAT(answer, HasSubstr("busy"));
+  EXPECT_THAT(answer, HasSubstr("error 429"));
   go_on.Notify();
   first.join();
 }
@@ -172,9 +153,7 @@ TEST_F(ListenerTest, ItsEndDoesNotWaitForClientsThatSayNothing) {
 
 TEST_F(ListenerTest, ATakenPortIsAnError) {
   Start(Echo);
-  HttpListener::Options options{
-      .host = "127.0.0.1", .port = listener_->port(), .error_body = [](int) { return ""; }};
-  EXPECT_TRUE(absl::IsUnavailable(HttpListener::Start(options, {}).status()));
+  EXPECT_TRUE(absl::IsUnavailable(HttpListener::Start(Options(listener_->port()), {}).status()));
 }
 
 class HttpsListenerTest : public ListenerTest {
@@ -223,7 +202,7 @@ TEST_F(HttpsListenerTest, StreamsOfManyRecordsComeWhole) {
   const std::string piece(50000, 'p');
   int count = 0;
   Start([&](const HttpRequest&) {
-    return HttpAnswer{.content_type = "text/event-stream",
+    return HttpAnswer{.type = "text/event-stream",
                       .next_piece = [&]() -> std::optional<std::string> {
                         if (++count > 40) return std::nullopt;
                         return piece;
@@ -263,4 +242,4 @@ TEST_F(HttpsListenerTest, ItsEndDoesNotWaitForAHandshakeThatNeverComes) {
 }
 
 }  // namespace
-}  // namespace palimpsest::inference
+}  // namespace palimpsest

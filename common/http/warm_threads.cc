@@ -1,8 +1,8 @@
-#include "services/inference/http/warm_threads.h"
+#include "common/http/warm_threads.h"
 
 #include <utility>
 
-namespace palimpsest::inference {
+namespace palimpsest {
 
 bool WarmThreads::Start(std::function<void()> job) {
   absl::MutexLock lock(&mu_);
@@ -11,7 +11,6 @@ bool WarmThreads::Start(std::function<void()> job) {
     Worker& worker = *idle_.back();
     idle_.pop_back();
     worker.job = std::move(job);
-    worker.wanted.Signal();
     return true;
   }
   if (std::ssize(workers_) >= most_) return false;
@@ -22,9 +21,10 @@ bool WarmThreads::Start(std::function<void()> job) {
 }
 
 void WarmThreads::Run(Worker& worker) {
+  const auto wanted = [&] { return worker.job || over_; };
   absl::MutexLock lock(&mu_);
   for (;;) {
-    while (!worker.job && !over_) worker.wanted.Wait(&mu_);
+    mu_.Await(absl::Condition(&wanted));
     if (!worker.job) return;
     const std::function<void()> job = std::exchange(worker.job, nullptr);
     mu_.Unlock();
@@ -39,7 +39,6 @@ void WarmThreads::Join() {
   {
     absl::MutexLock lock(&mu_);
     over_ = true;
-    for (const auto& worker : workers_) worker->wanted.Signal();
     workers.swap(workers_);
   }
   for (const auto& worker : workers) worker->thread.join();
@@ -50,4 +49,4 @@ int WarmThreads::made() const {
   return static_cast<int>(workers_.size());
 }
 
-}  // namespace palimpsest::inference
+}  // namespace palimpsest

@@ -8,7 +8,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
 
-namespace palimpsest::inference {
+namespace palimpsest {
 
 // A thread for each job that runs, at most so many. The one that became idle last has the next job
 // and a new one is made when none is idle: few jobs at a time stay on few threads, however many
@@ -29,7 +29,6 @@ class WarmThreads {
  private:
   struct Worker {
     std::function<void()> job;  // empty: idle
-    absl::CondVar wanted;
     std::thread thread;
   };
   void Run(Worker& worker);
@@ -41,4 +40,4 @@ class WarmThreads {
   std::vector<Worker*> idle_ ABSL_GUARDED_BY(mu_);  // the last one: idle for the shortest time
 };
 
-}  // namespace palimpsest::inference
+}  // namespace palimpsest

@@ -1,4 +1,4 @@
-#include "services/inference/http/connection.h"
+#include "common/http/connection.h"
 
 #include <fcntl.h>
 #include <openssl/err.h>
@@ -10,16 +10,15 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <utility>
 
 #include "absl/time/clock.h"
 
-namespace palimpsest::inference {
+namespace palimpsest {
 namespace {
 
-constexpr absl::Duration kSlice = absl::Milliseconds(100);   // between two looks at `stopping`
-constexpr absl::Duration kSilence = absl::Seconds(5);        // while a request is sent
-constexpr absl::Duration kWholeRequest = absl::Seconds(30);  // from its connection to its last byte
-constexpr absl::Duration kStuck = absl::Seconds(10);         // nothing of an answer was taken
+constexpr absl::Duration kSlice = absl::Milliseconds(100);  // between two looks at `stopping`
+constexpr absl::Duration kLastPatience = absl::Seconds(5);  // for answers, after `stopping`
 constexpr absl::Duration kFarewell = absl::Milliseconds(500);
 constexpr size_t kBuffer = 16 * 1024;
 
@@ -39,25 +38,36 @@ SSL* MakeSession(ssl_ctx_st* tls, int socket) {
 
 }  // namespace
 
-Connection::Connection(int socket, int64_t max_bytes, const std::atomic<bool>& stopping,
-                       ssl_ctx_st* tls)
+Connection::Connection(int socket, const HttpLimits& limits, Places& places,
+                       const std::atomic<bool>& stopping, ssl_ctx_st* tls)
     : socket_(socket),
+      limits_(limits),
+      places_(places),
       stopping_(stopping),
-      request_deadline_(absl::Now() + kWholeRequest),
-      bytes_left_(max_bytes),
+      request_deadline_(absl::Now() + limits.send_whole),
+      bytes_left_(limits.max_bytes),
       session_(MakeSession(tls, socket), SSL_free) {}
 
-// Closing while bytes are unread would reset the connection under the answer.
 Connection::~Connection() {
+  if (places_.Keep(socket_, absl::Now() + kFarewell)) Farewell();
+  places_.Leave(socket_);
+  close(socket_);
+}
+
+// Closing while bytes are unread would reset the connection under the answer. Of those who go on
+// sending no more is dropped than a request may have.
+void Connection::Farewell() {
   if (session_ != nullptr && !over_) SSL_shutdown(session_.get());
   ERR_clear_error();
   shutdown(socket_, SHUT_WR);
-  char dropped[1024];
+  char dropped[4096];
   const absl::Time until = absl::Now() + kFarewell;
-  while (absl::Now() < until && Poll(socket_, POLLIN, kFarewell) &&
-         recv(socket_, dropped, sizeof(dropped), MSG_DONTWAIT) > 0) {
+  for (int64_t left = limits_.max_bytes; left > 0 && absl::Now() < until;) {
+    if (!Poll(socket_, POLLIN, kFarewell)) return;
+    const int64_t got = recv(socket_, dropped, sizeof(dropped), MSG_DONTWAIT);
+    if (got <= 0) return;
+    left -= got;
   }
-  close(socket_);
 }
 
 short Connection::Wanted(int result) const {
@@ -93,17 +103,26 @@ bool Connection::Alive() const {
 }
 
 bool Connection::WaitFor(short events, absl::Duration most) {
-  const absl::Time until = absl::Now() + most;
+  absl::Time until = absl::Now() + most;
   while (absl::Now() < until) {
     if (Poll(socket_, events, std::min(kSlice, until - absl::Now()))) return true;
-    if (events == POLLIN && stopping_) return false;
+    if (!stopping_) continue;
+    if (events == POLLIN) return false;
+    answer_deadline_ = std::min(answer_deadline_, absl::Now() + kLastPatience);
+    until = std::min(until, answer_deadline_);
   }
   return false;
 }
 
 absl::Duration Connection::ReadPatience() const {
-  return std::min(kSilence, request_deadline_ - absl::Now());
+  return std::min(limits_.send_silence, request_deadline_ - absl::Now());
 }
+
+absl::Duration Connection::WritePatience() const {
+  return std::min(limits_.take_silence, answer_deadline_ - absl::Now());
+}
+
+bool Connection::Handling() { return places_.Keep(socket_, absl::InfiniteFuture()); }
 
 bool Connection::Readable() {
   return taken_ < buffer_.size() || (session_ != nullptr && SSL_pending(session_.get()) > 0) ||
@@ -139,29 +158,41 @@ int64_t Connection::Read(char* bytes, size_t size) {
 }
 
 int64_t Connection::Write(const char* bytes, size_t size) {
-  while (!over_) {
+  if (!std::exchange(answering_, true)) {
+    answer_deadline_ = absl::Now() + limits_.take_whole;
+    places_.Keep(socket_, absl::Now() + limits_.take_in_peace);
+  }
+  while (!over_ && absl::Now() < answer_deadline_) {
     if (session_ != nullptr) {
       const int sent = SSL_write(session_.get(), bytes, static_cast<int>(std::min(size, kBuffer)));
       if (sent > 0) return sent;
       const short events = Wanted(sent);
-      if (events == 0 || !WaitFor(events, kStuck)) return -1;
+      if (events == 0 || !WaitFor(events, WritePatience())) return -1;
       continue;
     }
     const ssize_t sent = send(socket_, bytes, size, MSG_NOSIGNAL | MSG_DONTWAIT);
     if (sent >= 0) return sent;
     if (errno == EINTR) continue;
-    if (errno != EAGAIN || !WaitFor(POLLOUT, kStuck)) return -1;
+    if (errno != EAGAIN || !WaitFor(POLLOUT, WritePatience())) return -1;
   }
   return -1;
+}
+
+bool Connection::WriteAll(const std::string& bytes) {
+  for (size_t done = 0; done < bytes.size();) {
+    const int64_t sent = Write(bytes.data() + done, bytes.size() - done);
+    if (sent <= 0) return false;
+    done += static_cast<size_t>(sent);
+  }
+  return true;
 }
 
 void Connection::TurnAway(int socket, const std::string& answer) {
   send(socket, answer.data(), answer.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
   shutdown(socket, SHUT_WR);
-  char dropped[4096];
-  while (recv(socket, dropped, sizeof(dropped), MSG_DONTWAIT) > 0) {
-  }
+  char dropped[4096];  // what is there of a request that is as short as they mostly are
+  recv(socket, dropped, sizeof(dropped), MSG_DONTWAIT);
   close(socket);
 }
 
-}  // namespace palimpsest::inference
+}  // namespace palimpsest
