@@ -17,7 +17,7 @@
 namespace palimpsest::tools {
 namespace {
 
-constexpr absl::Duration kLook = absl::Milliseconds(200);
+constexpr absl::Duration kBetweenLooks = absl::Milliseconds(200);
 
 // Lines: machine, holder, number of the beat. nullopt: there is none that can be read.
 std::optional<std::string> Read(const std::string& path) {
@@ -55,7 +55,7 @@ absl::StatusOr<std::unique_ptr<RunLease>> RunLease::Take(const std::string& run_
   const absl::Time begin = SystemClock().Now();
   while (known && LineOf(*known, 0) != terms.machine &&
          SystemClock().Now() - begin < terms.silence) {
-    SystemClock().SleepFor(kLook);
+    SystemClock().SleepFor(kBetweenLooks);
     const std::optional<std::string> now = Read(path);
     if (now && *now != *known) {
       return absl::FailedPreconditionError(
