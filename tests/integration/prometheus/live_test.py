@@ -61,8 +61,8 @@ def read_by(expression):
 
 
 def judged(expression):
-    """With every comparison as a number."""
-    return re.sub(r"(?<![=!<>])(==|!=|>=|<=|>|<)(?= )", r"\1 bool", expression)
+    """With every comparison as a number. Subqueries look once a second: the run may last less than half a minute."""
+    return re.sub(r"(?<![=!<>])(==|!=|>=|<=|>|<)(?= )", r"\1 bool", expression).replace(":30s]", ":1s]")
 
 
 def shipped_configuration(folder):
