@@ -1,8 +1,8 @@
 #pragma once
 
 #include <cstddef>
-#include <cstdlib>
 #include <memory>
+#include <new>
 
 namespace palimpsest::attention {
 
@@ -15,7 +15,7 @@ class Scratch {
   Real* Room(size_t count) {
     if (count > room_) {
       room_ = (count + kLine - 1) / kLine * kLine;
-      memory_.reset(static_cast<Real*>(std::aligned_alloc(64, room_ * sizeof(Real))));
+      memory_.reset(static_cast<Real*>(::operator new(room_ * sizeof(Real), kAligned)));
     }
     return memory_.get();
   }
@@ -23,8 +23,9 @@ class Scratch {
 
  private:
   static constexpr size_t kLine = 64;  // elements: whole cache lines of any Real
+  static constexpr std::align_val_t kAligned{64};
   struct Free {
-    void operator()(Real* memory) const { std::free(memory); }
+    void operator()(Real* memory) const { ::operator delete(memory, kAligned); }
   };
   std::unique_ptr<Real[], Free> memory_;
   size_t room_ = 0;

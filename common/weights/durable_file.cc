@@ -78,7 +78,7 @@ absl::Status WriteFileDurably(const std::string& path, std::string_view contents
 }
 
 absl::StatusOr<std::string> ReadSmallFile(const std::string& path, int64_t max_bytes) {
-  const UniqueFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  const UniqueFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
   if (fd.get() < 0) return IoError(errno, "open", path);
   std::string contents;
   char buffer[16384];

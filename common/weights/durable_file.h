@@ -48,7 +48,7 @@ class DurableFile {
 // Replaces `path` atomically; after it returns ok the contents survive a power cut.
 absl::Status WriteFileDurably(const std::string& path, std::string_view contents);
 
-// Whole file; kResourceExhausted when it has more than `max_bytes`.
+// Whole file; kResourceExhausted when it has more than `max_bytes`. A pipe is not waited for.
 absl::StatusOr<std::string> ReadSmallFile(const std::string& path, int64_t max_bytes);
 
 // fsync of a file, or of a folder's entries.

@@ -4,7 +4,6 @@
 
 #include <filesystem>
 #include <fstream>
-#include <iterator>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -19,11 +18,12 @@ namespace {
 
 constexpr absl::Duration kBetweenLooks = absl::Milliseconds(200);
 
+constexpr int64_t kMostBytes = 4096;
+
 // Lines: machine, holder, number of the beat. nullopt: there is none that can be read.
 std::optional<std::string> Read(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file) return std::nullopt;
-  return std::string(std::istreambuf_iterator<char>(file), {});
+  absl::StatusOr<std::string> text = weights::ReadSmallFile(path, kMostBytes);
+  return text.ok() ? std::optional(*std::move(text)) : std::nullopt;
 }
 
 std::string LineOf(const std::string& lease, size_t number) {

@@ -182,9 +182,10 @@ class Supervisor {
 
   void KillAll() {
     for (Daemon& daemon : daemons_) {
-      if (!daemon.process) continue;
-      daemon.process->Signal(place_.kill_signal());
-      daemon.process->Wait();
+      if (daemon.process) daemon.process->Signal(place_.kill_signal());
+    }
+    for (Daemon& daemon : daemons_) {
+      if (daemon.process) daemon.process->Wait();
       daemon.process.reset();
     }
   }

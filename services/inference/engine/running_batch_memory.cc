@@ -190,6 +190,7 @@ void RunningBatch::MakeRoom(const std::function<int64_t()>& bytes) {
 // samples of one prompt all share it, and their first events fall due in one step. Only when no
 // event is open has anybody to give way.
 void RunningBatch::LetWait(std::vector<DueEvent>& due) {
+  if (due.empty()) return;
   std::stable_sort(due.begin(), due.end(), [](const DueEvent& a, const DueEvent& b) {
     return a.sequence->Age() < b.sequence->Age();
   });

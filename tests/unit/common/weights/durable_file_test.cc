@@ -1,6 +1,7 @@
 #include "common/weights/durable_file.h"
 
 #include <gmock/gmock.h>
+#include <sys/stat.h>
 
 #include <cerrno>
 
@@ -48,6 +49,9 @@ TEST(DurableFile, ASmallFileHasALimit) {
   Write(folder / "a", "12345");
   EXPECT_EQ(*ReadSmallFile(folder / "a", 5), "12345");
   EXPECT_TRUE(absl::IsResourceExhausted(ReadSmallFile(folder / "a", 4).status()));
+  ASSERT_EQ(mkfifo((folder / "pipe").c_str(), 0600), 0);
+  EXPECT_EQ(*ReadSmallFile(folder / "pipe", 5), "")
+      << "nobody writes there, and nobody is waited for";
 }
 
 }  // namespace
