@@ -1,6 +1,8 @@
 #include "services/env/core/registers.h"
 
 #include <array>
+#include <map>
+#include <string>
 #include <utility>
 
 #include "absl/strings/str_format.h"
@@ -15,6 +17,7 @@ constexpr int kAsked = 4;
 constexpr size_t kLineBytes = 9;      // "a7+d3=e0;"
 constexpr size_t kPairBytes = 2;      // "e0"
 constexpr int kAnswerTailBytes = 10;  // "#p5l6o9n4$"
+constexpr int kAgesTogether = 4;
 
 struct Puzzle {
   bool far = false;
@@ -60,12 +63,32 @@ std::string Answer(const Puzzle& puzzle, const std::vector<int>& v) {
   return text;
 }
 
+// Is the pair at byte `at` of the wanted answer there?
+bool PairMatches(std::string_view want, std::string_view got, size_t at) {
+  return at < got.size() && got.substr(at, kPairBytes) == want.substr(at, kPairBytes);
+}
+
 int MatchingPairs(std::string_view want, std::string_view got) {
   int right = 0;
-  for (size_t at = 0; at < want.size(); at += kPairBytes) {
-    if (at < got.size() && got.substr(at, kPairBytes) == want.substr(at, kPairBytes)) ++right;
-  }
+  for (size_t at = 0; at < want.size(); at += kPairBytes) right += PairMatches(want, got, at);
   return right;
+}
+
+// Adds recall_1_4, recall_5_8, ..: of the asked registers whose line is that old (the last line has
+// age 1) the fraction that is right. Ages that nothing asks for have no part.
+void AddRecall(std::string_view want, std::string_view got, int lines,
+               std::map<std::string, double>& parts) {
+  std::map<int, std::pair<int, int>> by_ages;  // right and asked, by first age
+  for (size_t at = 0; at < want.size(); at += kPairBytes) {
+    const int age = lines - (want[at] - 'a' - kSeeds);
+    auto& [right, asked] = by_ages[(age - 1) / kAgesTogether * kAgesTogether + 1];
+    right += PairMatches(want, got, at);
+    ++asked;
+  }
+  for (const auto& [first, counts] : by_ages) {
+    parts[absl::StrFormat("recall_%d_%d", first, first + kAgesTogether - 1)] =
+        static_cast<double>(counts.first) / counts.second;
+  }
 }
 
 // Lines end with ';'; line i of `got` is compared with line i of `want` only. `first_wrong` is the
@@ -128,6 +151,7 @@ class Registers final : public Environment {
     Score score;
     score.parts["answer"] = static_cast<double>(pairs) / kAsked;
     score.parts["lines"] = static_cast<double>(lines) / options_.lines;
+    AddRecall(key.answer, got, options_.lines, score.parts);
     score.reward = (1 - options_.line_weight) * score.parts["answer"] +
                    options_.line_weight * score.parts["lines"];
     score.reason =

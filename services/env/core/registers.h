@@ -28,6 +28,9 @@ absl::Status Validate(const RegistersOptions& options);
 // reward = (1 - line_weight) * answer + line_weight * lines, where
 //   answer: fraction of the four letter-digit pairs right, in order, after the first '#'
 //   lines:  fraction of the lines exactly right, each at its place, before the first '#'
+// Both are parts of the score, and so is recall by age, which the reward does not look at:
+// recall_1_4 is that fraction of the answer's pairs whose line is one of the last four, recall_5_8,
+// ..
 absl::StatusOr<std::unique_ptr<const Environment>> MakeRegisters(const RegistersOptions& options);
 
 }  // namespace palimpsest::env

@@ -170,6 +170,18 @@ TEST(RegistersTest, PairsCountInOrderOnly) {
   EXPECT_DOUBLE_EQ(Graded(*task, episode, "#5l6o9n4$").parts.at("answer"), 0.0);
 }
 
+TEST(RegistersTest, RecallIsToldByTheAgeOfTheLine) {
+  const auto task = Task();
+  Episode episode = Draw(*task, 0);
+  episode.answer["answer"] = "p5l6o9n4";  // lines 11, 7, 10, 9 of 16: ages 5, 9, 6, 7
+  const auto parts = Graded(*task, episode, "#p5l0o9n0$").parts;
+  EXPECT_DOUBLE_EQ(parts.at("recall_5_8"), 2.0 / 3);
+  EXPECT_DOUBLE_EQ(parts.at("recall_9_12"), 0);
+  EXPECT_EQ(parts.size(), 4u) << "answer, lines and the ages that are asked for";
+  episode.answer["answer"] = "t5t5s1t5";  // the last two lines
+  EXPECT_DOUBLE_EQ(Graded(*task, episode, "#t5t5s1t4$").parts.at("recall_1_4"), 0.75);
+}
+
 TEST(RegistersTest, AnAnswerOfAnotherLengthIsABrokenEpisode) {
   const auto task = Task();
   Episode episode = Draw(*task, 0);
