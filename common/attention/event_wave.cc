@@ -9,6 +9,7 @@
 #include <tuple>
 
 #include "common/attention/execute_torch.h"
+#include "common/attention/match_again_torch.h"
 #include "common/attention/rows_torch.h"
 #include "common/compaction/choose.h"
 #include "common/compaction/matching_torch.h"
@@ -72,6 +73,7 @@ struct EventWave::Batch {
   std::vector<HeadSlots::Run> runs;  // [B]
   at::Tensor slots;                  // int64 [B, w] flat slot * Hk + head, -1 padding
   compaction::WindowBatch window;
+  ReferenceRows references;  // of window.queries
   compaction::LocalSoftmax local;
   bool scored = false;
   std::vector<std::vector<int32_t>> kept;  // [B] indices into the window
@@ -148,10 +150,10 @@ void EventWave::GatherReferences(Batch& batch, const std::vector<PendingEvent*>&
           static_cast<int>(Head(b, batch.heads)), static_cast<int>(n), static_cast<int>(d)));
     }
     batch.window.queries = at::stack(drawn).to(q_.scalar_type());
-  } else if (gradient_ == GradientMode::kFull) {
-    batch.window.queries = GatherRowsWithGrad(flat, flat.slice(0, 0, 0), rows);
+    batch.references = {.flat = batch.window.queries, .rows = {}};
   } else {
     batch.window.queries = GatherRows(flat.detach(), flat.slice(0, 0, 0), rows);
+    batch.references = {.flat = flat, .rows = rows};
   }
 }
 
@@ -202,10 +204,12 @@ void EventWave::Fit(Batch& batch, const std::vector<PendingEvent*>& events,
     upper.push_back(std::exp(p.log_upper));
   }
   const auto column = [](const std::vector<double>& x) { return at::tensor(x, at::kDouble); };
-  const compaction::Fit fit = compaction::MatchWindow(
-      batch.local, batch.window, kept,
-      {.mu = column(mu), .lambda = column(lambda), .lower = column(lower), .upper = column(upper)},
-      gradient_);
+  const compaction::Numerics numerics{
+      .mu = column(mu), .lambda = column(lambda), .lower = column(lower), .upper = column(upper)};
+  const bool again = gradient_ == GradientMode::kFull && c10::GradMode::is_enabled();
+  const compaction::Fit fit =
+      again ? MatchAgain(std::move(batch.local), batch.window, kept, numerics, batch.references)
+            : compaction::MatchWindow(batch.local, batch.window, kept, numerics, gradient_);
   for (int64_t b = 0; b < problems && batch.window.measured; ++b) {
     const PendingEvent& e = *events[b / batch.heads];
     AddTo(e, fit, b);
@@ -250,7 +254,7 @@ void EventWave::SolveAlike(const std::vector<PendingEvent*>& events, std::vector
                            c10::GradMode::is_enabled());
     GatherWindows(batch, events);
     GatherReferences(batch, events);
-    c10::AutoGradMode full(fits && gradient_ == GradientMode::kFull && c10::GradMode::is_enabled());
+    const c10::AutoGradMode without(false);
     batch.local = compaction::ScoreWindow(batch.window);
     batch.scored = true;
   }
