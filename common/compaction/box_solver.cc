@@ -46,15 +46,12 @@ std::vector<double> Direction(const BoxProblem& p, const std::vector<double>& gr
   }
   const int f = static_cast<int>(free.size());
   std::vector<double> h(static_cast<size_t>(f) * f), rhs(f), direction(p.t, 0.0);
-  double trace = 0;
   for (int i = 0; i < f; ++i) {
     for (int j = 0; j < f; ++j)
       h[static_cast<size_t>(i) * f + j] = p.h[static_cast<size_t>(free[i]) * p.t + free[j]];
     rhs[i] = -gradient[free[i]];
-    trace += h[static_cast<size_t>(i) * f + i];
   }
-  CholeskyInPlace(h, f, 1e-15 * trace / std::max(f, 1) + 1e-300);
-  CholeskySolve(h, f, rhs, 1);
+  SolveInPlace(h, f, rhs, 1);
   for (int i = 0; i < f; ++i) direction[free[i]] = rhs[i];
   return direction;
 }

@@ -1,5 +1,6 @@
 #include "common/compaction/cholesky.h"
 
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -137,6 +138,13 @@ void CholeskySolve(std::span<const double> l, int t, std::span<double> b, int co
     SolveColumn(l.data(), t, column.data());
     for (int i = 0; i < t; ++i) b[static_cast<size_t>(i) * columns + c] = column[i];
   }
+}
+
+void SolveInPlace(std::span<double> a, int t, std::span<double> b, int columns) {
+  double trace = 0;
+  for (int i = 0; i < t; ++i) trace += a[static_cast<size_t>(i) * t + i];
+  CholeskyInPlace(a, t, 1e-15 * trace / std::max(t, 1) + 1e-300);
+  CholeskySolve(a, t, b, columns);
 }
 
 }  // namespace palimpsest::compaction

@@ -17,4 +17,8 @@ void CholeskyInPlace(std::span<double> a, int t, double floor);
 // columns] is overwritten by x.
 void CholeskySolve(std::span<const double> l, int t, std::span<double> b, int columns);
 
+// Both: b [t, columns] becomes a^-1 b, a its factor. Pivots are at least 1e-15 of the mean
+// diagonal.
+void SolveInPlace(std::span<double> a, int t, std::span<double> b, int columns);
+
 }  // namespace palimpsest::compaction

@@ -1,98 +1,148 @@
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 #include <c10/core/GradMode.h>
 
 #include "common/base/random.h"
 #include "common/compaction/choose.h"
+#include "common/compaction/match_with_grad_torch.h"
 #include "common/compaction/matching_torch.h"
 #include "common/compaction/solve_functions_torch.h"
+#include "common/compaction/window_fit.h"
 
 namespace palimpsest::compaction {
 namespace {
 
-constexpr double kPadScore = -1e30;  // finite, so that no row is ever NaN
-constexpr double kTinyTrace =
-    1e-30;  // a window whose kept slots carry no mass at all falls back to w = 1, V' = V
-constexpr double kKktTolerance = 1e-8;
-
-at::Tensor Wide(const at::Tensor& x) {
-  return x.scalar_type() == at::kDouble ? x : x.to(at::kFloat);
+template <class F>
+void Dispatch(const at::Tensor& x, const F& f) {
+  if (x.scalar_type() == at::kDouble) return f(double{});
+  f(float{});
 }
 
-at::Tensor CountMask(const std::vector<int>& counts, int64_t t) {
-  std::vector<int64_t> wide(counts.begin(), counts.end());
-  return at::arange(t).unsqueeze(0) < at::tensor(wide, at::kLong).unsqueeze(1);
+template <class F>
+void ForEachProblem(int64_t problems, const F& f) {
+  at::parallel_for(0, problems, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t b = begin; b < end; ++b) f(b);
+  });
 }
 
-at::Tensor MeanTrace(const at::Tensor& gram, const at::Tensor& counts) {
-  return gram.diagonal(0, 1, 2).sum(1) / counts;
+// Element [b, 0, ..] of a contiguous tensor.
+template <class T>
+const T* At(const at::Tensor& x, int64_t b) {
+  return x.const_data_ptr<T>() + b * x.stride(0);
+}
+template <class T>
+T* Into(at::Tensor& x, int64_t b) {
+  return x.data_ptr<T>() + b * x.stride(0);
 }
 
-// Errors of a fit on the queries of `mask`: {mean |sum_j a_ij w_j - 1|, ||X V' - Y|| / ||Y||}.
-std::pair<at::Tensor, at::Tensor> Errors(const at::Tensor& mass, const at::Tensor& fitted,
-                                         const at::Tensor& y, const at::Tensor& mask) {
-  const at::Tensor m = mask.to(at::kDouble);
-  const at::Tensor rows = m.sum(1).clamp_min(1);
-  const at::Tensor mass_error = ((mass.to(at::kDouble) - 1).abs() * m).sum(1) / rows;
-  const at::Tensor wide = m.unsqueeze(2);
-  const at::Tensor difference =
-      ((fitted.to(at::kDouble) - y.to(at::kDouble)) * wide).square().sum({1, 2}).sqrt();
-  const at::Tensor norm = (y.to(at::kDouble) * wide).square().sum({1, 2}).sqrt();
-  return {mass_error, difference / norm.clamp_min(1e-300)};
-}
-
-// a_kept [B, n, t] and w [B, t] fp64 give the mass, x [B, n, t] and values [B, t, d] the output.
-FitErrors Measure(const WindowBatch& window, const at::Tensor& a_kept, const at::Tensor& w,
-                  const at::Tensor& x, const at::Tensor& values, const at::Tensor& y) {
-  at::NoGradGuard no_grad;
-  const at::Tensor served = at::bmm(a_kept.to(at::kDouble), w.unsqueeze(2)).squeeze(2);
-  const at::Tensor fitted = at::bmm(x, values.to(x.scalar_type()));
-  FitErrors errors;
-  std::tie(errors.mass_error, errors.output_error) = Errors(served, fitted, y, window.query_mask);
-  if (window.holdout_mask.defined()) {
-    std::tie(errors.holdout_mass_error, errors.holdout_output_error) =
-        Errors(served, fitted, y, window.holdout_mask);
+// What the problems of a batch are fitted from, contiguous and wide.
+struct Operands {
+  Operands(const LocalSoftmax& local, const WindowBatch& window, const Kept& k)
+      : kept(k),
+        scores(local.scores.contiguous()),
+        a(local.a.contiguous()),
+        values(Wide(window.values).detach().contiguous()),
+        bias(Wide(window.bias).detach().contiguous()),
+        fitted(window.query_mask.contiguous()),
+        index(k.index.contiguous()),
+        problems(scores.size(0)) {
+    if (window.holdout_mask.defined()) held_out = window.holdout_mask.contiguous();
   }
+
+  template <class Real>
+  FitTask<Real> Task(int64_t b) const {
+    return {.scores = At<Real>(scores, b),
+            .a = At<Real>(a, b),
+            .values = At<Real>(values, b),
+            .bias = At<Real>(bias, b),
+            .fitted = At<bool>(fitted, b),
+            .held_out = held_out.defined() ? At<bool>(held_out, b) : nullptr,
+            .kept = At<int64_t>(index, b),
+            .n = static_cast<int>(scores.size(1)),
+            .w = static_cast<int>(scores.size(2)),
+            .t = kept.counts[b],
+            .d = static_cast<int>(values.size(2))};
+  }
+
+  const Kept& kept;
+  at::Tensor scores, a, values, bias, fitted, held_out, index;
+  int64_t problems;
+};
+
+FitErrors EmptyErrors(const WindowBatch& window, int64_t problems) {
+  FitErrors errors;
+  if (!window.measured) return errors;
+  const auto options = at::TensorOptions().dtype(at::kDouble);
+  errors.mass_error = at::zeros({problems}, options);
+  errors.output_error = at::zeros({problems}, options);
+  if (!window.holdout_mask.defined()) return errors;
+  errors.holdout_mass_error = at::zeros({problems}, options);
+  errors.holdout_output_error = at::zeros({problems}, options);
   return errors;
 }
 
-// log w_j of section 4.3 and the KKT residual, [B, t].
-struct Mass {
-  at::Tensor log_w, w, kkt_residual;
-};
-Mass FitMass(const at::Tensor& a_kept, const Numerics& numerics, const Kept& kept,
-             const at::Tensor& counts) {
-  const at::Tensor a = a_kept.to(at::kDouble);
-  const at::Tensor gram = at::bmm(a.transpose(1, 2), a);
-  const at::Tensor trace = MeanTrace(gram, counts);
-  const at::Tensor mu = (numerics.mu * trace).clamp_min(kTinyTrace);
-  const int64_t t = a.size(2);
-  const at::Tensor h = gram + mu.view({-1, 1, 1}) * at::eye(t, gram.options());
-  const at::Tensor c = a.sum(1) + mu.unsqueeze(1);
-  const at::Tensor unit = trace.detach().clamp_min(kTinyTrace);
-  const BoxWeights box =
-      SolveBoxes(h, c, numerics.lower, numerics.upper, unit * (0.1 * kKktTolerance), kept.counts);
-  return {.log_w = box.w.log(), .w = box.w, .kkt_residual = box.kkt_residual / unit};
+void Store(const FitOutcome& outcome, int64_t b, FitErrors& errors) {
+  if (!errors.mass_error.defined()) return;
+  errors.mass_error.data_ptr<double>()[b] = outcome.fitted.mass;
+  errors.output_error.data_ptr<double>()[b] = outcome.fitted.output;
+  if (!errors.holdout_mass_error.defined()) return;
+  errors.holdout_mass_error.data_ptr<double>()[b] = outcome.held_out.mass;
+  errors.holdout_output_error.data_ptr<double>()[b] = outcome.held_out.output;
 }
 
-// V' of section 4.4, [B, t, d].
-at::Tensor FitValues(const at::Tensor& x32, const at::Tensor& y32, const at::Tensor& v_kept,
-                     const Numerics& numerics, const Kept& kept, const at::Tensor& counts) {
-  const at::Tensor x = x32.to(at::kDouble), y = y32.to(at::kDouble);
-  const at::Tensor gram = at::bmm(x.transpose(1, 2), x);
-  const at::Tensor lambda =
-      (numerics.lambda * MeanTrace(gram, counts)).clamp_min(kTinyTrace).view({-1, 1, 1});
-  const at::Tensor h = gram + lambda * at::eye(x.size(2), gram.options());
-  return SolveSpd(h, at::bmm(x.transpose(1, 2), y) + lambda * v_kept.to(at::kDouble), kept.counts);
+Fit FitWithoutGrad(const LocalSoftmax& local, const WindowBatch& window, const Kept& kept,
+                   const Numerics& numerics) {
+  const at::NoGradGuard no_grad;
+  const Operands x(local, window, kept);
+  const int64_t t = kept.index.size(1);
+  Fit fit{EmptyErrors(window, x.problems), at::zeros({x.problems, t}, x.scores.options()),
+          at::zeros({x.problems, t, x.values.size(2)}, x.scores.options()),
+          at::zeros({x.problems}, at::kDouble)};
+  Dispatch(x.scores, [&](auto type) {
+    using Real = decltype(type);
+    ForEachProblem(x.problems, [&](int64_t b) {
+      FitTask<Real> task = x.Task<Real>(b);
+      task.mu = *At<double>(numerics.mu, b);
+      task.lambda = *At<double>(numerics.lambda, b);
+      task.lower = *At<double>(numerics.lower, b);
+      task.upper = *At<double>(numerics.upper, b);
+      task.measured = window.measured;
+      task.new_bias = Into<Real>(fit.bias, b);
+      task.new_values = Into<Real>(fit.values, b);
+      const FitOutcome outcome = FitWindowRows(task);
+      fit.kkt_residual.data_ptr<double>()[b] = outcome.kkt_residual;
+      Store(outcome, b, fit);
+    });
+  });
+  fit.values = fit.values.to(window.values.scalar_type());
+  return fit;
 }
 
 }  // namespace
 
 LocalSoftmax ScoreWindow(const WindowBatch& window) {
-  const at::Tensor k = Wide(window.keys), q = Wide(window.queries);
-  at::Tensor scores =
-      at::baddbmm(Wide(window.bias).unsqueeze(1), q, k.transpose(1, 2), 1.0, window.scale);
-  scores = scores.masked_fill(window.slot_mask.logical_not().unsqueeze(1), kPadScore);
-  return {.scores = scores, .a = at::softmax(scores, 2)};
+  if (c10::GradMode::is_enabled()) return ScoreWithGrad(window);
+  const at::Tensor q = Wide(window.queries).contiguous(), k = Wide(window.keys).contiguous(),
+                   bias = Wide(window.bias).contiguous(), real = window.slot_mask.contiguous();
+  const int64_t n = q.size(1), w = k.size(1), d = k.size(2);
+  LocalSoftmax local{.scores = at::empty({k.size(0), n, w}, k.options()),
+                     .a = at::empty({k.size(0), n, w}, k.options())};
+  Dispatch(k, [&](auto type) {
+    using Real = decltype(type);
+    ForEachProblem(k.size(0), [&](int64_t b) {
+      ScoreWindowRows<Real>({.queries = At<Real>(q, b),
+                             .keys = At<Real>(k, b),
+                             .bias = At<Real>(bias, b),
+                             .real = At<bool>(real, b),
+                             .n = static_cast<int>(n),
+                             .w = static_cast<int>(w),
+                             .d = static_cast<int>(d),
+                             .scale = static_cast<Real>(window.scale),
+                             .scores = Into<Real>(local.scores, b),
+                             .a = Into<Real>(local.a, b)});
+    });
+  });
+  return local;
 }
 
 Kept ChooseByAttention(const LocalSoftmax& local, const WindowBatch& window,
@@ -139,55 +189,29 @@ Kept ChooseByAttention(const LocalSoftmax& local, const WindowBatch& window,
 
 Fit MatchWindow(const LocalSoftmax& local, const WindowBatch& window, const Kept& kept,
                 const Numerics& numerics, GradientMode gradient) {
-  const bool full = gradient == GradientMode::kFull;
-  const int64_t n = local.a.size(1), t = kept.index.size(1), d = window.values.size(2);
-  const at::Tensor counts =
-      at::tensor(std::vector<double>(kept.counts.begin(), kept.counts.end()), at::kDouble);
-  const at::Tensor kept_mask = CountMask(kept.counts, t);
-  const at::Tensor along_queries = kept.index.unsqueeze(1).expand({-1, n, -1});
-  const at::Tensor v_kept = window.values.gather(1, kept.index.unsqueeze(2).expand({-1, -1, d}));
-  const at::Tensor b_kept = Wide(window.bias).gather(1, kept.index);
-  Fit fit;
-  {
-    c10::AutoGradMode grad(full && c10::GradMode::is_enabled());
-    const at::Tensor query_mask = window.query_mask.unsqueeze(2);
-    const at::Tensor a_all =
-        local.a.gather(2, along_queries).masked_fill(kept_mask.logical_not().unsqueeze(1), 0);
-    const Mass mass =
-        FitMass(a_all.masked_fill(query_mask.logical_not(), 0), numerics, kept, counts);
-    const at::Tensor log_w = mass.log_w.to(local.a.scalar_type());
-    const at::Tensor logits = (local.scores.gather(2, along_queries) + log_w.unsqueeze(1))
-                                  .masked_fill(kept_mask.logical_not().unsqueeze(1), kPadScore);
-    const at::Tensor x =
-        at::softmax(logits, 2).masked_fill(kept_mask.logical_not().unsqueeze(1), 0);
-    const at::Tensor y = at::bmm(local.a, Wide(window.values));
-    const at::Tensor values =
-        FitValues(x.masked_fill(query_mask.logical_not(), 0),
-                  y.masked_fill(query_mask.logical_not(), 0), v_kept, numerics, kept, counts);
-    fit.bias = b_kept + log_w;
-    fit.values = values.to(window.values.scalar_type());
-    fit.kkt_residual = mass.kkt_residual.detach();
-    if (window.measured) {
-      static_cast<FitErrors&>(fit) = Measure(window, a_all, mass.w, x, values, y);
-    }
+  if (gradient == GradientMode::kFull && c10::GradMode::is_enabled())
+    return MatchWithGrad(local, window, kept, numerics);
+  Fit fit = FitWithoutGrad(local, window, kept, numerics);
+  if (gradient == GradientMode::kStraightThrough && c10::GradMode::is_enabled()) {
+    const int64_t d = window.values.size(2);
+    fit.values = StraightThrough(
+        fit.values, window.values.gather(1, kept.index.unsqueeze(2).expand({-1, -1, d})));
   }
-  if (!full) fit.bias = fit.bias.detach();
-  if (gradient == GradientMode::kStraightThrough) fit.values = StraightThrough(fit.values, v_kept);
-  if (gradient == GradientMode::kDetached) fit.values = fit.values.detach();
   return fit;
 }
 
 FitErrors MeasureEviction(const LocalSoftmax& local, const WindowBatch& window, const Kept& kept) {
-  at::NoGradGuard no_grad;
-  const int64_t n = local.a.size(1), t = kept.index.size(1), d = window.values.size(2);
-  const at::Tensor index = kept.index.unsqueeze(1).expand({-1, n, -1});
-  const at::Tensor padding = CountMask(kept.counts, t).logical_not().unsqueeze(1);
-  const at::Tensor a = local.a.gather(2, index).masked_fill(padding, 0);
-  const at::Tensor scores = local.scores.gather(2, index).masked_fill(padding, kPadScore);
-  const at::Tensor x = at::softmax(scores, 2).masked_fill(padding, 0);
-  const at::Tensor values = window.values.gather(1, kept.index.unsqueeze(2).expand({-1, -1, d}));
-  const at::Tensor w = at::ones({a.size(0), t}, at::kDouble);
-  return Measure(window, a, w, x, values, at::bmm(local.a, Wide(window.values)));
+  const Operands x(local, window, kept);
+  FitErrors errors = EmptyErrors(window, x.problems);
+  Dispatch(x.scores, [&](auto type) {
+    using Real = decltype(type);
+    ForEachProblem(x.problems, [&](int64_t b) {
+      FitTask<Real> task = x.Task<Real>(b);
+      task.measured = true;
+      Store(MeasureKeptRows(task), b, errors);
+    });
+  });
+  return errors;
 }
 
 at::Tensor RandomReferences(uint64_t seed, int layer, int head, int n, int d) {

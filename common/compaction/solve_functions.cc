@@ -27,13 +27,6 @@ std::vector<double> LeadingBlock(const double* a, int t, int n, const uint8_t* s
   return block;
 }
 
-void FactorAndSolve(std::vector<double>& block, int n, std::span<double> rhs, int columns) {
-  double trace = 0;
-  for (int i = 0; i < n; ++i) trace += block[static_cast<size_t>(i) * n + i];
-  CholeskyInPlace(block, n, 1e-15 * trace / std::max(n, 1) + 1e-300);
-  CholeskySolve(block, n, rhs, columns);
-}
-
 struct BoxFunction : torch::autograd::Function<BoxFunction> {
   static variable_list forward(AutogradContext* ctx, const Variable& h, const Variable& c,
                                const Variable& lower, const Variable& upper,
@@ -80,7 +73,7 @@ struct BoxFunction : torch::autograd::Function<BoxFunction> {
           if (i >= n || skip[i]) row[i] = 0;
         }
         std::vector<double> block = LeadingBlock(h.data_ptr<double>() + b * t * t, t, n, skip);
-        FactorAndSolve(block, n, std::span(row, n), 1);
+        SolveInPlace(block, n, std::span(row, n), 1);
       }
     });
     return {-y.unsqueeze(2) * w.unsqueeze(1), y, {}, {}, {}, {}};
@@ -96,7 +89,7 @@ at::Tensor SolveAll(const at::Tensor& a, const at::Tensor& r, const std::vector<
       double* rows = x.data_ptr<double>() + b * t * d;
       std::fill(rows + static_cast<int64_t>(n) * d, rows + static_cast<int64_t>(t) * d, 0.0);
       std::vector<double> block = LeadingBlock(a.data_ptr<double>() + b * t * t, t, n, nullptr);
-      FactorAndSolve(block, n, std::span(rows, static_cast<size_t>(n) * d), d);
+      SolveInPlace(block, n, std::span(rows, static_cast<size_t>(n) * d), d);
     }
   });
   return x;
