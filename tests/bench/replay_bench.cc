@@ -14,39 +14,57 @@
 #include "common/attention/replay.h"
 #include "common/model/decoder.h"
 #include "common/model/logprob.h"
+#include "tests/bench/cost_model.h"
 #include "tests/bench/small_model.h"
 #include "tests/bench/workload.h"
 
-// Ratios of training steps, each the median of interleaved runs in one process. One JSON object per
-// line. Usage: replay_bench [events|shared|all] [repetitions] [prompts of 4 rollouts]
+// Ratios of training steps, each the median of interleaved runs in one process, with what the
+// arithmetic allows beside it. One JSON object per line.
+// Usage: replay_bench [events|shared|layer|all] [repetitions] [prompts of 4 rollouts]
 namespace palimpsest::bench {
 namespace {
 
 using attention::PackedBatch;
 using attention::ReplayContext;
 using compaction::GradientMode;
+using model::DType;
 
 constexpr model::ModelConfig kModel = SmallModel();
-constexpr context::Shape kShape{.layers = kModel.layers, .kv_heads = kModel.kv_heads};
+// A layer as wide as attention is in research on shared prompts, without a head of any weight.
+constexpr model::ModelConfig kLayer = {.architecture = model::Architecture::kLlama,
+                                       .layers = 1,
+                                       .hidden = 256,
+                                       .intermediate = 768,
+                                       .heads = 4,
+                                       .kv_heads = 4,
+                                       .head_dim = 64,
+                                       .vocab = 257,
+                                       .max_position = 4096};
+
+context::Shape ShapeOf(const model::ModelConfig& c) {
+  return {.layers = c.layers, .kv_heads = c.kv_heads};
+}
 
 class Bench {
  public:
-  Bench() : decoder_(model::Decoder::Random(kModel, 1, model::DType::kFloat32)) {
+  Bench(const model::ModelConfig& config, DType dtype)
+      : config_(config), decoder_(model::Decoder::Random(config, 1, dtype)) {
     for (const auto& [name, tensor] : decoder_->Parameters()) {
       parameters_.push_back(tensor);
       parameters_.back().requires_grad_(true);
     }
   }
 
-  // Packing, forward and backward of one batch.
-  void Step(const Rollouts& rollouts, GradientMode mode, bool share) const {
-    const auto batch = PackedBatch::Create(rollouts.sequences, kShape, share);
+  // Packing, forward and backward of one batch; `head`: up to the log-probabilities of what was
+  // sampled, else of the layers alone.
+  void Step(const Rollouts& rollouts, GradientMode mode, bool share, bool head = true) const {
+    const auto batch = PackedBatch::Create(rollouts.sequences, ShapeOf(config_), share);
     if (!batch.ok()) {
       std::fprintf(stderr, "%s\n", batch.status().ToString().c_str());
       std::exit(1);
     }
-    ReplayContext replay(*batch,
-                         {.gradient = mode, .scale = 1 / std::sqrt(double{kModel.head_dim})});
+    ReplayContext replay(
+        *batch, {.gradient = mode, .scale = 1 / std::sqrt(static_cast<double>(config_.head_dim))});
     const at::Tensor hidden = decoder_->Hidden(at::tensor(batch->ids(), at::kLong),
                                                at::tensor(batch->positions(), at::kLong), replay);
     std::vector<int64_t> rows, targets;
@@ -57,13 +75,16 @@ class Bench {
         targets.push_back(s.tokens[p + 1]);
       }
     }
-    const at::Tensor logprobs =
-        model::TokenLogProbs(*decoder_, hidden.index_select(0, at::tensor(rows, at::kLong)),
-                             at::tensor(targets, at::kLong), 1.0);
-    torch::autograd::grad({logprobs.mean()}, parameters_);
+    const at::Tensor ends = hidden.index_select(0, at::tensor(rows, at::kLong));
+    const at::Tensor loss =
+        head ? model::TokenLogProbs(*decoder_, ends, at::tensor(targets, at::kLong), 1.0).mean()
+             : ends.to(at::kFloat).square().mean();
+    torch::autograd::grad({loss}, parameters_, {}, std::nullopt, /*create_graph=*/false,
+                          /*allow_unused=*/true);
   }
 
  private:
+  model::ModelConfig config_;
   std::unique_ptr<model::Decoder> decoder_;
   std::vector<at::Tensor> parameters_;
 };
@@ -89,82 +110,106 @@ std::vector<double> Medians(const std::vector<std::function<void()>>& runs, int 
   return medians;
 }
 
-context::ContextPolicy Budget(int32_t budget, int32_t window, double keep, int32_t reference) {
-  return {.trigger = context::KvBudget{.budget = budget, .window = window, .keep_ratio = keep},
-          .reference_tokens = reference};
-}
+struct Density {
+  int32_t response_tokens;
+  context::KvBudget budget;
+  int32_t reference;
+};
 
-void EventRows(const Bench& bench, int repetitions, int prompts) {
+void EventRow(const Bench& bench, const char* dtype, const Density& density, int repetitions,
+              int prompts) {
   const Workload work{.prompts = prompts,
                       .samples = 4,
                       .prompt_tokens = 24,
-                      .response_tokens = 146,
+                      .response_tokens = density.response_tokens,
                       .vocab = kModel.vocab};
-  const Rollouts plain = MakeRollouts(work, {}, kShape);
-  struct Density {
-    const char* name;
-    context::ContextPolicy policy;
+  const context::Shape shape = ShapeOf(kModel);
+  const Rollouts plain = MakeRollouts(work, {}, shape),
+                 events = MakeRollouts(
+                     work, {.trigger = density.budget, .reference_tokens = density.reference},
+                     shape);
+  const auto step = [&](const Rollouts& rollouts, GradientMode mode) {
+    return [&bench, &rollouts, mode] { bench.Step(rollouts, mode, true); };
   };
-  const Density densities[] = {
-      {"budget 56 window 28 keep 12 ref 48", Budget(56, 28, 12.5 / 28, 48)},
-      {"budget 1/2", Budget(85, 42, 0.4, 48)},
-      {"budget 1/3", Budget(57, 28, 0.4, 48)},
-      {"budget 1/4", Budget(48, 20, 0.25, 48)}};
-  for (const Density& density : densities) {
-    const Rollouts events = MakeRollouts(work, density.policy, kShape);
-    const auto step = [&](const Rollouts& rollouts, GradientMode mode) {
-      return [&bench, &rollouts, mode] { bench.Step(rollouts, mode, true); };
-    };
-    const auto m =
-        Medians({step(plain, GradientMode::kFull), step(events, GradientMode::kDetached),
-                 step(events, GradientMode::kStraightThrough), step(events, GradientMode::kFull)},
-                repetitions);
-    std::printf(
-        "{\"bench\": \"events\", \"shape\": \"%s\", \"rollouts\": %d, \"tokens\": 170, "
-        "\"events_per_rollout\": %.2f, \"plain_s\": %.3f, \"detached_s\": %.3f, "
-        "\"straight_through_s\": %.3f, \"full_s\": %.3f, \"ratio_detached\": %.2f, "
-        "\"ratio_straight_through\": %.2f, \"ratio_full\": %.2f}\n",
-        density.name, work.prompts * work.samples, events.events_per_rollout, m[0], m[1], m[2],
-        m[3], m[1] / m[0], m[2] / m[0], m[3] / m[0]);
-    std::fflush(stdout);
+  const auto m =
+      Medians({step(plain, GradientMode::kFull), step(events, GradientMode::kDetached),
+               step(events, GradientMode::kStraightThrough), step(events, GradientMode::kFull)},
+              repetitions);
+  const EventCost cost = CostOf(events, density.budget, kModel);
+  double tokens = 0, count = 0;
+  for (const auto& s : events.sequences) tokens += s.rows, count += std::ssize(s.events);
+  std::printf(
+      "{\"bench\": \"events\", \"dtype\": \"%s\", \"budget\": %d, \"window\": %d, "
+      "\"keep_ratio\": %.2f, \"references\": %d, \"rollouts\": %d, \"tokens\": %.0f, "
+      "\"events_per_1000_tokens\": %.1f, \"plain_s\": %.3f, \"detached_s\": %.3f, "
+      "\"straight_through_s\": %.3f, \"full_s\": %.3f, \"ratio_detached\": %.2f, "
+      "\"ratio_straight_through\": %.2f, \"ratio_full\": %.2f, \"limit_detached\": %.2f, "
+      "\"limit_full\": %.2f}\n",
+      dtype, density.budget.budget, density.budget.window, density.budget.keep_ratio,
+      density.reference, prompts * 4, tokens / (prompts * 4), 1000 * count / tokens, m[0], m[1],
+      m[2], m[3], m[1] / m[0], m[2] / m[0], m[3] / m[0], cost.detached, cost.full);
+  std::fflush(stdout);
+}
+
+void EventRows(int repetitions, int prompts) {
+  const Density densities[] = {{488, {.budget = 256, .window = 128, .keep_ratio = 0.25}, 128},
+                               {488, {.budget = 128, .window = 64, .keep_ratio = 0.25}, 64},
+                               {146, {.budget = 85, .window = 42, .keep_ratio = 0.4}, 48},
+                               {146, {.budget = 56, .window = 28, .keep_ratio = 0.43}, 48}};
+  for (const auto& [name, dtype] :
+       {std::pair{"float32", DType::kFloat32}, {"bfloat16", DType::kBFloat16}}) {
+    const Bench bench(kModel, dtype);
+    for (const Density& density : densities) {
+      const int fewer = density.response_tokens > 200 ? 3 : 1;  // about as many tokens
+      EventRow(bench, name, density, repetitions, std::max(1, prompts / fewer));
+    }
   }
 }
 
-// Multiply-adds of one forward pass, the ideal that no kernel and no padding enters.
-double IdealCost(double rows, double pairs, double loss_rows) {
-  const double attention_width = kModel.heads * kModel.head_dim;
-  const double kv_width = kModel.kv_heads * kModel.head_dim;
-  const double linear = kModel.hidden * (2 * attention_width + 2 * kv_width) +
-                        3.0 * kModel.hidden * kModel.intermediate;
-  return kModel.layers * (rows * linear + pairs * 2 * attention_width) +
-         loss_rows * kModel.hidden * kModel.vocab;
+struct GroupShape {
+  int n, p, r;  // samples, tokens of the prompt and of each response
+};
+
+// One group behind one prompt / the same with a prompt each.
+void SharedRow(const char* name, const Bench& bench, const model::ModelConfig& model, bool head,
+               const GroupShape& shape, int repetitions) {
+  const auto [n, p, r] = shape;
+  const Rollouts rollouts = MakeRollouts({.prompts = 1,
+                                          .samples = n,
+                                          .prompt_tokens = p,
+                                          .response_tokens = r,
+                                          .ragged = false,
+                                          .vocab = model.vocab},
+                                         {}, ShapeOf(model));
+  const auto m = Medians({[&] { bench.Step(rollouts, GradientMode::kFull, true, head); },
+                          [&] { bench.Step(rollouts, GradientMode::kFull, false, head); }},
+                         repetitions);
+  const double own = r * (r + 1) / 2.0 + double{1} * r * p, prompt = p * (p + 1) / 2.0;
+  const double loss_rows = head ? n * r : 0;
+  const double ideal = StepCost(model, n * (p + r), n * (prompt + own), loss_rows) /
+                       StepCost(model, p + n * r, prompt + n * own, loss_rows);
+  std::printf(
+      "{\"bench\": \"%s\", \"n\": %d, \"p\": %d, \"r\": %d, \"shared_s\": %.3f, "
+      "\"replicated_s\": %.3f, \"ratio\": %.2f, \"ideal\": %.2f, \"of_ideal\": %.2f}\n",
+      name, n, p, r, m[0], m[1], m[1] / m[0], ideal, m[1] / m[0] / ideal);
+  std::fflush(stdout);
 }
 
-void SharedRows(const Bench& bench, int repetitions) {
-  struct Shape {
-    int n, p, r;
-  };
-  for (const auto [n, p, r] : {Shape{8, 64, 64}, Shape{8, 256, 64}, Shape{16, 256, 128},
-                               Shape{8, 512, 128}, Shape{8, 64, 256}}) {
-    const Workload work{.prompts = 1,
-                        .samples = n,
-                        .prompt_tokens = p,
-                        .response_tokens = r,
-                        .ragged = false,
-                        .vocab = kModel.vocab};
-    const Rollouts rollouts = MakeRollouts(work, {}, kShape);
-    const auto m = Medians({[&] { bench.Step(rollouts, GradientMode::kFull, true); },
-                            [&] { bench.Step(rollouts, GradientMode::kFull, false); }},
-                           repetitions);
-    const double own = r * (r + 1) / 2.0 + double{1} * r * p, prompt = p * (p + 1) / 2.0;
-    const double ideal = IdealCost(n * (p + r), n * (prompt + own), n * r) /
-                         IdealCost(p + n * r, prompt + n * own, n * r);
-    std::printf(
-        "{\"bench\": \"shared_prompt\", \"n\": %d, \"p\": %d, \"r\": %d, \"shared_s\": %.3f, "
-        "\"replicated_s\": %.3f, \"ratio\": %.2f, \"ideal\": %.2f, \"of_ideal\": %.2f}\n",
-        n, p, r, m[0], m[1], m[1] / m[0], ideal, m[1] / m[0] / ideal);
-    std::fflush(stdout);
-  }
+void SharedRows(int repetitions) {
+  const Bench bench(kModel, DType::kFloat32);
+  for (const GroupShape& shape :
+       {GroupShape{8, 64, 64}, GroupShape{8, 256, 64}, GroupShape{16, 256, 128},
+        GroupShape{8, 512, 128}, GroupShape{8, 64, 256}})
+    SharedRow("shared_prompt", bench, kModel, true, shape, repetitions);
+}
+
+void LayerRows(int repetitions) {
+  const Bench bench(kLayer, DType::kFloat32);
+  for (const GroupShape& shape :
+       {GroupShape{4, 256, 64}, GroupShape{8, 256, 64}, GroupShape{8, 512, 128},
+        GroupShape{16, 512, 64}, GroupShape{8, 1024, 128}, GroupShape{8, 256, 256},
+        GroupShape{8, 64, 256}})
+    SharedRow("shared_layer", bench, kLayer, false, shape, repetitions);
 }
 
 }  // namespace
@@ -175,10 +220,14 @@ int main(int argc, char** argv) {
   const std::string_view which = argc > 1 ? argv[1] : "all";
   const int repetitions = argc > 2 ? std::max(1, std::atoi(argv[2])) : 5;
   const int prompts = argc > 3 ? std::max(1, std::atoi(argv[3])) : 16;
+  if (which != "events" && which != "shared" && which != "layer" && which != "all") {
+    std::fprintf(stderr, "replay_bench: '%s' is not events, shared, layer or all\n", argv[1]);
+    return 2;
+  }
   std::printf("{\"bench\": \"setup\", \"threads\": %d, \"repetitions\": %d}\n",
               at::get_num_threads(), repetitions);
-  const Bench bench;
-  if (which == "events" || which == "all") EventRows(bench, repetitions, prompts);
-  if (which == "shared" || which == "all") SharedRows(bench, repetitions);
+  if (which == "events" || which == "all") EventRows(repetitions, prompts);
+  if (which == "shared" || which == "all") SharedRows(repetitions);
+  if (which == "layer" || which == "all") LayerRows(repetitions);
   return 0;
 }

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""deploy/compare_report.py on runs whose numbers are known, and what deploy/compare.sh refuses.
+"""The reports of deploy/compare.sh on runs whose numbers are known, and what the script refuses.
 
 Usage: compare_test.py, from the root of the repository. Needs the standard library only.
 """
@@ -17,6 +17,7 @@ ROOT = pathlib.Path.cwd()
 sys.path.insert(0, str(ROOT / "deploy"))
 sys.dont_write_bytecode = True
 import compare_report  # noqa: E402
+import gradients_report  # noqa: E402
 
 PROMPTS = 40
 
@@ -25,7 +26,7 @@ def needs_memory(index):
     return index % 4 != 0
 
 
-def write_run(folder, reward, also=(), indices=range(PROMPTS), minutes=3):
+def write_run(folder, reward, also=(), indices=range(PROMPTS), minutes=3, context="am", recall=0.5):
     """A run whose rewards after RL are reward(index, greedy), and 0.25 before."""
     lines = []
     for when in ["first", "last", *("last." + other for other in also)]:
@@ -40,7 +41,8 @@ def write_run(folder, reward, also=(), indices=range(PROMPTS), minutes=3):
     (report / "heldout.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (report / "report.json").write_text(json.dumps(
         {"kv_budget": 56, "mean_total_tokens": 224, "events_per_rollout": 11, "steps": 40, "tokens_per_s": 1234.5,
-         "wall_s": 60 * minutes, "mismatch_kl": 2e-13}))
+         "wall_s": 60 * minutes, "mismatch_kl": 2e-13,
+         "heldout_by_context": {context: {"greedy_parts": {"answer": 0.5, "recall_5_8": recall, "recall_9_12": 0.125}}}}))
 
 
 def noisy(seed, index, greedy):
@@ -57,11 +59,11 @@ class Report(unittest.TestCase):
     def compare(self, seeds, ways):
         return compare_report.Comparison(compare_report.read_runs(self.runs, seeds, ways), resamples=400)
 
-    def report(self, seeds, ways):
+    def report(self, seeds, ways, program="compare_report.py"):
         config = pathlib.Path(self.runs.parent, "a.yaml")
         config.write_text("a: 1\n")
         return subprocess.run(
-            [sys.executable, "-B", ROOT / "deploy/compare_report.py", "--runs", self.runs, "--seeds", seeds, "--ways", ways,
+            [sys.executable, "-B", ROOT / "deploy" / program, "--runs", self.runs, "--seeds", seeds, "--ways", ways,
              "--config", config, "--out", self.out, "--command", "deploy/compare.sh --of-this-test", "--commit", "abc123"],
             capture_output=True, text=True, timeout=100)
 
@@ -154,22 +156,48 @@ class Report(unittest.TestCase):
         self.assertRegex(self.report("1", "none").stderr, r"has 39 prompts of 40")
 
 
+    def test_each_way_is_held_against_the_base(self):
+        for seed, recall in (("1", 0.5), ("2", 0.75)):
+            for way, loss in (("full", 0), ("detached", 0.1), ("x8", 0)):
+                write_run(self.runs / seed / way, lambda i, greedy, s=seed, d=loss: noisy(s, i, greedy) - d,
+                          also=["none", "x8"] if way == "full" else [], context=gradients_report.OWN.get(way, way), recall=recall)
+        done = self.report("1,2", "full,detached,x8", "gradients_report.py")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        page = (self.out / "gradients.md").read_text()
+        self.assertIn("- gradients: detached: -0.100 [-0.100, -0.100]: worse.", page)
+        self.assertIn("- 8x: +0.000 [+0.000, +0.000]: no difference shown.", page)
+        self.assertIn("| no compaction | 0.500 [0.500, 0.500] | 0.500 [0.500, 0.500] |  |  |", page)  # the base under others
+        self.assertIn("| lines ago | 5 to 8 | 9 to 12 |", page)
+        self.assertIn("| 8x | 0.625 | 0.125 |", page)
+
+    def test_without_the_base_or_with_ways_of_another_study_there_is_no_page(self):
+        write_run(self.runs / "1/x2", lambda i, greedy: 1.0)
+        for ways, words in (("x2", "full is missing"), ("full,am4", "am4 is not one")):
+            done = self.report("1", ways, "gradients_report.py")
+            self.assertEqual(done.returncode, 2, ways)
+            self.assertIn(words, done.stderr)
+        self.assertFalse((self.out / "gradients.md").exists())
+
+
 class Script(unittest.TestCase):
     def test_arguments_that_mean_nothing_are_refused_before_anything_is_built(self):
         for arguments, words in ((["--what"], "unknown argument '--what'"), (["--ways", "am5"], "'am5' is not one of"),
+                                 (["--study", "../x"], "is not one of compare, gradients"), (["--ways", ""], "--ways is empty"),
+                                 (["--study", "gradients", "--ways", "am4"], "'am4' is not one of full,"),
                                  (["--ways"], "needs a value"), (["--seeds", "one"], "no list of numbers"),
                                  (["--seeds", "1,1"], "'1' is there twice"), (["--quick", "more"], "unknown argument 'more'")):
             done = subprocess.run([ROOT / "deploy/compare.sh", *arguments], capture_output=True, text=True, timeout=20)
             self.assertEqual(done.returncode, 2, arguments)
             self.assertIn(words, done.stderr)
 
-    def test_ways_of_the_script_are_those_of_the_report_and_the_configuration(self):
-        script = (ROOT / "deploy/compare.sh").read_text()
-        ways = re.search(r"^all_ways=(\S+)$", script, re.M)[1].split(",")
-        self.assertEqual(ways, list(compare_report.LABELS))
-        config = (ROOT / "deploy/configs/compare.yaml").read_text()
-        for way in ways[1:]:
-            self.assertRegex(config, rf"(?m)^    {way}: {{kind: kv_budget")
+    def test_ways_of_a_study_are_those_of_its_report_and_its_configuration(self):
+        for study, report in (("compare", compare_report), ("gradients", gradients_report)):
+            script = (ROOT / f"deploy/studies/{study}.sh").read_text()
+            ways = re.search(r"^all_ways=(\S+)$", script, re.M)[1].split(",")
+            self.assertEqual(set(ways), set(report.LABELS))
+            config = (ROOT / f"deploy/configs/{study}.yaml").read_text()
+            for way in set(ways) - {"none", *gradients_report.OWN}:
+                self.assertRegex(config, rf"(?m)^    {way}: {{kind: kv_budget")
 
 
 if __name__ == "__main__":
