@@ -207,9 +207,14 @@ void EventWave::Fit(Batch& batch, const std::vector<PendingEvent*>& events,
   const compaction::Numerics numerics{
       .mu = column(mu), .lambda = column(lambda), .lower = column(lower), .upper = column(upper)};
   const bool again = gradient_ == GradientMode::kFull && c10::GradMode::is_enabled();
-  const compaction::Fit fit =
+  compaction::Fit fit =
       again ? MatchAgain(std::move(batch.local), batch.window, kept, numerics, batch.references)
-            : compaction::MatchWindow(batch.local, batch.window, kept, numerics, gradient_);
+            : compaction::MatchWindow(batch.local, batch.window, kept, numerics);
+  if (gradient_ == GradientMode::kStraightThrough) {
+    fit.values = StraightThrough(
+        fit.values, batch.window.values.gather(
+                        1, kept.index.unsqueeze(2).expand({-1, -1, fit.values.size(2)})));
+  }
   for (int64_t b = 0; b < problems && batch.window.measured; ++b) {
     const PendingEvent& e = *events[b / batch.heads];
     AddTo(e, fit, b);

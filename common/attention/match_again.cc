@@ -1,6 +1,4 @@
 #include <ATen/ATen.h>
-#include <c10/core/GradMode.h>
-#include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/custom_class.h>
 
@@ -13,7 +11,6 @@ namespace palimpsest::attention {
 namespace {
 
 using compaction::Fit;
-using compaction::GradientMode;
 using compaction::MatchWindow;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
@@ -40,8 +37,7 @@ struct MatchFunction : torch::autograd::Function<MatchFunction> {
   static variable_list forward(AutogradContext* ctx, const at::Tensor& keys,
                                const at::Tensor& values, const at::Tensor& bias,
                                const at::Tensor& flat, c10::intrusive_ptr<Matching> m) {
-    m->fit = MatchWindow(std::exchange(m->local, {}), m->window, m->kept, m->numerics,
-                         GradientMode::kDetached);
+    m->fit = MatchWindow(std::exchange(m->local, {}), m->window, m->kept, m->numerics);
     m->window.keys = m->window.values = m->window.bias = m->window.queries = at::Tensor();
     ctx->save_for_backward({keys, values, bias, flat});
     ctx->saved_data["matching"] = c10::IValue::make_capsule(m);
@@ -51,31 +47,35 @@ struct MatchFunction : torch::autograd::Function<MatchFunction> {
   static variable_list backward(AutogradContext* ctx, variable_list output_grads) {
     const auto m =
         c10::static_intrusive_pointer_cast<Matching>(ctx->saved_data["matching"].toCapsule());
-    variable_list leaves, wanted;
-    for (const at::Tensor& saved : ctx->get_saved_variables()) {
-      const bool needed = ctx->needs_input_grad(leaves.size());
-      leaves.push_back(saved.detach().requires_grad_(needed));
-      if (needed) wanted.push_back(leaves.back());
-    }
-    const c10::AutoGradMode with_grad(true);
+    const variable_list saved = ctx->get_saved_variables();
+    const at::Tensor& flat = saved[3];
     compaction::WindowBatch window = m->window;
-    window.keys = leaves[0];
-    window.values = leaves[1];
-    window.bias = leaves[2];
-    window.queries = m->rows.defined()
-                         ? GatherRowsWithGrad(leaves[3], leaves[3].slice(0, 0, 0), m->rows)
-                         : leaves[3];
-    const Fit fit =
-        MatchWindow(ScoreWindow(window), window, m->kept, m->numerics, GradientMode::kFull);
-    variable_list found =
-        torch::autograd::grad({fit.bias, fit.values}, wanted, output_grads, /*retain_graph=*/false,
-                              /*create_graph=*/false, /*allow_unused=*/true);
-    variable_list grads(leaves.size() + 1);  // none for the matching
-    for (size_t i = 0, next = 0; i < leaves.size(); ++i) {
-      if (ctx->needs_input_grad(i)) grads[i] = std::move(found[next++]);
+    window.keys = saved[0];
+    window.values = saved[1];
+    window.bias = saved[2];
+    window.queries =
+        m->rows.defined() ? GatherRows(flat.detach(), flat.slice(0, 0, 0), m->rows) : flat;
+    const compaction::WindowGradients g =
+        compaction::MatchGradients(window, m->kept, m->numerics, output_grads[0], output_grads[1]);
+    at::Tensor queries;
+    if (m->rows.defined() && ctx->needs_input_grad(3)) {
+      at::Tensor sums = at::zeros(flat.sizes(), g.queries.options()), none = sums.slice(0, 0, 0);
+      ScatterAddRows(g.queries.view({-1, flat.size(1)}), m->rows, sums, none);
+      queries = sums.to(flat.scalar_type());
     }
-    return grads;
+    return {g.keys.to(saved[0].scalar_type()),
+            g.values.to(saved[1].scalar_type()),
+            g.bias.to(saved[2].scalar_type()),
+            queries,
+            {}};
   }
+};
+
+struct StraightThroughFunction : torch::autograd::Function<StraightThroughFunction> {
+  static at::Tensor forward(AutogradContext*, const at::Tensor& value, const at::Tensor&) {
+    return value.clone();
+  }
+  static variable_list backward(AutogradContext*, variable_list grads) { return {{}, grads[0]}; }
 };
 
 }  // namespace
@@ -91,6 +91,10 @@ Fit MatchAgain(compaction::LocalSoftmax local, compaction::WindowBatch window,
   fit.bias = out[0];
   fit.values = out[1];
   return fit;
+}
+
+at::Tensor StraightThrough(const at::Tensor& value, const at::Tensor& target) {
+  return StraightThroughFunction::apply(value.detach(), target);
 }
 
 }  // namespace palimpsest::attention

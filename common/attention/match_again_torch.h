@@ -12,11 +12,14 @@ struct ReferenceRows {
   at::Tensor rows;  // int64 [B, n] of flat, -1 padding; undefined: flat are the queries
 };
 
-// MatchWindow with full gradients to keys, values, bias and reference rows, which keeps of a fit
-// its window alone: scores, systems and solutions are made again in the backward pass. `local` and
+// MatchWindow with full gradients to keys, values, bias and reference rows. Of a fit it keeps the
+// window alone: scores, systems and solutions are made again in the backward pass. `local` and
 // window.queries are those of the forward pass. Letters as in matching_torch.h.
 compaction::Fit MatchAgain(compaction::LocalSoftmax local, compaction::WindowBatch window,
                            compaction::Kept kept, compaction::Numerics numerics,
                            const ReferenceRows& references);
+
+// Forward `value`, gradient to `target` (same shape).
+at::Tensor StraightThrough(const at::Tensor& value, const at::Tensor& target);
 
 }  // namespace palimpsest::attention

@@ -26,20 +26,22 @@ inline void Gemm(char transa, char transb, int m, int n, int k, double alpha, co
   dgemm_(&transa, &transb, &m, &n, &k, &alpha, a, &lda, b, &ldb, &beta, out, &ldc);
 }
 
-// out [m, n] = left [m, k] right [k, n].
+// out [m, n] = scale * left [m, k] right [k, n].
 template <class Real>
-void Multiply(int m, int n, int k, const Real* left, const Real* right, Real* out) {
-  Gemm('N', 'N', n, m, k, Real{1}, right, n, left, k, out, n);
+void Multiply(int m, int n, int k, const Real* left, const Real* right, Real* out, Real scale = 1) {
+  Gemm('N', 'N', n, m, k, scale, right, n, left, k, out, n);
 }
 // out [m, n] = scale * left [m, k] right [n, k]'.
 template <class Real>
-void MultiplyRows(int m, int n, int k, Real scale, const Real* left, const Real* right, Real* out) {
+void MultiplyRows(int m, int n, int k, const Real* left, const Real* right, Real* out,
+                  Real scale = 1) {
   Gemm('T', 'N', n, m, k, scale, right, k, left, k, out, n);
 }
-// out [m, n] = left [k, m]' right [k, n].
+// out [m, n] = scale * left [k, m]' right [k, n].
 template <class Real>
-void MultiplyColumns(int m, int n, int k, const Real* left, const Real* right, Real* out) {
-  Gemm('N', 'T', n, m, k, Real{1}, right, n, left, m, out, n);
+void MultiplyColumns(int m, int n, int k, const Real* left, const Real* right, Real* out,
+                     Real scale = 1) {
+  Gemm('N', 'T', n, m, k, scale, right, n, left, m, out, n);
 }
 
 }  // namespace palimpsest::compaction

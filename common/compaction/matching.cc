@@ -4,13 +4,17 @@
 
 #include "common/base/random.h"
 #include "common/compaction/choose.h"
-#include "common/compaction/match_with_grad_torch.h"
 #include "common/compaction/matching_torch.h"
-#include "common/compaction/solve_functions_torch.h"
 #include "common/compaction/window_fit.h"
 
 namespace palimpsest::compaction {
 namespace {
+
+at::Tensor Wide(const at::Tensor& x) {
+  return x.scalar_type() == at::kDouble ? x : x.to(at::kFloat);
+}
+// Contiguous, and without its history.
+at::Tensor Plain(const at::Tensor& x) { return Wide(x.detach()).contiguous(); }
 
 template <class F>
 void Dispatch(const at::Tensor& x, const F& f) {
@@ -35,37 +39,74 @@ T* Into(at::Tensor& x, int64_t b) {
   return x.data_ptr<T>() + b * x.stride(0);
 }
 
-// What the problems of a batch are fitted from, contiguous and wide.
-struct Operands {
-  Operands(const LocalSoftmax& local, const WindowBatch& window, const Kept& k)
+// What the problems of a batch are scored from, contiguous and wide.
+struct ScoreOperands {
+  explicit ScoreOperands(const WindowBatch& window)
+      : queries(Plain(window.queries)),
+        keys(Plain(window.keys)),
+        bias(Plain(window.bias)),
+        real(window.slot_mask.contiguous()),
+        scale(window.scale) {}
+
+  template <class Real>
+  ScoreTask<Real> Task(int64_t b) const {
+    return {.queries = At<Real>(queries, b),
+            .keys = At<Real>(keys, b),
+            .bias = At<Real>(bias, b),
+            .real = At<bool>(real, b),
+            .n = static_cast<int>(queries.size(1)),
+            .w = static_cast<int>(keys.size(1)),
+            .d = static_cast<int>(keys.size(2)),
+            .scale = static_cast<Real>(scale)};
+  }
+
+  at::Tensor queries, keys, bias, real;
+  double scale;
+};
+
+// What they are fitted from, but for scores and a.
+struct FitOperands {
+  FitOperands(const WindowBatch& window, const Kept& k)
       : kept(k),
-        scores(local.scores.contiguous()),
-        a(local.a.contiguous()),
-        values(Wide(window.values).detach().contiguous()),
-        bias(Wide(window.bias).detach().contiguous()),
+        values(Plain(window.values)),
+        bias(Plain(window.bias)),
         fitted(window.query_mask.contiguous()),
         index(k.index.contiguous()),
-        problems(scores.size(0)) {
+        problems(values.size(0)) {
     if (window.holdout_mask.defined()) held_out = window.holdout_mask.contiguous();
   }
 
   template <class Real>
   FitTask<Real> Task(int64_t b) const {
-    return {.scores = At<Real>(scores, b),
-            .a = At<Real>(a, b),
-            .values = At<Real>(values, b),
+    return {.values = At<Real>(values, b),
             .bias = At<Real>(bias, b),
             .fitted = At<bool>(fitted, b),
             .held_out = held_out.defined() ? At<bool>(held_out, b) : nullptr,
             .kept = At<int64_t>(index, b),
-            .n = static_cast<int>(scores.size(1)),
-            .w = static_cast<int>(scores.size(2)),
+            .n = static_cast<int>(fitted.size(1)),
+            .w = static_cast<int>(values.size(1)),
             .t = kept.counts[b],
             .d = static_cast<int>(values.size(2))};
   }
+  template <class Real>
+  FitTask<Real> Task(int64_t b, const LocalSoftmax& local) const {
+    FitTask<Real> task = Task<Real>(b);
+    task.scores = At<Real>(local.scores, b);
+    task.a = At<Real>(local.a, b);
+    return task;
+  }
+  template <class Real>
+  FitTask<Real> Task(int64_t b, const Numerics& numerics) const {
+    FitTask<Real> task = Task<Real>(b);
+    task.mu = *At<double>(numerics.mu, b);
+    task.lambda = *At<double>(numerics.lambda, b);
+    task.lower = *At<double>(numerics.lower, b);
+    task.upper = *At<double>(numerics.upper, b);
+    return task;
+  }
 
   const Kept& kept;
-  at::Tensor scores, a, values, bias, fitted, held_out, index;
+  at::Tensor values, bias, fitted, held_out, index;
   int64_t problems;
 };
 
@@ -90,56 +131,20 @@ void Store(const FitOutcome& outcome, int64_t b, FitErrors& errors) {
   errors.holdout_output_error.data_ptr<double>()[b] = outcome.held_out.output;
 }
 
-Fit FitWithoutGrad(const LocalSoftmax& local, const WindowBatch& window, const Kept& kept,
-                   const Numerics& numerics) {
-  const at::NoGradGuard no_grad;
-  const Operands x(local, window, kept);
-  const int64_t t = kept.index.size(1);
-  Fit fit{EmptyErrors(window, x.problems), at::zeros({x.problems, t}, x.scores.options()),
-          at::zeros({x.problems, t, x.values.size(2)}, x.scores.options()),
-          at::zeros({x.problems}, at::kDouble)};
-  Dispatch(x.scores, [&](auto type) {
-    using Real = decltype(type);
-    ForEachProblem(x.problems, [&](int64_t b) {
-      FitTask<Real> task = x.Task<Real>(b);
-      task.mu = *At<double>(numerics.mu, b);
-      task.lambda = *At<double>(numerics.lambda, b);
-      task.lower = *At<double>(numerics.lower, b);
-      task.upper = *At<double>(numerics.upper, b);
-      task.measured = window.measured;
-      task.new_bias = Into<Real>(fit.bias, b);
-      task.new_values = Into<Real>(fit.values, b);
-      const FitOutcome outcome = FitWindowRows(task);
-      fit.kkt_residual.data_ptr<double>()[b] = outcome.kkt_residual;
-      Store(outcome, b, fit);
-    });
-  });
-  fit.values = fit.values.to(window.values.scalar_type());
-  return fit;
-}
-
 }  // namespace
 
 LocalSoftmax ScoreWindow(const WindowBatch& window) {
-  if (c10::GradMode::is_enabled()) return ScoreWithGrad(window);
-  const at::Tensor q = Wide(window.queries).contiguous(), k = Wide(window.keys).contiguous(),
-                   bias = Wide(window.bias).contiguous(), real = window.slot_mask.contiguous();
-  const int64_t n = q.size(1), w = k.size(1), d = k.size(2);
-  LocalSoftmax local{.scores = at::empty({k.size(0), n, w}, k.options()),
-                     .a = at::empty({k.size(0), n, w}, k.options())};
-  Dispatch(k, [&](auto type) {
+  const ScoreOperands x(window);
+  const int64_t problems = x.keys.size(0), n = x.queries.size(1), w = x.keys.size(1);
+  LocalSoftmax local{.scores = at::empty({problems, n, w}, x.keys.options()),
+                     .a = at::empty({problems, n, w}, x.keys.options())};
+  Dispatch(x.keys, [&](auto type) {
     using Real = decltype(type);
-    ForEachProblem(k.size(0), [&](int64_t b) {
-      ScoreWindowRows<Real>({.queries = At<Real>(q, b),
-                             .keys = At<Real>(k, b),
-                             .bias = At<Real>(bias, b),
-                             .real = At<bool>(real, b),
-                             .n = static_cast<int>(n),
-                             .w = static_cast<int>(w),
-                             .d = static_cast<int>(d),
-                             .scale = static_cast<Real>(window.scale),
-                             .scores = Into<Real>(local.scores, b),
-                             .a = Into<Real>(local.a, b)});
+    ForEachProblem(problems, [&](int64_t b) {
+      ScoreTask<Real> task = x.Task<Real>(b);
+      task.scores = Into<Real>(local.scores, b);
+      task.a = Into<Real>(local.a, b);
+      ScoreWindowRows(task);
     });
   });
   return local;
@@ -188,25 +193,64 @@ Kept ChooseByAttention(const LocalSoftmax& local, const WindowBatch& window,
 }
 
 Fit MatchWindow(const LocalSoftmax& local, const WindowBatch& window, const Kept& kept,
-                const Numerics& numerics, GradientMode gradient) {
-  if (gradient == GradientMode::kFull && c10::GradMode::is_enabled())
-    return MatchWithGrad(local, window, kept, numerics);
-  Fit fit = FitWithoutGrad(local, window, kept, numerics);
-  if (gradient == GradientMode::kStraightThrough && c10::GradMode::is_enabled()) {
-    const int64_t d = window.values.size(2);
-    fit.values = StraightThrough(
-        fit.values, window.values.gather(1, kept.index.unsqueeze(2).expand({-1, -1, d})));
-  }
+                const Numerics& numerics) {
+  const at::NoGradGuard no_grad;
+  const FitOperands x(window, kept);
+  const int64_t t = kept.index.size(1);
+  Fit fit{EmptyErrors(window, x.problems), at::zeros({x.problems, t}, x.values.options()),
+          at::zeros({x.problems, t, x.values.size(2)}, x.values.options()),
+          at::zeros({x.problems}, at::kDouble)};
+  Dispatch(x.values, [&](auto type) {
+    using Real = decltype(type);
+    ForEachProblem(x.problems, [&](int64_t b) {
+      FitTask<Real> task = x.Task<Real>(b, numerics);
+      task.scores = At<Real>(local.scores, b);
+      task.a = At<Real>(local.a, b);
+      task.measured = window.measured;
+      task.new_bias = Into<Real>(fit.bias, b);
+      task.new_values = Into<Real>(fit.values, b);
+      const FitOutcome outcome = FitWindowRows(task);
+      fit.kkt_residual.data_ptr<double>()[b] = outcome.kkt_residual;
+      Store(outcome, b, fit);
+    });
+  });
+  fit.values = fit.values.to(window.values.scalar_type());
   return fit;
 }
 
-FitErrors MeasureEviction(const LocalSoftmax& local, const WindowBatch& window, const Kept& kept) {
-  const Operands x(local, window, kept);
-  FitErrors errors = EmptyErrors(window, x.problems);
-  Dispatch(x.scores, [&](auto type) {
+WindowGradients MatchGradients(const WindowBatch& window, const Kept& kept,
+                               const Numerics& numerics, const at::Tensor& new_bias,
+                               const at::Tensor& new_values) {
+  const at::NoGradGuard no_grad;
+  const ScoreOperands scored(window);
+  const FitOperands x(window, kept);
+  const at::Tensor d_bias = Plain(new_bias), d_values = Plain(new_values);
+  WindowGradients out{.keys = at::empty_like(scored.keys),
+                      .values = at::empty_like(x.values),
+                      .bias = at::empty_like(x.bias),
+                      .queries = at::empty_like(scored.queries)};
+  Dispatch(x.values, [&](auto type) {
     using Real = decltype(type);
     ForEachProblem(x.problems, [&](int64_t b) {
-      FitTask<Real> task = x.Task<Real>(b);
+      BackwardWindowRows<Real>(scored.Task<Real>(b), x.Task<Real>(b, numerics),
+                               {.new_bias = At<Real>(d_bias, b),
+                                .new_values = At<Real>(d_values, b),
+                                .queries = Into<Real>(out.queries, b),
+                                .keys = Into<Real>(out.keys, b),
+                                .values = Into<Real>(out.values, b),
+                                .bias = Into<Real>(out.bias, b)});
+    });
+  });
+  return out;
+}
+
+FitErrors MeasureEviction(const LocalSoftmax& local, const WindowBatch& window, const Kept& kept) {
+  const FitOperands x(window, kept);
+  FitErrors errors = EmptyErrors(window, x.problems);
+  Dispatch(x.values, [&](auto type) {
+    using Real = decltype(type);
+    ForEachProblem(x.problems, [&](int64_t b) {
+      FitTask<Real> task = x.Task<Real>(b, local);
       task.measured = true;
       Store(MeasureKeptRows(task), b, errors);
     });

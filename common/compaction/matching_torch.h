@@ -4,10 +4,10 @@
 
 #include <vector>
 
-#include "common/compaction/gradient_mode.h"
 #include "common/context/types.h"
 
-// Attention Matching, batched over events, layers and heads (design section 4).
+// Attention Matching, batched over events, layers and heads (design section 4). Nothing here is
+// seen by autograd.
 // Letters: B problems (one per event, layer and KV head), w window slots, n reference queries, t
 // kept slots, d head width. Ragged sizes are padded to the largest; masks and counts say what is
 // real.
@@ -59,7 +59,17 @@ struct Fit : FitErrors {
   at::Tensor kkt_residual;  // [B] fp64, detached, relative to tr(G)/t
 };
 Fit MatchWindow(const LocalSoftmax& local, const WindowBatch& window, const Kept& kept,
-                const Numerics& numerics, GradientMode gradient);
+                const Numerics& numerics);
+
+// The total derivative of a loss by what it is fitted from, scores included: new_bias [B, t] and
+// new_values [B, t, d] are those by the fit's bias and values. fp32 (fp64 for fp64). Makes the fit
+// again; a weight at its bound has no gradient, nor have padding and held-out queries.
+struct WindowGradients {
+  at::Tensor keys, values, bias, queries;  // shaped as the window's
+};
+WindowGradients MatchGradients(const WindowBatch& window, const Kept& kept,
+                               const Numerics& numerics, const at::Tensor& new_bias,
+                               const at::Tensor& new_values);
 
 // The same measures of the kept slots as they are: w = 1, V' = V. Without any kept slot both are 1.
 FitErrors MeasureEviction(const LocalSoftmax& local, const WindowBatch& window, const Kept& kept);

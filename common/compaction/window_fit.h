@@ -52,6 +52,23 @@ struct FitOutcome {
 template <class Real>
 FitOutcome FitWindowRows(const FitTask<Real>& task);
 
+// Gradients of a loss through a whole fit, scores included: what the new slots have, and what is
+// overwritten. At a bound a weight has none; scores and errors of held-out queries have none.
+template <class Real>
+struct FitGradients {
+  const Real* new_bias = nullptr;    // [t]
+  const Real* new_values = nullptr;  // [t, d]
+  Real* queries = nullptr;           // [n, d]
+  Real* keys = nullptr;              // [w, d]
+  Real* values = nullptr;            // [w, d]
+  Real* bias = nullptr;              // [w]
+};
+// The fit is made again from `score` (whose outputs are not needed) and `task` (whose scores and a
+// are not read).
+template <class Real>
+void BackwardWindowRows(ScoreTask<Real> score, FitTask<Real> task,
+                        const FitGradients<Real>& gradients);
+
 // The same measures of kept slots as they are: w = 1, V' = V; t may be 0. Reads no bias and no
 // bounds, writes nothing.
 template <class Real>

@@ -12,11 +12,13 @@
 #include <cstdlib>
 #include <functional>
 #include <map>
+#include <span>
 #include <string>
 
 #include "common/base/clock.h"
+#include "common/compaction/box_solver.h"
+#include "common/compaction/cholesky.h"
 #include "common/compaction/matching_torch.h"
-#include "common/compaction/solve_functions_torch.h"
 
 namespace palimpsest::compaction {
 namespace {
@@ -54,6 +56,17 @@ void Add(Stages& stages, const char* stage, const std::function<void()>& work) {
   stages[stage] += absl::ToDoubleSeconds(SystemClock().Now() - begin);
 }
 
+// Matrix b of [B, ..] fp64.
+std::span<double> Span(const at::Tensor& x, int64_t b) {
+  return {x.data_ptr<double>() + b * x.stride(0), static_cast<size_t>(x.stride(0))};
+}
+
+void EachHead(const std::function<void(int64_t)>& solve) {
+  at::parallel_for(0, kHeads, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t b = begin; b < end; ++b) solve(b);
+  });
+}
+
 // The two solves of a layer by themselves, on the systems that MatchWindow forms.
 void SolveAlone(const LocalSoftmax& local, const WindowBatch& window, const Kept& kept,
                 const Numerics& numerics, Stages& stages) {
@@ -65,10 +78,22 @@ void SolveAlone(const LocalSoftmax& local, const WindowBatch& window, const Kept
   const at::Tensor mu = numerics.mu * unit;
   h = h + mu.view({-1, 1, 1}) * at::eye(kKept, h.options());
   c = a.sum(1) + mu.unsqueeze(1);
-  Add(stages, "of match: weights in their box",
-      [&] { SolveBoxes(h, c, numerics.lower, numerics.upper, unit * 1e-9, kept.counts); });
+  Add(stages, "of match: weights in their box", [&] {
+    EachHead([&](int64_t b) {
+      SolveBox({.h = Span(h, b),
+                .c = Span(c, b),
+                .t = kKept,
+                .lower = numerics.lower.data_ptr<double>()[b],
+                .upper = numerics.upper.data_ptr<double>()[b],
+                .tolerance = unit.data_ptr<double>()[b] * 1e-9});
+    });
+  });
   const at::Tensor right = window.values.to(at::kDouble).narrow(1, 0, kKept).contiguous();
-  Add(stages, "of match: values", [&] { SolveSpd(h, right, kept.counts); });
+  Add(stages, "of match: values", [&] {
+    EachHead([&](int64_t b) {
+      SolveInPlace(Span(h, b), kKept, Span(right, b), static_cast<int>(right.size(2)));
+    });
+  });
 }
 
 int Main(int argc, char** argv) {
@@ -93,11 +118,9 @@ int Main(int argc, char** argv) {
         kept =
             ChooseByAttention(local, window, parameters.chooser, std::vector<int>(kHeads, kKept));
       });
-      Add(stages, "match and measure",
-          [&] { MatchWindow(local, window, kept, numerics, GradientMode::kDetached); });
+      Add(stages, "match and measure", [&] { MatchWindow(local, window, kept, numerics); });
       window.measured = false;
-      Add(stages, "match",
-          [&] { MatchWindow(local, window, kept, numerics, GradientMode::kDetached); });
+      Add(stages, "match", [&] { MatchWindow(local, window, kept, numerics); });
       SolveAlone(local, window, kept, numerics, stages);
     }
     for (const auto& [stage, took] : stages) seconds[stage].push_back(took);

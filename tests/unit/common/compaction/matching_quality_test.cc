@@ -53,12 +53,12 @@ Row4 Measure(double peak, int w, int t, int n) {
     testing::Windows x = testing::Pack({p});
     const LocalSoftmax local = ScoreWindow(x.batch);
     const Kept kept = ChooseByAttention(local, x.batch, context::Chooser::kRms, {t});
-    const Fit fit = MatchWindow(local, x.batch, kept, x.numerics, GradientMode::kDetached);
+    const Fit fit = MatchWindow(local, x.batch, kept, x.numerics);
     out.mass += fit.holdout_mass_error.item<double>() / kSeeds;
     out.output += fit.holdout_output_error.item<double>() / kSeeds;
     // Strong priors are eviction: the errors are then those of w = 1, V' = V.
     x.numerics.mu.fill_(1e12), x.numerics.lambda.fill_(1e12);
-    const Fit evicted = MatchWindow(local, x.batch, kept, x.numerics, GradientMode::kDetached);
+    const Fit evicted = MatchWindow(local, x.batch, kept, x.numerics);
     out.evict_mass += evicted.holdout_mass_error.item<double>() / kSeeds;
     out.evict_output += evicted.holdout_output_error.item<double>() / kSeeds;
   }
