@@ -1,10 +1,22 @@
 #include "common/model/borrowed_threads.h"
 
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+
 #ifdef _OPENMP
 #include <omp.h>
 #endif
 
 namespace palimpsest::model {
+
+int UseThreads(int threads) {
+#ifdef _OPENMP
+  threads = std::min(threads, omp_get_thread_limit());
+#endif
+  at::set_num_threads(threads);
+  return threads;
+}
 
 BorrowedThreads::~BorrowedThreads() {
 #ifdef _OPENMP  // the fuzzers are compiled without: no region of ours makes a team there

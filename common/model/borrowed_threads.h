@@ -2,6 +2,11 @@
 
 namespace palimpsest::model {
 
+// Parallel regions that the calling thread begins from now on have so many threads, but no more
+// than OMP_THREAD_LIMIT allows: the libraries below share work out over as many as they were
+// promised, and what the missing ones should have computed stays undone. Returns how many.
+int UseThreads(int threads);
+
 // For a thread that computes now and then (loads weights, scores) beside the one that computes all
 // the time: the team that the tensor library's parallel regions leave behind on the calling thread
 // ends with this object. libgomp counts the threads of all teams. While they are more than the

@@ -1,5 +1,3 @@
-#include <ATen/Parallel.h>
-
 #include <deque>
 #include <exception>
 #include <filesystem>
@@ -293,7 +291,7 @@ class DecodeEngine final : public Engine, public Sessions {
   }
 
   void Loop() {
-    at::set_num_threads(options_.threads);
+    model::UseThreads(options_.threads);
     std::optional<RunningBatch> batch;
     StartBatch(batch);
     while (true) {

@@ -1,6 +1,5 @@
 #include "services/trainer/engine/engine.h"
 
-#include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 
 #include <algorithm>
@@ -110,7 +109,7 @@ absl::StatusOr<std::unique_ptr<TrainerEngine>> TrainerEngine::Open(const EngineO
                                                                    Clock& clock,
                                                                    Collective& ranks) {
   RETURN_IF_ERROR(Validate(options));
-  at::set_num_threads(options.threads);
+  model::UseThreads(options.threads);
   const model::BorrowedThreads threads;  // steps are another thread's
   ASSIGN_OR_RETURN(const std::optional<FoundCheckpoint> found,
                    NewestCheckpointTogether(ranks, options.run.CheckpointFolder()));
