@@ -7,13 +7,13 @@
 namespace palimpsest::cuda {
 namespace {
 
-constexpr int kPoison = 0xff;  // of bytes: a NaN of every width
+constexpr int kUnwritten = 0xff;  // of bytes: a NaN of every width
 
 void* Take(size_t bytes) {
   if (bytes == 0) return nullptr;
   void* data = std::aligned_alloc(256, (bytes + 255) / 256 * 256);
   if (data == nullptr) throw std::bad_alloc();
-  return std::memset(data, kPoison, bytes);
+  return std::memset(data, kUnwritten, bytes);
 }
 
 }  // namespace

@@ -250,7 +250,14 @@ typename DeviceEvents<Stored>::Arrays DeviceEvents<Stored>::Upload(
     std::copy(p.kept.begin(), p.kept.end(), kept.begin() + b * a.t);
   }
   inputs_.Send(stream_);
-  // Three columns of doubles, then what stays on the device.
+  PlaceAnswers(count, a);
+  return a;
+}
+
+// Three columns of doubles, then what stays on the device.
+template <class Stored>
+void DeviceEvents<Stored>::PlaceAnswers(size_t count, Arrays& a) {
+  const size_t kept_slots = count * a.t, d = config_.head_dim;
   Grow(answers_, sizeof(double) * 3 * count + (sizeof(float) + sizeof(Stored) * d) * kept_slots +
                      sizeof(int32_t) * count + 2 * DeviceUpload::kAlign);
   a.residuals = answers_.as<double>();
@@ -263,7 +270,6 @@ typename DeviceEvents<Stored>::Arrays DeviceEvents<Stored>::Upload(
   a.values = reinterpret_cast<Stored*>(rest);
   a.bias = reinterpret_cast<float*>(rest + aligned(sizeof(Stored) * d * kept_slots));
   a.solves = reinterpret_cast<int32_t*>(a.bias + kept_slots);
-  return a;
 }
 
 template <class Stored>

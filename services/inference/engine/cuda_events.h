@@ -31,6 +31,7 @@ class DeviceEvents {
   void SolveAlike(int layer, std::span<Problem*> problems,
                   std::span<const Stored* const> references);
   Arrays Upload(int layer, std::span<Problem*> problems, std::span<const Stored* const> references);
+  void PlaceAnswers(size_t count, Arrays& arrays);
   void Launch(const Arrays& arrays, std::span<Problem*> problems);
   void Take(const Arrays& arrays, std::span<Problem*> problems);
 
