@@ -101,13 +101,13 @@ absl::Status CheckCuda(bool emulated) {
     return absl::InvalidArgumentError(
         "inference.device=cuda: this build has no CUDA; cmake --preset cuda");
   }
-  const std::string why = cuda::WhyNoDevice();
-  if (why.empty()) return absl::OkStatus();
-  return absl::FailedPreconditionError("inference.device=cuda: " + why);
+  return absl::OkStatus();
 }
 
 absl::StatusOr<std::unique_ptr<StepDevice>> MakeCudaDevice(
     const std::shared_ptr<const model::Decoder>& decoder, int64_t pages) {
+  if (const std::string why = cuda::WhyNoDevice(); !why.empty())
+    return absl::FailedPreconditionError("inference.device=cuda: " + why);
   RETURN_IF_ERROR(CheckModel(decoder->config()));
   try {
     if (decoder->dtype() == model::DType::kBFloat16)

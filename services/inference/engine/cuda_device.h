@@ -6,8 +6,8 @@
 
 namespace palimpsest::inference {
 
-// Why this build or this machine has no GPU to compute on; OK when there is one. `emulated`: the
-// kernels run on the CPU (common/cuda/emulation.h), which tests alone ask for.
+// Does this build know GPUs? A machine without one may check a config. `emulated`: the kernels run
+// on the CPU (common/cuda/emulation.h), which tests alone ask for.
 absl::Status CheckCuda(bool emulated);
 
 // Steps on a GPU, over the kernels of common/*/cuda. Refuses models that they do not know, naming

@@ -21,7 +21,7 @@ struct EngineOptions {
   EngineObserver observer;
 };
 
-// Is `device` a name, and is there one in this build and this machine?
+// Is `device` a name that this build knows? The machine is asked by MakeEngine.
 absl::Status CheckDevice(const std::string& device, bool emulated = false);
 
 // Loads the model and starts the engine's thread.
