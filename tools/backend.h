@@ -47,8 +47,9 @@ class Backend {
 
 // In process. Loads only what is asked for: Encode and Decode read tokenizer.json alone, EncodeChat
 // the chat template too, Score and Generate do without both. `dtype`: "float32" or "bfloat16".
-std::unique_ptr<Backend> MakeLocalBackend(const std::string& model_folder,
-                                          const std::string& dtype);
+// `device`, of Generate: "cpu" or "cuda".
+std::unique_ptr<Backend> MakeLocalBackend(const std::string& model_folder, const std::string& dtype,
+                                          const std::string& device);
 
 // Over gRPC. Speaks to "host:port" when first used and refuses a peer of another contract revision.
 // `tls`: folder with ca.pem and client.pem; empty: clear text.

@@ -21,7 +21,8 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const Target& target) {
   if (!target.server.empty()) {
     return MakeRemoteBackend(target.server, target.min_policy_version, target.tls);
   }
-  return MakeLocalBackend(target.model, target.dtype.empty() ? "float32" : target.dtype);
+  return MakeLocalBackend(target.model, target.dtype.empty() ? "float32" : target.dtype,
+                          target.device.empty() ? "cpu" : target.device);
 }
 
 // Bytes that are no UTF-8 (a model's ids may spell any) become U+FFFD. In ASCII: U+2028 and U+0085
@@ -86,6 +87,13 @@ absl::Status CheckTarget(const Target& target) {
   }
   if (!target.server.empty() && !target.dtype.empty()) {
     return absl::InvalidArgumentError("--dtype is for --model; a server has its own");
+  }
+  if (!target.server.empty() && !target.device.empty()) {
+    return absl::InvalidArgumentError("--device is for --model; a server has its own");
+  }
+  if (!target.device.empty() && target.device != "cpu" && target.device != "cuda") {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("--device %s is neither cpu nor cuda", target.device));
   }
   if (target.dtype.empty() || target.dtype == "float32" || target.dtype == "bfloat16") {
     return absl::OkStatus();

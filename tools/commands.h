@@ -17,6 +17,7 @@ struct Target {
   std::string server;  // host:port of an inference daemon
   std::string tls;     // folder with ca.pem and client.pem for a server under TLS
   std::string dtype;   // of the model in process; empty: float32. A server has its own
+  std::string device;  // that generates in process; empty: cpu. A server has its own
   std::optional<int64_t> min_policy_version;  // of a server's weights; a folder has none
 };
 absl::Status CheckTarget(const Target& target);

@@ -52,8 +52,8 @@ int64_t PoolBytes(const model::ModelConfig& config, const GenerateAsk& ask) {
 
 class LocalBackend final : public Backend {
  public:
-  LocalBackend(std::string folder, std::string dtype)
-      : folder_(std::move(folder)), dtype_(std::move(dtype)) {}
+  LocalBackend(std::string folder, std::string dtype, std::string device)
+      : folder_(std::move(folder)), dtype_(std::move(dtype)), device_(std::move(device)) {}
 
   absl::StatusOr<std::vector<int32_t>> Encode(const std::string& text,
                                               bool add_special_tokens) override {
@@ -101,22 +101,23 @@ class LocalBackend final : public Backend {
     options.model_folder = folder_;
     options.with_tokenizer = false;  // ids in, ids out: what tokenizer.json holds does not matter
     options.dtype = dtype_;
+    options.device = device_;
     options.limits.kv_pool_bytes = pool_bytes;
     options.threads = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
     ASSIGN_OR_RETURN(engine_, inference::MakeEngine(options));
     return absl::OkStatus();
   }
 
-  const std::string folder_, dtype_;
+  const std::string folder_, dtype_, device_;
   std::unique_ptr<const Tokenizer> tokenizer_;
   std::unique_ptr<Engine> engine_;
 };
 
 }  // namespace
 
-std::unique_ptr<Backend> MakeLocalBackend(const std::string& model_folder,
-                                          const std::string& dtype) {
-  return std::make_unique<LocalBackend>(model_folder, dtype);
+std::unique_ptr<Backend> MakeLocalBackend(const std::string& model_folder, const std::string& dtype,
+                                          const std::string& device) {
+  return std::make_unique<LocalBackend>(model_folder, dtype, device);
 }
 
 }  // namespace palimpsest::tools

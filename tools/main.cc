@@ -84,6 +84,7 @@ void AddScore(CLI::App& app, ScoreOptions& o) {
 void AddGenerate(CLI::App& app, GenerateOptions& o) {
   CLI::App& command = *app.add_subcommand("generate", "continues a prompt, compacting as asked");
   AddWeightsTarget(command, o.target);
+  command.add_option("--device", o.target.device, "cpu (default) or cuda, of a model in process");
   command.add_option("--ids-file", o.ids_file, "the prompt: {\"ids\": [...]}, or as for score")
       ->required();
   AddWhole<int32_t>(command, "--max-tokens", "sampled tokens, > 0", [&o](int32_t tokens) {

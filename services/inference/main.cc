@@ -13,6 +13,7 @@ absl::StatusOr<std::unique_ptr<Engine>> Make(const std::string& folder, PolicyVe
   return MakeEngine({.model_folder = folder,
                      .version = version,
                      .dtype = config.dtype,
+                     .device = config.device,
                      .threads = config.threads,
                      .batch_invariant = config.batch_invariant,
                      .limits = config.limits,
@@ -37,7 +38,10 @@ void Bind(Binder& b, ProcessConfig& c) {
   b.Section("router", c.router, "one address for all replicas");
 }
 absl::Status Validate(const ProcessConfig& c) {
-  if (!c.router.calls.enabled) return Validate(c.replica);
+  if (!c.router.calls.enabled) {
+    RETURN_IF_ERROR(Validate(c.replica));
+    return CheckDevice(c.replica.inference.device);
+  }
   RETURN_IF_ERROR(Validate(c.replica.tls, Role::kRouter, SystemClock().Now()));
   RETURN_IF_ERROR(Validate(c.router.calls, c.replica.tls));
   return Validate(c.router.http, c.router.calls.serve, c.replica.tls);

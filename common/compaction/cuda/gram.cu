@@ -79,17 +79,18 @@ __global__ void __launch_bounds__(kThreads) ReweighKernel(ReweighBatch r) {
   const bool real = query < r.heads[problem].queries;
   const int keep = real ? r.heads[problem].keep : 0;
   const float* scores = r.scores + (problem * r.n + query) * r.t;
-  const double* log_weights = r.log_weights + problem * r.t;
+  const double* log_weights = r.log_weights ? r.log_weights + problem * r.t : nullptr;
+  const auto shifted = [&](int j) {
+    return log_weights ? scores[j] + static_cast<float>(log_weights[j]) : scores[j];
+  };
   float* x = r.x + (problem * r.n + query) * r.t;
   float most = -INFINITY, sum = 0;
-  for (int j = lane; j < keep; j += cuda::kWarp)
-    most = max(most, scores[j] + static_cast<float>(log_weights[j]));
+  for (int j = lane; j < keep; j += cuda::kWarp) most = max(most, shifted(j));
   most = cuda::LaneMax(most);
-  for (int j = lane; j < keep; j += cuda::kWarp)
-    sum += expf(scores[j] + static_cast<float>(log_weights[j]) - most);
+  for (int j = lane; j < keep; j += cuda::kWarp) sum += expf(shifted(j) - most);
   sum = cuda::LaneSum(sum);
   for (int j = lane; j < r.t; j += cuda::kWarp)
-    x[j] = j < keep ? expf(scores[j] + static_cast<float>(log_weights[j]) - most) / sum : 0.0f;
+    x[j] = j < keep ? expf(shifted(j) - most) / sum : 0.0f;
 }
 
 unsigned Blocks(int count, int of) { return static_cast<unsigned>((count + of - 1) / of); }

@@ -22,7 +22,7 @@ cuda::Launched Gram(const GramBatch& batch, cuda::Stream stream);
 struct ReweighBatch {
   const HeadFacts* heads = nullptr;     // [B]
   const float* scores = nullptr;        // [B, n, t]
-  const double* log_weights = nullptr;  // [B, t]
+  const double* log_weights = nullptr;  // [B, t]; nullptr: zeros
   float* x = nullptr;                   // [B, n, t]
   int problems = 0, n = 0, t = 0;
 };

@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "common/compaction/cuda/errors.h"
 #include "common/compaction/cuda/gram.h"
 #include "common/compaction/cuda/match.h"
 #include "common/compaction/cuda/solve.h"
@@ -109,6 +110,63 @@ cuda::Launched FitValues(const EventBatch<Stored>& e, const Workspace& s, cuda::
                      stream);
 }
 
+template <class Stored>
+ErrorBatch ErrorsOf(const EventBatch<Stored>& e, const Workspace& s, bool fitted) {
+  const DeviceWindows<Stored>& x = e.windows;
+  return {.heads = x.heads,
+          .weights = s.a,
+          .log_weights = fitted ? s.log_weights : nullptr,
+          .fitted = fitted ? s.system : nullptr,
+          .kept = s.kept_values,
+          .y = s.y,
+          .problems = x.problems,
+          .n = x.n,
+          .t = x.t,
+          .d = x.d};
+}
+
+// To be called while `a` holds a.
+template <class Stored>
+cuda::Launched MeasureMass(const EventBatch<Stored>& e, const Workspace& s, bool fitted,
+                           cuda::Stream stream) {
+  if (e.mass_errors == nullptr) return {};
+  ErrorBatch errors = ErrorsOf(e, s, fitted);
+  errors.errors = e.mass_errors;
+  return MassErrors(errors, stream);
+}
+
+// To be called once `a` holds x, and y is there.
+template <class Stored>
+cuda::Launched MeasureOutput(const EventBatch<Stored>& e, const Workspace& s, bool fitted,
+                             cuda::Stream stream) {
+  if (e.output_errors == nullptr) return {};
+  ErrorBatch errors = ErrorsOf(e, s, fitted);
+  errors.errors = e.output_errors;
+  return OutputErrors(errors, stream);
+}
+
+// Up to the kept slots' scores, a and values.
+template <class Stored>
+cuda::Launched ChooseAndGather(const EventBatch<Stored>& e, const Workspace& s,
+                               cuda::Stream stream) {
+  const DeviceWindows<Stored>& x = e.windows;
+  if (auto scored = Score(x, s.scores, stream); !scored.ok()) return scored;
+  if (auto summed = Normalise(x, s.scores, s.stats, stream); !summed.ok()) return summed;
+  if (!e.forced) {
+    const auto chosen = Choose(x, s.scores, s.stats, s.importance, e.kept, stream);
+    if (!chosen.ok()) return chosen;
+  }
+  return Gather(x, s.scores, s.stats,
+                {.index = e.kept, .scores = s.kept_scores, .a = s.a, .values = s.kept_values},
+                stream);
+}
+
+template <class Stored>
+Workspace WorkspaceOf(const EventBatch<Stored>& e) {
+  const DeviceWindows<Stored>& x = e.windows;
+  return Plan(static_cast<char*>(e.workspace), x.problems, x.w, x.n, x.t, x.d);
+}
+
 }  // namespace
 
 int64_t EventWorkspaceBytes(int problems, int w, int n, int t, int d) {
@@ -118,24 +176,39 @@ int64_t EventWorkspaceBytes(int problems, int w, int n, int t, int d) {
 template <class Stored>
 cuda::Launched MatchEvents(const EventBatch<Stored>& e, cuda::Stream stream) {
   const DeviceWindows<Stored>& x = e.windows;
-  const Workspace s = Plan(static_cast<char*>(e.workspace), x.problems, x.w, x.n, x.t, x.d);
-  if (auto scored = Score(x, s.scores, stream); !scored.ok()) return scored;
-  if (auto summed = Normalise(x, s.scores, s.stats, stream); !summed.ok()) return summed;
-  if (!e.forced) {
-    const auto chosen = Choose(x, s.scores, s.stats, s.importance, e.kept, stream);
-    if (!chosen.ok()) return chosen;
-  }
-  const KeptSlots kept{.index = e.kept, .scores = s.kept_scores, .a = s.a, .values = s.kept_values};
-  if (auto gathered = Gather(x, s.scores, s.stats, kept, stream); !gathered.ok()) return gathered;
+  const Workspace s = WorkspaceOf(e);
+  if (auto gathered = ChooseAndGather(e, s, stream); !gathered.ok()) return gathered;
   if (auto mass = FitMass(e, s, stream); !mass.ok()) return mass;
+  if (auto measured = MeasureMass(e, s, true, stream); !measured.ok()) return measured;
   if (auto values = FitValues(e, s, stream); !values.ok()) return values;
+  if (auto measured = MeasureOutput(e, s, true, stream); !measured.ok()) return measured;
   return cuda::Launch(FinishKernel<Stored>,
                       {.grid = {static_cast<unsigned>(x.t), static_cast<unsigned>(x.problems), 1},
                        .threads = kThreads},
                       stream, e, s.system, s.log_weights);
 }
 
+template <class Stored>
+cuda::Launched EvictSlots(const EventBatch<Stored>& e, cuda::Stream stream) {
+  const DeviceWindows<Stored>& x = e.windows;
+  const Workspace s = WorkspaceOf(e);
+  if (auto gathered = ChooseAndGather(e, s, stream); !gathered.ok()) return gathered;
+  if (auto measured = MeasureMass(e, s, false, stream); !measured.ok()) return measured;
+  if (e.output_errors == nullptr) return {};
+  if (auto outputs = Outputs(x, s.scores, s.stats, s.y, stream); !outputs.ok()) return outputs;
+  const cuda::Launched weighed = Reweigh({.heads = x.heads,
+                                          .scores = s.kept_scores,
+                                          .x = s.a,
+                                          .problems = x.problems,
+                                          .n = x.n,
+                                          .t = x.t},
+                                         stream);
+  return weighed.ok() ? MeasureOutput(e, s, false, stream) : weighed;
+}
+
 template cuda::Launched MatchEvents(const EventBatch<float>&, cuda::Stream);
 template cuda::Launched MatchEvents(const EventBatch<BFloat16>&, cuda::Stream);
+template cuda::Launched EvictSlots(const EventBatch<float>&, cuda::Stream);
+template cuda::Launched EvictSlots(const EventBatch<BFloat16>&, cuda::Stream);
 
 }  // namespace palimpsest::compaction

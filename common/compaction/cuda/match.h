@@ -3,8 +3,8 @@
 #include "common/compaction/cuda/windows.h"
 
 // Attention Matching of a batch of heads on a GPU (design section 4): what ScoreWindow,
-// ChooseByAttention and MatchWindow of matching_torch.h do, all on one stream, without allocating
-// and without a look at the host. Not here: holdout queries, errors of the fit, the choosers mean,
+// ChooseByAttention, MatchWindow and MeasureEviction of matching_torch.h do, all on one stream,
+// without allocating and without a look at the host. Not here: holdout queries, the choosers mean,
 // max and omp, gradients.
 namespace palimpsest::compaction {
 
@@ -19,6 +19,9 @@ struct EventBatch {
   Stored* values = nullptr;         // [B, t, d] V'
   double* kkt_residuals = nullptr;  // [B] relative to tr(G) / t
   int32_t* solves = nullptr;        // [B] systems that the weights took
+  // How far the event is from what it replaces; nullptr: not asked for.
+  double* mass_errors = nullptr;    // [B]
+  double* output_errors = nullptr;  // [B], at the cost of another product
 };
 
 // 288 heads of 1024 slots to 256 under 512 queries with d = 128: 1.4 GB. Slices of heads take less:
@@ -27,5 +30,10 @@ int64_t EventWorkspaceBytes(int problems, int w, int n, int t, int d);
 
 template <class Stored>
 cuda::Launched MatchEvents(const EventBatch<Stored>& batch, cuda::Stream stream);
+
+// An eviction that listens: chooses (unless forced) and measures; biases and values stay what they
+// are, so bias, values, residuals and solves are not written.
+template <class Stored>
+cuda::Launched EvictSlots(const EventBatch<Stored>& batch, cuda::Stream stream);
 
 }  // namespace palimpsest::compaction

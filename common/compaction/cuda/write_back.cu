@@ -29,12 +29,12 @@ __global__ void __launch_bounds__(kThreads) WriteBackKernel(WriteBackBatch<Store
     for (int i = threadIdx.x; i < kRows * x.d; i += kThreads) {
       const int r = r0 + i / x.d, c = i % x.d;
       if (r >= rows) continue;
-      const bool is_kept = r < facts.keep;
+      const bool is_kept = r < facts.keep, is_new = is_kept && x.values != nullptr;
       const int64_t from = row_of(is_kept ? kept[r] : facts.width + r - facts.keep);
       k[i] = target.k[from * x.slot_stride + c];
-      v[i] = is_kept ? x.values[(problem * x.t + r) * x.d + c] : target.v[from * x.slot_stride + c];
+      v[i] = is_new ? x.values[(problem * x.t + r) * x.d + c] : target.v[from * x.slot_stride + c];
       if (c == 0)
-        bias[i / x.d] = is_kept ? x.bias[problem * x.t + r] : target.bias[from * x.bias_stride];
+        bias[i / x.d] = is_new ? x.bias[problem * x.t + r] : target.bias[from * x.bias_stride];
     }
     __syncthreads();
     for (int i = threadIdx.x; i < kRows * x.d; i += kThreads) {

@@ -23,8 +23,8 @@ struct WriteBackBatch {
   const SlotsHead<Stored>* targets = nullptr;  // [B]
   const HeadFacts* heads = nullptr;            // [B]
   const int32_t* kept = nullptr;               // [B, t] as MatchEvents gives them
-  const float* bias = nullptr;                 // [B, t]
-  const Stored* values = nullptr;              // [B, t, d]
+  const float* bias = nullptr;                 // [B, t]; nullptr: biases and values go along
+  const Stored* values = nullptr;              // [B, t, d] likewise
   int problems = 0, t = 0, d = 0;              // d at most 256
   int page_slots = 16;
   int64_t slot_stride = 0;  // of k and v, in elements

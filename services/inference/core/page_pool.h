@@ -13,6 +13,11 @@ inline constexpr int kPageSlots = 16;
 
 inline constexpr int64_t PagesFor(int64_t slots) { return (slots + kPageSlots - 1) / kPageSlots; }
 
+// Where slot `i` of a sequence with this block table stands in the pool.
+inline int64_t SlotAt(std::span<const int32_t> table, int32_t i) {
+  return int64_t{table[i / kPageSlots]} * kPageSlots + i % kPageSlots;
+}
+
 // Who holds which page of the KV cache: a page is free, or held by as many block tables as its
 // count says, or kept for what it holds, or both. What is kept or has more than one holder is
 // read-only. Owner: engine thread.

@@ -1,5 +1,5 @@
 #include "absl/strings/str_format.h"
-#include "services/inference/engine/running_batch_torch.h"
+#include "services/inference/engine/running_batch.h"
 
 // Events that a session's caller asks for, between two steps.
 namespace palimpsest::inference {

@@ -1,6 +1,7 @@
+#include "services/inference/engine/decode_engine.h"
+
 #include <deque>
 #include <exception>
-#include <filesystem>
 #include <functional>
 #include <optional>
 #include <random>
@@ -8,29 +9,15 @@
 
 #include "absl/strings/str_format.h"
 #include "absl/synchronization/mutex.h"
-#include "common/base/kept_memory.h"
 #include "common/model/borrowed_threads.h"
 #include "services/inference/core/admission.h"
 #include "services/inference/core/begun.h"
 #include "services/inference/core/fair_order.h"
-#include "services/inference/engine/engine_factory.h"
-#include "services/inference/engine/running_batch_torch.h"
+#include "services/inference/engine/running_batch.h"
 #include "services/inference/engine/score.h"
 
 namespace palimpsest::inference {
 namespace {
-
-model::Kernels KernelsOf(const EngineOptions& options) {
-  return options.batch_invariant ? model::Kernels::kFixed : model::Kernels::kFast;
-}
-
-// Beside the engine's own thread.
-absl::StatusOr<std::unique_ptr<model::Decoder>> LoadDecoder(const std::string& folder,
-                                                            const EngineOptions& options) {
-  const model::BorrowedThreads threads;
-  const auto dtype = options.dtype == "bfloat16" ? model::DType::kBFloat16 : model::DType::kFloat32;
-  return model::Decoder::Load(folder, dtype, KernelsOf(options));
-}
 
 // For the ids of sessions: a name, no draw.
 uint64_t Nonce() {
@@ -42,14 +29,14 @@ uint64_t Nonce() {
 // they asked for. Sessions belong to that thread: whoever asks for one gives it an order.
 class DecodeEngine final : public Engine, public Sessions {
  public:
-  DecodeEngine(EngineOptions options, ModelInfo model, std::unique_ptr<const Tokenizer> tokenizer,
-               std::shared_ptr<const model::Decoder> decoder)
-      : options_(std::move(options)),
-        model_(std::move(model)),
-        tokenizer_(std::move(tokenizer)),
+  explicit DecodeEngine(EngineParts parts)
+      : options_(std::move(parts.options)),
+        model_(std::move(parts.model)),
+        tokenizer_(std::move(parts.tokenizer)),
         clock_(options_.clock ? *options_.clock : SystemClock()),
+        device_(std::move(parts.device)),
         sessions_(model_, options_.limits, clock_, Nonce()),
-        decoder_(std::move(decoder)),
+        decoder_(std::move(parts.decoder)),
         version_(options_.version),
         thread_([this] { Loop(); }) {}
 
@@ -65,6 +52,7 @@ class DecodeEngine final : public Engine, public Sessions {
     if (tokenizer_) RETURN_IF_ERROR(StopStrings::Create(request.sampling.stop_strings).status());
     if (request.step) return SubmitStep(std::move(request), std::move(sink));
     RETURN_IF_ERROR(CheckRequest(request, model_, options_.limits, tokenizer_ != nullptr));
+    RETURN_IF_ERROR(CheckEvents(request.context, request.begun));
     absl::MutexLock lock(&mu_);
     RETURN_IF_ERROR(CheckQueue(request.n));
     Enqueue(std::move(request), std::move(sink));
@@ -75,6 +63,8 @@ class DecodeEngine final : public Engine, public Sessions {
 
   absl::StatusOr<SessionInfo> Create(SessionSpec spec) override {
     RETURN_IF_ERROR(CheckSession(spec, model_));
+    RETURN_IF_ERROR(CheckEvents(spec.context, {}));
+    if (spec.begun) RETURN_IF_ERROR(CheckEvents(spec.context, {&*spec.begun, 1}));
     return Ordered<absl::StatusOr<SessionInfo>>(
         [&](RunningBatch&) { return sessions_.Create(std::move(spec)); });
   }
@@ -136,14 +126,16 @@ class DecodeEngine final : public Engine, public Sessions {
     absl::MutexLock one_at_a_time(&update_mu_);
     if (version == this->version()) return UpdateResult{.version = version, .already_live = true};
     const absl::Time begin = clock_.Now();
-    ASSIGN_OR_RETURN(std::unique_ptr<model::Decoder> staged, LoadDecoder(folder, options_));
+    ASSIGN_OR_RETURN(std::shared_ptr<const model::Decoder> staged, LoadDecoder(folder, options_));
     if (!(staged->config() == decoder_->config())) {
       return absl::FailedPreconditionError(absl::StrFormat(
           "%s/config.json is of another model than the one that is served", folder));
     }
+    ASSIGN_OR_RETURN(std::unique_ptr<StagedWeights> weights, device_->Stage(staged));
     const absl::Time loaded = clock_.Now();
     absl::MutexLock lock(&mu_);
     next_ = std::move(staged);
+    next_weights_ = std::move(weights);
     next_version_ = version;
     next_mode_ = mode;
     const auto flipped = [this]()
@@ -202,7 +194,11 @@ class DecodeEngine final : public Engine, public Sessions {
     absl::MutexLock lock(&mu_);
     if (ended_) return result;
     orders_.push_back([&](RunningBatch& batch) {
-      result = what(batch);
+      try {
+        result = what(batch);
+      } catch (const std::exception& error) {  // a device without memory for a fork's copy
+        result = absl::InternalError(error.what());
+      }
       done = true;
     });
     mu_.Await(absl::Condition(&done));
@@ -217,6 +213,18 @@ class DecodeEngine final : public Engine, public Sessions {
       Enqueue(std::move(request), std::move(sink));
       return absl::OkStatus();
     });
+  }
+
+  // What the device cannot do is refused before anything happens.
+  absl::Status CheckEvents(const context::ContextPolicy& policy,
+                           std::span<const rl::Rollout> begun) const {
+    if (!std::holds_alternative<context::NoTrigger>(policy.trigger))
+      RETURN_IF_ERROR(device_->CheckEvents(policy.method, policy.parameters, false));
+    for (const rl::Rollout& log : begun) {
+      for (const context::Event& e : log.events)
+        RETURN_IF_ERROR(device_->CheckEvents(e.method, e.parameters, true));
+    }
+    return absl::OkStatus();
   }
 
   absl::Status CheckQueue(int32_t samples) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
@@ -295,7 +303,6 @@ class DecodeEngine final : public Engine, public Sessions {
     std::optional<RunningBatch> batch;
     StartBatch(batch);
     while (true) {
-      std::shared_ptr<const model::Decoder> decoder;
       PolicyVersion version;
       bool paused;
       {
@@ -309,12 +316,11 @@ class DecodeEngine final : public Engine, public Sessions {
         CarryOut(*batch);
         Flip(*batch);
         AdmitWaiting(*batch);
-        decoder = decoder_;
         version = version_;
         paused = paused_;
       }
       batch->Sweep();
-      if (!paused && !batch->empty()) StepOrFail(batch, *decoder, version);
+      if (!paused && !batch->empty()) StepOrFail(batch, version);
       absl::MutexLock lock(&mu_);
       load_ = batch->load();
       std::erase_if(active_, [](const auto& s) { return s.use_count() == 1; });
@@ -324,16 +330,16 @@ class DecodeEngine final : public Engine, public Sessions {
 
   void StartBatch(std::optional<RunningBatch>& batch) {
     sessions_.LoseAll();  // the pool goes with the batch, logs do not
-    batch.emplace(model_, options_.limits, tokenizer_.get(), options_.observer, clock_, sessions_);
+    batch.emplace(model_, options_.limits, tokenizer_.get(), options_.observer, clock_, sessions_,
+                  *device_, options_.batch_invariant);
   }
 
   // The tensor library throws (out of memory, a bug of ours): what was running is told so and ends,
   // the engine goes on with an empty batch, since a half-made step may have left rows without an
   // owner.
-  void StepOrFail(std::optional<RunningBatch>& batch, const model::Decoder& decoder,
-                  PolicyVersion version) {
+  void StepOrFail(std::optional<RunningBatch>& batch, PolicyVersion version) {
     try {
-      batch->Step(decoder, version);
+      batch->Step(version);
     } catch (const std::exception& error) {
       {
         absl::MutexLock lock(&mu_);
@@ -355,6 +361,7 @@ class DecodeEngine final : public Engine, public Sessions {
   void Flip(RunningBatch& batch) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
     if (next_ == nullptr || (next_mode_ == WeightsMode::kFinish && !batch.empty())) return;
     batch.NewWeights(next_mode_);
+    device_->Flip(std::move(next_weights_));
     decoder_ = std::move(next_);
     next_ = nullptr;
     version_ = next_version_;
@@ -422,11 +429,14 @@ class DecodeEngine final : public Engine, public Sessions {
   mutable absl::Mutex mu_;
   std::deque<std::shared_ptr<RequestState>> waiting_ ABSL_GUARDED_BY(mu_);
   std::deque<std::shared_ptr<RequestState>> active_
-      ABSL_GUARDED_BY(mu_);              // in the batch; a lone reference is done
-  SessionTable sessions_;                // of the engine's thread
-  FairOrder fair_ ABSL_GUARDED_BY(mu_);  // between clients of one priority
+      ABSL_GUARDED_BY(mu_);  // in the batch; a lone reference is done
+  // The device's weights are those of decoder_, which Score reads.
+  const std::unique_ptr<StepDevice> device_;  // of the engine's thread, but for Stage
+  SessionTable sessions_;                     // likewise
+  FairOrder fair_ ABSL_GUARDED_BY(mu_);       // between clients of one priority
   std::deque<Order> orders_ ABSL_GUARDED_BY(mu_);
   std::shared_ptr<const model::Decoder> decoder_, next_;
+  std::unique_ptr<StagedWeights> next_weights_;  // of next_
   PolicyVersion version_, next_version_;
   WeightsMode next_mode_ = WeightsMode::kKeep;
   Load load_ ABSL_GUARDED_BY(mu_);
@@ -438,46 +448,10 @@ class DecodeEngine final : public Engine, public Sessions {
   std::thread thread_;
 };
 
-ModelInfo Describe(const model::ModelConfig& c, const std::string& dtype,
-                   std::vector<int32_t> stop_ids) {
-  const char* names[] = {"qwen3", "qwen2", "llama"};
-  return {.architecture = names[static_cast<int>(c.architecture)],
-          .dtype = dtype,
-          .layers = c.layers,
-          .heads = c.heads,
-          .kv_heads = c.kv_heads,
-          .head_dim = c.head_dim,
-          .hidden = c.hidden,
-          .vocab = c.vocab,
-          .max_position = c.max_position,
-          .stop_ids = std::move(stop_ids)};
-}
-
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Engine>> MakeEngine(EngineOptions options) {
-  if (options.dtype != "float32" && options.dtype != "bfloat16") {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("dtype=%s is neither float32 nor bfloat16", options.dtype));
-  }
-  if (options.threads < 1)
-    return absl::InvalidArgumentError(absl::StrFormat("threads=%d is not >= 1", options.threads));
-  if (options.limits.max_running < 1 || options.limits.prefill_tokens < 1 ||
-      options.limits.kv_pool_bytes < 1) {
-    return absl::InvalidArgumentError(
-        "limits: max_running, prefill_tokens and kv_pool_bytes must be >= 1");
-  }
-  KeepFreedMemory();
-  ASSIGN_OR_RETURN(std::unique_ptr<model::Decoder> decoder,
-                   LoadDecoder(options.model_folder, options));
-  ASSIGN_OR_RETURN(std::vector<int32_t> stop_ids, model::ReadStopIds(options.model_folder));
-  std::unique_ptr<const Tokenizer> tokenizer;
-  if (options.with_tokenizer && std::filesystem::exists(options.model_folder + "/tokenizer.json")) {
-    ASSIGN_OR_RETURN(tokenizer, Tokenizer::Load(options.model_folder));
-  }
-  ModelInfo info = Describe(decoder->config(), options.dtype, std::move(stop_ids));
-  return std::make_unique<DecodeEngine>(std::move(options), std::move(info), std::move(tokenizer),
-                                        std::move(decoder));
+std::unique_ptr<Engine> StartEngine(EngineParts parts) {
+  return std::make_unique<DecodeEngine>(std::move(parts));
 }
 
 }  // namespace palimpsest::inference

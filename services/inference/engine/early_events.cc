@@ -1,10 +1,7 @@
-#include <ATen/ATen.h>
-
 #include <algorithm>
-#include <cmath>
 #include <tuple>
 
-#include "services/inference/engine/running_batch_torch.h"
+#include "services/inference/engine/running_batch.h"
 
 // Under pressure: events that come earlier than they must, before anybody loses its cache.
 namespace palimpsest::inference {
@@ -51,8 +48,7 @@ bool RunningBatch::OpenEarlyEvent() {
   for (Group& g : groups_) consider(*g.prompt);
   if (best.sequence == nullptr) return false;
   FreePages(best.sequence->cache->PagesToOwn(best.draft.window));
-  const double scale = 1 / std::sqrt(static_cast<double>(model_.head_dim));
-  jobs_.emplace_back(best, pool_, scale, clock_);
+  jobs_.emplace_back(best, device_, clock_);
   return true;
 }
 

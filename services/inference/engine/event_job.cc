@@ -1,27 +1,11 @@
 #include "services/inference/engine/event_job.h"
 
-#include <ATen/ATen.h>
-#include <ATen/Parallel.h>
-#include <c10/core/GradMode.h>
+#include <algorithm>
 
-#include "common/attention/event_wave.h"
-#include "common/attention/execute_torch.h"
-#include "services/inference/engine/sequence_torch.h"
+#include "services/inference/engine/sequence.h"
 
 namespace palimpsest::inference {
 namespace {
-
-// Events in one operation. Of more the scores of small windows do not stay in a cache of 1 MB.
-constexpr int64_t kSideBySide = 16;
-
-// Every slot of the pool has a bias: all of it stands in the part of a key source that has one.
-attention::KeySource SourceOf(const KvPool& pool, int layer) {
-  return {.k = pool.k(layer).slice(0, 0, 0),
-          .v = pool.v(layer).slice(0, 0, 0),
-          .k_compact = pool.k(layer),
-          .v_compact = pool.v(layer),
-          .bias = pool.bias(layer)};
-}
 
 absl::Status Log(Sequence& s, context::Event event, double seconds) {
   const double heads = static_cast<double>(event.kept.shape().layers) * event.kept.shape().kv_heads;
@@ -39,9 +23,8 @@ absl::Status Log(Sequence& s, context::Event event, double seconds) {
 
 }  // namespace
 
-EventJob::EventJob(const DueEvent& first, KvPool& pool, double scale, Clock& clock)
-    : pool_(pool),
-      scale_(scale),
+EventJob::EventJob(const DueEvent& first, StepDevice& device, Clock& clock)
+    : device_(device),
       clock_(clock),
       forced_(first.forced != nullptr),
       shape_(first.sequence->cache->state().shape()) {
@@ -84,70 +67,42 @@ std::optional<int64_t> EventJob::EarlyPages() const {
   return pages;
 }
 
-// The slice at hand of some of the events. Thread: any, for other events than others.
-void EventJob::SolveSome(std::span<Open> some, int heads) {
-  const attention::KeySource source = SourceOf(pool_, layer_);
-  std::vector<at::Tensor> queries, keys;
-  int64_t stacked_queries = 0, stacked_keys = 0;
-  std::vector<attention::PendingEvent> pending;
-  for (Open& open : some) {
-    SequenceCache& cache = *open.due.sequence->cache;
-    open.heads.clear();
-    for (int h = head_; h < head_ + heads; ++h) open.heads.push_back(cache.Slots(layer_, h));
-    open.chosen.clear();
-    const bool by_key =
-        open.request.event.parameters.reference_kind == context::ReferenceKind::kKeys;
-    const int64_t offset = (by_key ? stacked_keys : stacked_queries) - cache.queries().begin();
-    if (cache.queries().enabled()) {
-      queries.push_back(cache.queries().Queries(layer_));
-      keys.push_back(cache.queries().Keys(layer_));
-      stacked_queries += queries.back().size(0);
-      stacked_keys += keys.back().size(0);
-    }
-    pending.push_back({.request = &open.request,
-                       .heads = &open.heads,
-                       .row_of = [offset](int32_t p) { return offset + p; },
-                       .quality = open.due.forced ? nullptr : &open.event.quality,
-                       .chosen = &open.chosen});
+EventTask EventJob::TaskOf(const Open& open) const {
+  const SequenceCache& cache = *open.due.sequence->cache;
+  return {.request = &open.request,
+          .measured = !open.due.forced,
+          .state = &cache.state(),
+          .table = cache.table(),
+          .lengths = cache.lengths(),
+          .ring = cache.queries().ring(),
+          .recorded = {cache.queries().begin(), cache.queries().end()},
+          .quality = open.event.quality};
+}
+
+// What the device says of the slice at hand.
+void EventJob::Take(EventTask& task, int heads, Open& open) {
+  open.status.Update(task.status);
+  if (!open.status.ok()) return;
+  for (int h = 0; h < heads; ++h) {
+    open.due.sequence->cache->Shrink(layer_, head_ + h, open.due.window(),
+                                     static_cast<int32_t>(task.kept[h].size()));
+    if (!open.due.forced) open.event.kept.AddHead(task.kept[h]);
   }
-  const at::Tensor q = queries.empty() ? at::zeros({0, 1, source.k.size(2)}) : at::cat(queries);
-  const at::Tensor reference_keys = keys.empty() ? source.k : at::cat(keys);
-  // Compact slots, behind the pool's: none yet.
-  const auto none = [&](const at::Tensor& x) {
-    return std::vector{x.slice(0, 0, 0).slice(1, head_, head_ + heads)};
-  };
-  std::vector<at::Tensor> k = none(source.k), v = none(source.v), bias = none(source.bias);
-  attention::EventWave(layer_, q, reference_keys, source, scale_,
-                       compaction::GradientMode::kDetached, head_)
-      .Solve(pending, k, v, bias);
-  const auto cached = [&](const std::vector<at::Tensor>& x) {
-    return at::cat(x).to(source.k.scalar_type()).contiguous();
-  };
-  const at::Tensor new_k = cached(k), new_v = cached(v),
-                   new_bias = at::cat(bias).to(at::kFloat).contiguous();
-  for (Open& open : some) {
-    open.due.sequence->cache->Rewrite(layer_, head_, open.heads, new_k, new_v, new_bias);
-    if (open.due.forced) continue;
-    for (const auto& positions : open.chosen) open.event.kept.AddHead(positions);
-  }
+  open.event.quality = task.quality;
 }
 
 void EventJob::Solve(int most) {
   const int heads = std::min(most, shape_.kv_heads - head_);
   const absl::Time begin = clock_.Now();
-  const auto solve = [&](int64_t from, int64_t to) {
-    c10::NoGradGuard no_grad;
-    for (int64_t i = from; i < to; i += kSideBySide)
-      SolveSome(std::span(open_).subspan(i, std::min(kSideBySide, to - i)), heads);
-  };
-  // An event is many small operations: each thread has some events. Of too few the threads share
-  // the operations.
-  const int64_t count = std::ssize(open_), threads = at::get_num_threads();
-  if (count < threads) {
-    solve(0, count);
-  } else {
-    at::parallel_for(0, count, (count + threads - 1) / threads, solve);
+  std::vector<EventTask> tasks;
+  std::vector<Open*> solved;
+  for (Open& open : open_) {
+    if (!open.status.ok()) continue;
+    tasks.push_back(TaskOf(open));
+    solved.push_back(&open);
   }
+  device_.Solve(layer_, head_, heads, tasks);
+  for (size_t i = 0; i < tasks.size(); ++i) Take(tasks[i], heads, *solved[i]);
   head_ = (head_ + heads) % shape_.kv_heads;
   if (head_ == 0) ++layer_;
   solved_ += heads * events();
@@ -159,6 +114,10 @@ std::vector<EventJob::Result> EventJob::Finish() {
   const double seconds = seconds_ / static_cast<double>(std::max<size_t>(1, open_.size()));
   for (Open& open : open_) {
     Sequence& s = *open.due.sequence;
+    if (!open.status.ok()) {  // still in it: its cache is dropped with it
+      results.push_back({open.due, open.status});
+      continue;
+    }
     s.in_event = false;
     results.push_back({open.due, open.due.forced ? s.cache->Finish(s.events[s.events_in_cache++])
                                                  : Log(s, std::move(open.event), seconds)});

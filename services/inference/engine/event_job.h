@@ -4,14 +4,12 @@
 #include <span>
 #include <vector>
 
-#include "common/attention/live_slots.h"
-#include "common/attention/packed_batch.h"
 #include "common/base/clock.h"
 #include "services/inference/core/engine.h"
+#include "services/inference/engine/step_device.h"
 
 namespace palimpsest::inference {
 
-class KvPool;
 struct Sequence;
 
 // A new event, or one of the sequence's log that its rebuilt cache comes to.
@@ -31,8 +29,8 @@ struct DueEvent {
 // pages are partly rewritten. All events are forced or none is. Owner: engine thread.
 class EventJob {
  public:
-  // scale = 1/sqrt(d). The pages that the events rewrite are made their sequences' own.
-  EventJob(const DueEvent& first, KvPool& pool, double scale, Clock& clock);
+  // The pages that the events rewrite are made their sequences' own.
+  EventJob(const DueEvent& first, StepDevice& device, Clock& clock);
 
   // May `due` be solved beside the others? Only before the first slice, and if it is of their kind.
   bool Takes(const DueEvent& due) const;
@@ -62,14 +60,13 @@ class EventJob {
   struct Open {
     DueEvent due;
     attention::ReplayEvent request;
-    context::Event event;                      // what will stand in the log
-    std::vector<attention::HeadSlots> heads;   // [H'] of the slice at hand
-    std::vector<std::vector<int32_t>> chosen;  // [H']
+    context::Event event;  // what will stand in the log
+    absl::Status status;   // of the slices so far
   };
-  void SolveSome(std::span<Open> some, int heads);
+  EventTask TaskOf(const Open& open) const;
+  void Take(EventTask& task, int heads, Open& open);
 
-  KvPool& pool_;
-  double scale_;
+  StepDevice& device_;
   Clock& clock_;
   bool forced_;  // all events are, or none
   context::Shape shape_;

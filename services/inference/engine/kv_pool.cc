@@ -5,7 +5,7 @@
 namespace palimpsest::inference {
 
 KvPool::KvPool(int layers, int kv_heads, int head_dim, at::ScalarType dtype, int64_t pages)
-    : pages_(pages),
+    : slots_(pages * kPageSlots),
       kv_heads_(kv_heads),
       row_bytes_(head_dim * static_cast<int64_t>(c10::elementSize(dtype))) {
   for (int l = 0; l < layers; ++l) {

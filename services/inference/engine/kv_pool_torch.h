@@ -13,16 +13,14 @@ namespace palimpsest::inference {
 
 static_assert(kPageSlots == attention::kSlotsPerPage);
 
-// The KV cache: the pages and what stands in them. A slot of the pool is a row of every layer; slot
-// s of page p is row p * kPageSlots + s. Memory is touched when it is written first. Owner: engine
-// thread. Letters: N slots, L layers, Hk KV heads, d head width.
+// What stands in the pages of the KV cache, on the host. A slot of the pool is a row of every
+// layer; slot s of page p is row p * kPageSlots + s. Memory is touched when it is written first.
+// Owner: engine thread. Letters: N slots, L layers, Hk KV heads, d head width.
 class KvPool {
  public:
   KvPool(int layers, int kv_heads, int head_dim, at::ScalarType dtype, int64_t pages);
 
-  PagePool& pages() { return pages_; }
-  const PagePool& pages() const { return pages_; }
-  int64_t slots() const { return pages_.pages() * kPageSlots; }
+  int64_t slots() const { return slots_; }
 
   // All layers of page `from` into page `to`.
   void CopyPage(int32_t from, int32_t to);
@@ -41,7 +39,7 @@ class KvPool {
   const at::Tensor& bias(int layer) const { return bias_[layer]; }  // [N, Hk] fp32
 
  private:
-  PagePool pages_;
+  int64_t slots_;
   std::vector<at::Tensor> k_, v_, bias_;  // [L]
   int64_t kv_heads_, row_bytes_;
   std::vector<char*> k_at_, v_at_;  // [L] where the tensors' memory begins

@@ -3,7 +3,6 @@
 
 #include "common/attention/paged_kernel.h"
 #include "services/inference/engine/paged_attention_torch.h"
-#include "services/inference/engine/sequence_torch.h"
 
 namespace palimpsest::inference {
 namespace {
@@ -32,7 +31,7 @@ void Attend(const KvPool& pool, int layer, const std::vector<SingleRow>& rows, c
   int64_t floats = 0, slots = 0;
   for (const SingleRow& row : rows) {
     for (int h = 0; h < kv_heads; ++h) {
-      const int seen = row.cache->length(layer, h) + row.seen_after;
+      const int seen = row.sequence->lengths[layer * kv_heads + h] + row.seen_after;
       const int count = attention::PartsOf(seen);
       for (int p = 0; p < count; ++p) parts.push_back({&row, h, p, seen, floats});
       if (count > 1) long_rows.push_back(parts[parts.size() - count]);
@@ -54,8 +53,8 @@ void Attend(const KvPool& pool, int layer, const std::vector<SingleRow>& rows, c
   at::parallel_for(0, count, grain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const Part& p = parts[i];
-      attention::AttendPart(cache, {p.row->cache->table().data(), p.slots}, p.head, queries + at(p),
-                            group, static_cast<float>(scale), p.index,
+      attention::AttendPart(cache, {p.row->sequence->table.data(), p.slots}, p.head,
+                            queries + at(p), group, static_cast<float>(scale), p.index,
                             sums + p.scratch + attention::ScratchOf(p.index, group, width));
       if (attention::PartsOf(p.slots) == 1) merge(p);
     }

@@ -5,16 +5,15 @@
 #include <vector>
 
 #include "services/inference/engine/kv_pool_torch.h"
+#include "services/inference/engine/step_device.h"
 
 namespace palimpsest::inference {
 
-class SequenceCache;
-
-// One query row and what it sees: per KV head the slots of its sequence, and of those that were
-// written since the last Append the first `seen_after` (its own last).
+// One query row and what it sees: per KV head the slots that its sequence had before the step, and
+// of those that the step adds the first `seen_after` (its own last).
 struct SingleRow {
   int64_t row = 0;  // of q
-  const SequenceCache* cache = nullptr;
+  const StepRows* sequence = nullptr;
   int32_t seen_after = 1;
 };
 

@@ -1,25 +1,17 @@
-#include <ATen/ATen.h>
+#include "services/inference/engine/running_batch.h"
+
 #include <ATen/Parallel.h>
 
 #include <algorithm>
-#include <cmath>
 #include <utility>
 
 #include "common/context/log.h"
 #include "services/inference/core/admission.h"
-#include "services/inference/engine/running_batch_torch.h"
 
 namespace palimpsest::inference {
-namespace {
-
-at::ScalarType DTypeOf(const ModelInfo& model) {
-  return model.dtype == "bfloat16" ? at::kBFloat16 : at::kFloat;
-}
-
-}  // namespace
-
 RunningBatch::RunningBatch(const ModelInfo& model, const Limits& limits, const Tokenizer* tokenizer,
-                           const EngineObserver& observer, Clock& clock, SessionTable& sessions)
+                           const EngineObserver& observer, Clock& clock, SessionTable& sessions,
+                           StepDevice& device, bool batch_invariant)
     : model_(model),
       limits_(limits),
       tokenizer_(tokenizer),
@@ -27,10 +19,10 @@ RunningBatch::RunningBatch(const ModelInfo& model, const Limits& limits, const T
       clock_(clock),
       sessions_(sessions),
       cost_(CostOf(model)),
-      dtype_(DTypeOf(model)),
-      pool_(model.layers, model.kv_heads, model.head_dim, dtype_,
-            limits.kv_pool_bytes / cost_.page_bytes),
-      prefixes_(pool_.pages()) {}
+      device_(device),
+      batch_invariant_(batch_invariant),
+      pages_(limits.kv_pool_bytes / cost_.page_bytes),
+      prefixes_(pages_) {}
 
 std::unique_ptr<Sequence> RunningBatch::NewSequence(std::shared_ptr<RequestState> owner,
                                                     int32_t sample) {
@@ -73,14 +65,14 @@ void RunningBatch::StartText(Sequence& s) const {
   s.stops = *StopStrings::Create(s.owner->request.sampling.stop_strings);
 }
 
-void RunningBatch::Step(const model::Decoder& decoder, PolicyVersion version) {
+void RunningBatch::Step(PolicyVersion version) {
   const absl::Time begin = clock_.Now();
   version_ = version;
   Resume();
-  OpenJobs(decoder.kernels());
+  OpenJobs();
   const std::vector<StepItem> items = PlanStep();
-  WorkOnJobs(items.size(), decoder.kernels());
-  if (!items.empty()) RunPass(decoder, items, version);
+  WorkOnJobs(items.size());
+  if (!items.empty()) RunPass(items, version);
   StartSamples();
   DropStopped();
   if (limits_.check_pages) CheckPages();
@@ -89,13 +81,12 @@ void RunningBatch::Step(const model::Decoder& decoder, PolicyVersion version) {
   observer_.step(absl::ToDoubleSeconds(clock_.Now() - begin), rows);
 }
 
-void RunningBatch::RunPass(const model::Decoder& decoder, const std::vector<StepItem>& items,
-                           PolicyVersion version) {
+void RunningBatch::RunPass(const std::vector<StepItem>& items, PolicyVersion version) {
   int32_t decoded = 0, prefilled = 0;
   for (const StepItem& item : items)
     (item.sequence->pending() == 1 ? decoded : prefilled) += item.count;
   const absl::Time begin = clock_.Now();
-  TakeLogits(RunStep(decoder, pool_, items), items, version);
+  TakeLogits(RunStep(device_, items), items, version);
   times_.AddPass(absl::ToDoubleSeconds(clock_.Now() - begin), decoded, prefilled);
 }
 
@@ -146,8 +137,8 @@ double RunningBatch::WaitingForEvents() const {
 // How many events go side by side: as many as do a layer in a slice when others decode in between,
 // all when nobody does. One by one when roundings must not hang on the company,
 // as padding to the largest moves them.
-size_t RunningBatch::JobSize(const std::vector<DueEvent>& due, model::Kernels kernels) const {
-  if (kernels == model::Kernels::kFixed) return 1;
+size_t RunningBatch::JobSize(const std::vector<DueEvent>& due) const {
+  if (batch_invariant_) return 1;
   size_t decoding = 0;  // those in `due` among them
   for (const auto& s : running_) decoding += s->has_rows();
   for (const Group& g : groups_) decoding += g.prompt->has_rows();
@@ -160,7 +151,7 @@ size_t RunningBatch::JobSize(const std::vector<DueEvent>& due, model::Kernels ke
 
 // Of the log and new ones apart: only the latter are measured. What falls due joins the last job
 // that nobody works at yet, so that those who wait are served side by side.
-void RunningBatch::OpenJobs(model::Kernels kernels) {
+void RunningBatch::OpenJobs() {
   std::vector<DueEvent> due = FindDueEvents();
   LetWait(due);
   MakeRoom([&] {
@@ -169,8 +160,7 @@ void RunningBatch::OpenJobs(model::Kernels kernels) {
     for (const DueEvent& d : due) pages += d.sequence->cache->PagesToOwn(d.window());
     return pages * cost_.page_bytes;
   });
-  const double scale = 1 / std::sqrt(static_cast<double>(model_.head_dim));
-  const size_t most = JobSize(due, kernels);
+  const size_t most = JobSize(due);
   std::stable_partition(due.begin(), due.end(), [](const DueEvent& d) { return d.forced; });
   for (const DueEvent& d : due) {
     const bool joins = !jobs_.empty() && jobs_.back().Takes(d) &&
@@ -178,7 +168,7 @@ void RunningBatch::OpenJobs(model::Kernels kernels) {
     if (joins) {
       jobs_.back().Add(d);
     } else {
-      jobs_.emplace_back(d, pool_, scale, clock_);
+      jobs_.emplace_back(d, device_, clock_);
     }
   }
 }
@@ -186,7 +176,7 @@ void RunningBatch::OpenJobs(model::Kernels kernels) {
 // Slice by slice, in the order of opening: for their share of a step when others decode in between
 // (`decoding` of them), to the end when nobody does. A slice that takes longer than the share is
 // paid for by later steps. Where roundings must not hang on the company every slice is of one head.
-void RunningBatch::WorkOnJobs(size_t decoding, model::Kernels kernels) {
+void RunningBatch::WorkOnJobs(size_t decoding) {
   const bool others_decode = decoding > 0;
   const double waiting = WaitingForEvents(), others = static_cast<double>(decoding);
   event_credit_.BeginStep(others_decode ? times_.ForEvents(waiting, others) : 0);
@@ -194,7 +184,7 @@ void RunningBatch::WorkOnJobs(size_t decoding, model::Kernels kernels) {
     EventJob& job = jobs_.front();
     const absl::Time begin = clock_.Now();
     if (!job.done()) {
-      double heads = kernels == model::Kernels::kFixed ? 1 : model_.kv_heads;
+      double heads = batch_invariant_ ? 1 : model_.kv_heads;
       if (others_decode) {
         heads = std::min(heads, times_.HeadsIn(times_.Slice(waiting, others)) / job.events());
       }

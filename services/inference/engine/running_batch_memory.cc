@@ -1,10 +1,10 @@
-#include <ATen/ATen.h>
-
 #include <algorithm>
+#include <stdexcept>
 
+#include "absl/strings/str_format.h"
 #include "services/inference/core/admission.h"
 #include "services/inference/core/begun.h"
-#include "services/inference/engine/running_batch_torch.h"
+#include "services/inference/engine/running_batch.h"
 
 // Who has memory: admission by what is free, the youngest gives way, and comes back by its log.
 namespace palimpsest::inference {
@@ -17,8 +17,7 @@ bool Older(const std::unique_ptr<Sequence>& a, const std::unique_ptr<Sequence>& 
 }  // namespace
 
 int64_t RunningBatch::FreeBytes() const {
-  const PagePool& pages = pool_.pages();
-  int64_t used = (pages.pages() - pages.free_pages() - pages.idle_pages()) * cost_.page_bytes;
+  int64_t used = (pages_.pages() - pages_.free_pages() - pages_.idle_pages()) * cost_.page_bytes;
   for (const Group& g : groups_) used += g.prompt->cache ? g.prompt->cache->queries().bytes() : 0;
   for (const auto& s : running_) used += s->cache->queries().bytes();
   used += sessions_.query_bytes();
@@ -136,11 +135,11 @@ void RunningBatch::AdmitStep(std::shared_ptr<RequestState> owner, PolicyVersion 
 std::unique_ptr<SequenceCache> RunningBatch::NewCache(const GenerationRequest& r) {
   const int32_t recorded = RecordedPositions(r, model_.max_position);
   const bool keys = r.context.parameters.reference_kind == context::ReferenceKind::kKeys;
-  QueryStore queries = recorded > 0 ? QueryStore(model_.layers, model_.heads, model_.kv_heads,
-                                                 model_.head_dim, dtype_, recorded, keys)
-                                    : QueryStore();
-  return std::make_unique<SequenceCache>(pool_, context::Shape{model_.layers, model_.kv_heads},
-                                         std::move(queries), flips_);
+  QueryStore queries =
+      recorded > 0 ? QueryStore(device_.NewRing(recorded, keys), recorded, QueryBytes(r, model_))
+                   : QueryStore();
+  return std::make_unique<SequenceCache>(
+      pages_, device_, context::Shape{model_.layers, model_.kv_heads}, std::move(queries), flips_);
 }
 
 void RunningBatch::LoseCache(Sequence& s) {
@@ -179,8 +178,10 @@ bool RunningBatch::PreemptYoungest(const Sequence* than) {
 void RunningBatch::MakeRoom(const std::function<int64_t()>& bytes) {
   while (bytes() > FreeBytes()) {
     if (sessions_.LoseIdlest()) continue;
-    TORCH_CHECK(PreemptYoungest(nullptr), "the KV pool has ", FreeBytes(),
-                " bytes free, one sequence needs ", bytes(), " more: admission was wrong");
+    if (PreemptYoungest(nullptr)) continue;
+    throw std::logic_error(absl::StrFormat(
+        "the KV pool has %d bytes free, one sequence needs %d more: admission was wrong",
+        FreeBytes(), bytes()));
   }
   FreePages((bytes() + cost_.page_bytes - 1) / cost_.page_bytes);
 }
@@ -208,7 +209,7 @@ void RunningBatch::LetWait(std::vector<DueEvent>& due) {
 
 // Of those that nobody would miss, until so many are free.
 void RunningBatch::FreePages(int64_t pages) {
-  while (pool_.pages().free_pages() < pages && prefixes_.LoseOldest()) {
+  while (pages_.free_pages() < pages && prefixes_.LoseOldest()) {
   }
 }
 
@@ -268,8 +269,8 @@ void RunningBatch::CheckPages() const {
   }
   for (const auto& s : running_) tables.push_back(s->cache->table());
   sessions_.AddTables(tables);
-  const absl::Status status = pool_.pages().Check(tables);
-  TORCH_CHECK(status.ok(), std::string(status.message()));
+  const absl::Status status = pages_.Check(tables);
+  if (!status.ok()) throw std::logic_error(std::string(status.message()));
 }
 
 Load RunningBatch::load() const {

@@ -5,7 +5,7 @@
 #include "common/base/random.h"
 #include "services/inference/core/admission.h"
 #include "services/inference/core/sampler.h"
-#include "services/inference/engine/running_batch_torch.h"
+#include "services/inference/engine/running_batch.h"
 
 // What callers hear of a batch: drawn tokens, injected messages, and the last words.
 namespace palimpsest::inference {

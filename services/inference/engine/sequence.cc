@@ -1,49 +1,42 @@
-#include <ATen/ATen.h>
+#include "services/inference/engine/sequence.h"
 
-#include "services/inference/engine/sequence_torch.h"
+#include <stdexcept>
 
 namespace palimpsest::inference {
 
 SequenceCache::~SequenceCache() {
-  for (int32_t page : table_) pool_.pages().Release(page);
+  for (int32_t page : table_) pages_.Release(page);
 }
 
 std::unique_ptr<SequenceCache> SequenceCache::Fork() const {
-  auto copy = std::make_unique<SequenceCache>(pool_, state_.shape(), queries_.Clone(), flips_);
+  auto copy =
+      std::make_unique<SequenceCache>(pages_, device_, state_.shape(), queries_.Clone(), flips_);
   copy->state_ = state_;
   copy->table_ = table_;
   copy->lengths_ = lengths_;
-  for (int32_t page : table_) pool_.pages().Share(page);
+  for (int32_t page : table_) pages_.Share(page);
   return copy;
 }
 
 void SequenceCache::Adopt(std::span<const int32_t> pages) {
   table_.assign(pages.begin(), pages.end());
-  for (int32_t page : table_) pool_.pages().Share(page);
+  for (int32_t page : table_) pages_.Share(page);
   Append(static_cast<int32_t>(pages.size()) * kPageSlots);
-}
-
-attention::HeadSlots SequenceCache::Slots(int layer, int head) const {
-  attention::HeadSlots slots;
-  state_.AppendSlots(layer, head, {0, state_.processed()}, slots.position);
-  for (int32_t i = 0; i < length(layer, head); ++i) slots.slot.push_back(SlotAt(i));
-  return slots;
 }
 
 int64_t SequenceCache::SharedFrom(int32_t slot) const {
   int64_t shared = 0;
-  for (size_t i = slot / kPageSlots; i < table_.size(); ++i)
-    shared += pool_.pages().Shared(table_[i]);
+  for (size_t i = slot / kPageSlots; i < table_.size(); ++i) shared += pages_.Shared(table_[i]);
   return shared;
 }
 
 void SequenceCache::OwnFrom(int32_t slot) {
   for (size_t i = slot / kPageSlots; i < table_.size(); ++i) {
     const int32_t page = table_[i];
-    if (!pool_.pages().Shared(page)) continue;
-    table_[i] = pool_.pages().Take();
-    pool_.CopyPage(page, table_[i]);
-    pool_.pages().Release(page);
+    if (!pages_.Shared(page)) continue;
+    table_[i] = pages_.Take();
+    device_.CopyPage(page, table_[i]);
+    pages_.Release(page);
   }
 }
 
@@ -55,21 +48,7 @@ int64_t SequenceCache::PagesToReserve(int32_t count) const {
 void SequenceCache::Reserve(int32_t count) {
   OwnFrom(shortest());
   while (static_cast<int64_t>(table_.size()) < PagesFor(int64_t{longest()} + count))
-    table_.push_back(pool_.pages().Take());
-}
-
-void SequenceCache::Write(int layer, int64_t begin, int32_t count, const at::Tensor& k,
-                          const at::Tensor& v) {
-  const int64_t heads = k.size(1), bytes = k.size(2) * static_cast<int64_t>(k.element_size());
-  const char* keys = static_cast<const char*>(k.const_data_ptr()) + begin * heads * bytes;
-  const char* values = static_cast<const char*>(v.const_data_ptr()) + begin * heads * bytes;
-  for (int64_t i = 0; i < count; ++i) {
-    for (int h = 0; h < heads; ++h) {
-      const int64_t at = (i * heads + h) * bytes;
-      pool_.Write(layer, SlotAt(length(layer, h) + static_cast<int32_t>(i)), h, keys + at,
-                  values + at, 0);
-    }
-  }
+    table_.push_back(pages_.Take());
 }
 
 void SequenceCache::Append(int32_t count) {
@@ -92,33 +71,14 @@ int64_t SequenceCache::PagesToOwn(context::Range window) const {
 
 void SequenceCache::OwnFrom(context::Range window) { OwnFrom(FirstSlotOf(window)); }
 
-void SequenceCache::Rewrite(int layer, int first_head, std::span<const attention::HeadSlots> heads,
-                            const at::Tensor& k, const at::Tensor& v, const at::Tensor& bias) {
-  const int64_t bytes = k.size(2) * static_cast<int64_t>(k.element_size());
-  const char* keys = static_cast<const char*>(k.const_data_ptr());
-  const char* values = static_cast<const char*>(v.const_data_ptr());
-  for (size_t h = 0; h < heads.size(); ++h) {
-    const int head = first_head + static_cast<int>(h);
-    // A slot never moves up, so that none is overwritten before it has been read.
-    for (size_t i = 0; i < heads[h].slot.size(); ++i) {
-      const int64_t from = heads[h].slot[i], to = SlotAt(static_cast<int32_t>(i));
-      if (from < pool_.slots()) {
-        pool_.Move(layer, from, to, head);
-        continue;
-      }
-      const int64_t at =
-          (from - pool_.slots()) * static_cast<int64_t>(heads.size()) + static_cast<int64_t>(h);
-      pool_.Write(layer, to, head, keys + at * bytes, values + at * bytes,
-                  bias.const_data_ptr<float>()[at]);
-    }
-    lengths_[Index(layer, head)] = static_cast<int32_t>(heads[h].slot.size());
-  }
+void SequenceCache::Shrink(int layer, int head, context::Range window, int32_t kept) {
+  lengths_[Index(layer, head)] -= state_.CountSlots(layer, head, window) - kept;
 }
 
 absl::Status SequenceCache::Finish(const context::Event& event) {
   RETURN_IF_ERROR(state_.Apply(event));
   for (; static_cast<int64_t>(table_.size()) > PagesFor(longest()); table_.pop_back())
-    pool_.pages().Release(table_.back());
+    pages_.Release(table_.back());
   return absl::OkStatus();
 }
 
@@ -146,7 +106,7 @@ void Sequence::StandAt(const rl::Rollout& log) {
   logprobs = log.logprobs;
   events = log.events;
   const absl::Status digests = context::CompleteDigests(tokens, events);  // later ones are chained
-  TORCH_CHECK(digests.ok(), digests.ToString());
+  if (!digests.ok()) throw std::logic_error(digests.ToString());
   spans = log.spans;
   kv_epoch = log.spans.empty() ? 1 : log.spans.back().kv_epoch + 1;
   mixed_sampling = log.truncated_sampling;

@@ -1,10 +1,11 @@
+#include "services/inference/engine/session_table.h"
+
 #include <algorithm>
 
 #include "absl/strings/str_format.h"
 #include "common/base/random.h"
 #include "services/inference/core/admission.h"
 #include "services/inference/core/begun.h"
-#include "services/inference/engine/session_table_torch.h"
 
 namespace palimpsest::inference {
 namespace {

@@ -1,14 +1,13 @@
 #pragma once
 
-#include <memory>
+#include <cstdint>
 #include <span>
 #include <vector>
 
-#include "common/model/decoder.h"
+#include "services/inference/engine/step_device.h"
 
 namespace palimpsest::inference {
 
-class KvPool;
 struct Sequence;
 
 // The rows that one sequence contributes to a step.
@@ -19,13 +18,11 @@ struct StepItem {
 
 // One forward pass over the rows of all items: writes their K/V, records reference queries, weighs
 // the prompt tokens of those that want it (Sequence::prompt_logprobs), and returns the logits of
-// the last row of those items that have no pending token left, in their order: fp32
-// [items_with_logits, V], row-major.
+// the last row of those items that have no pending token left, in their order.
 struct StepOutput {
-  std::vector<int> with_logits;       // indices into items
-  std::span<const float> logits;      // [with_logits, V]
-  std::shared_ptr<const void> owner;  // of the logits' memory
+  std::vector<int> with_logits;   // indices into items
+  std::span<const float> logits;  // fp32 [with_logits, V]; until the device is called again
 };
-StepOutput RunStep(const model::Decoder& decoder, KvPool& pool, const std::vector<StepItem>& items);
+StepOutput RunStep(StepDevice& device, const std::vector<StepItem>& items);
 
 }  // namespace palimpsest::inference

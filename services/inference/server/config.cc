@@ -26,6 +26,7 @@ void Bind(Binder& b, InferenceConfig& c) {
   BindListen(b, c.serve);
   b.Section("http", c.http, "the OpenAI-compatible door");
   b.Field("dtype", c.dtype, "float32 or bfloat16");
+  b.Field("device", c.device, "cpu, or cuda: weights, KV pool, steps and events on a GPU");
   b.Field("threads", c.threads, "of the math");
   b.Field("batch_invariant", c.batch_invariant,
           "a request gives the same bits alone, among others and however its prompt is chunked");
@@ -63,6 +64,14 @@ absl::Status Validate(const InferenceConfig& c, const TlsSection& tls) {
   if (c.dtype != "float32" && c.dtype != "bfloat16") {
     return absl::InvalidArgumentError(
         absl::StrFormat("inference.dtype=%s is neither float32 nor bfloat16", c.dtype));
+  }
+  if (c.device != "cpu" && c.device != "cuda") {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("inference.device=%s is neither cpu nor cuda", c.device));
+  }
+  if (c.device == "cuda" && c.batch_invariant) {
+    return absl::InvalidArgumentError(
+        "inference.batch_invariant=true: sums on inference.device=cuda hang on the batch");
   }
   RETURN_IF_ERROR(AtLeast("threads", c.threads, 1));
   RETURN_IF_ERROR(AtLeast("max_running", c.limits.max_running, 1));

@@ -18,6 +18,7 @@ struct InferenceConfig {
   ListenSection serve;  // its keys stand beside the others
   HttpSection http;
   std::string dtype = "float32";  // float32 or bfloat16
+  std::string device = "cpu";     // cpu or cuda
   int threads = 2;                // of the math
   bool batch_invariant = false;   // the same bits whatever else runs; costs time
   Limits limits;

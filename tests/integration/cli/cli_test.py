@@ -238,6 +238,9 @@ class CommandLine(Case):
             self.refused(2, "context.seed=" + seed, *generate, "--max-tokens", "5", *BUDGET, "--set",
                          "context.seed=" + seed)
         self.refused(2, "--dtype", *generate, "--max-tokens", "5", "--dtype", "int8")
+        self.refused(2, "--device tpu", *generate, "--max-tokens", "5", "--device", "tpu")
+        self.refused(2, "--device is for --model", "generate", "--server", "a:1", "--ids-file", prompt, "--max-tokens", "5",
+                     "--device", "cuda")
         self.refused(2, "one of --model DIR and --server", "tokenize")
         self.refused(2, "one of --model DIR and --server", "tokenize", "--model", "a", "--server", "b:1")
         self.refused(2, 'there is no subcommand "frobnicate"; there are: tokenize, detokenize, score', "frobnicate")
@@ -260,6 +263,8 @@ class CommandLine(Case):
     def test_work_that_fails_exits_with_1(self):
         prompt = self.file("prompt.json", {"ids": PROMPT})
         self.refused(1, "no-such-folder", "tokenize", "--model", "no-such-folder", stdin="x")
+        self.refused(1, "inference.device=cuda: this build has no CUDA", "generate", "--model", MODEL, "--ids-file", prompt,
+                     "--max-tokens", "5", "--temperature", "1", "--device", "cuda")
         self.refused(1, "no-such-file", "score", "--model", MODEL, "--ids-file", "no-such-file")
         self.refused(1, "is not JSON", "score", "--model", MODEL, "--ids-file", "README.md")
         # protected + window > budget

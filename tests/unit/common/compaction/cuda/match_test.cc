@@ -82,11 +82,12 @@ Case<Stored> Draw(std::mt19937& rng, int group, int d, const std::vector<Head>& 
 struct Result {
   std::vector<int32_t> kept, solves;
   std::vector<float> bias;
-  std::vector<double> values, residuals;
+  std::vector<double> values, residuals, mass_errors, output_errors;
 };
 
 template <class Stored>
-Result Run(const Case<Stored>& c, const std::vector<int32_t>* forced = nullptr) {
+Result Run(const Case<Stored>& c, const std::vector<int32_t>* forced = nullptr,
+           bool evicts = false) {
   const DeviceArray<Stored> k(c.k), v(c.v), q(c.q);
   const DeviceArray<float> bias(c.bias);
   const DeviceArray<int32_t> tables(c.tables);
@@ -110,33 +111,34 @@ Result Run(const Case<Stored>& c, const std::vector<int32_t>* forced = nullptr) 
   const DeviceArray<int32_t> solves(c.problems());
   const DeviceArray<float> new_bias(slots);
   const DeviceArray<Stored> values(slots * c.d);
-  const DeviceArray<double> residuals(c.problems());
-  const cuda::Launched launched =
-      MatchEvents<Stored>({.windows = {.windows = windows_there.data(),
-                                       .heads = facts_there.data(),
-                                       .problems = c.problems(),
-                                       .w = c.w,
-                                       .n = c.n,
-                                       .t = c.t,
-                                       .d = c.d,
-                                       .page_slots = kPageSlots,
-                                       .slot_stride = int64_t{c.kv_heads} * c.d,
-                                       .bias_stride = c.kv_heads,
-                                       .group = c.group,
-                                       .position_stride = int64_t{c.kv_heads} * c.group * c.d,
-                                       .scale = 1 / std::sqrt(static_cast<float>(c.d))},
-                           .forced = forced != nullptr,
-                           .workspace = workspace.data(),
-                           .kept = kept.data(),
-                           .bias = new_bias.data(),
-                           .values = values.data(),
-                           .kkt_residuals = residuals.data(),
-                           .solves = solves.data()},
-                          nullptr);
+  const DeviceArray<double> residuals(c.problems()), mass(c.problems()), output(c.problems());
+  const EventBatch<Stored> batch{.windows = {.windows = windows_there.data(),
+                                             .heads = facts_there.data(),
+                                             .problems = c.problems(),
+                                             .w = c.w,
+                                             .n = c.n,
+                                             .t = c.t,
+                                             .d = c.d,
+                                             .page_slots = kPageSlots,
+                                             .slot_stride = int64_t{c.kv_heads} * c.d,
+                                             .bias_stride = c.kv_heads,
+                                             .group = c.group,
+                                             .position_stride = int64_t{c.kv_heads} * c.group * c.d,
+                                             .scale = 1 / std::sqrt(static_cast<float>(c.d))},
+                                 .forced = forced != nullptr,
+                                 .workspace = workspace.data(),
+                                 .kept = kept.data(),
+                                 .bias = new_bias.data(),
+                                 .values = values.data(),
+                                 .kkt_residuals = residuals.data(),
+                                 .solves = solves.data(),
+                                 .mass_errors = mass.data(),
+                                 .output_errors = output.data()};
+  const cuda::Launched launched = evicts ? EvictSlots(batch, nullptr) : MatchEvents(batch, nullptr);
   EXPECT_TRUE(launched.ok()) << launched.error;
   workspace.Read();
-  return {kept.Read(), solves.Read(), new_bias.Read(), gpu_testing::Widened(values.Read()),
-          residuals.Read()};
+  return {kept.Read(),      solves.Read(), new_bias.Read(), gpu_testing::Widened(values.Read()),
+          residuals.Read(), mass.Read(),   output.Read()};
 }
 
 template <class Stored>
@@ -199,7 +201,10 @@ TYPED_TEST(MatchTest, EqualsSection4InFp64) {
     const Result result = Run(c);
     for (int p = 0; p < c.problems(); ++p) {
       const SlowProblem problem = Slow(c, p, result.kept);
-      const Errors right = Against(c, p, result, testing::SlowMatch(problem));
+      const testing::SlowFit fit = testing::SlowMatch(problem);
+      const Errors right = Against(c, p, result, fit);
+      EXPECT_NEAR(result.mass_errors[p], fit.mass_error, 1e-4) << "problem " << p;
+      EXPECT_NEAR(result.output_errors[p], fit.output_error, 1e-4) << "problem " << p;
       EXPECT_LT(right.bias, kBiasTolerance) << "problem " << p << ", d " << d;
       EXPECT_LT(right.values, kValueTolerance<TypeParam>) << "problem " << p << ", d " << d;
       EXPECT_LE(result.residuals[p], 1e-8);
@@ -255,6 +260,34 @@ TYPED_TEST(MatchTest, BreaksTiesTowardsTheLowerSlotAndStaysFiniteForEqualKeys) {
     EXPECT_TRUE(std::isfinite(result.bias[i]));
   }
   for (const double v : result.values) EXPECT_TRUE(std::isfinite(v));
+}
+
+// What an eviction that listens loses: the mass of what goes, and the output of what stays alone.
+TYPED_TEST(MatchTest, MeasuresEvictions) {
+  std::mt19937 rng(6);
+  const auto c = Draw<TypeParam>(rng, 2, 64, {{5, 40, 9, 20}, {0, 70, 70, 12}, {2, 30, 0, 8}});
+  const Result result = Run(c, nullptr, true);
+  EXPECT_EQ(result.kept, Run(c).kept);
+  for (int p = 0; p < c.problems(); ++p) {
+    const SlowProblem problem = Slow(c, p, result.kept);
+    const Matrix a = testing::SlowSoftmax(testing::SlowScores(problem));
+    double lost = 0, difference = 0, norm = 0;
+    for (const Row& row : a) {
+      double stays = 0;
+      for (const int j : problem.kept) stays += row[j];
+      lost += std::abs(stays - 1) / static_cast<double>(a.size());
+      for (int x = 0; x < c.d; ++x) {
+        double all = 0, left = 0;
+        for (size_t j = 0; j < row.size(); ++j) all += row[j] * problem.values[j][x];
+        for (const int j : problem.kept) left += row[j] / stays * problem.values[j][x];
+        difference += (left - all) * (left - all);
+        norm += all * all;
+      }
+    }
+    EXPECT_NEAR(result.mass_errors[p], lost, 1e-4) << "problem " << p;
+    EXPECT_NEAR(result.output_errors[p], std::sqrt(difference / norm), 1e-4) << "problem " << p;
+    EXPECT_EQ(lost > 1e-3, p != 1);
+  }
 }
 
 TYPED_TEST(MatchTest, EvictsWhereNobodyListens) {

@@ -38,7 +38,9 @@ class WriteBackTest : public testing::Test {};
 using Types = testing::Types<float, BFloat16>;
 TYPED_TEST_SUITE(WriteBackTest, Types);
 
-TYPED_TEST(WriteBackTest, KeptSlotsComeFirstAndTheRestFollows) {
+// Without new values those of the kept slots go along.
+template <class TypeParam>
+void KeptSlotsComeFirst(bool fitted) {
   std::mt19937 rng(1);
   const size_t places = size_t{kPages} * kPageSlots * kKvHeads;
   const Cache<TypeParam> before{Normals<TypeParam>(rng, places * kD, 1),
@@ -62,9 +64,10 @@ TYPED_TEST(WriteBackTest, KeptSlotsComeFirstAndTheRestFollows) {
       const size_t to = place(head.first + i, h);
       const size_t from = place(head.first + (i < keep ? head.kept[i] : head.width + i - keep), h);
       std::copy_n(before.k.begin() + from * kD, kD, right.k.begin() + to * kD);
-      std::copy_n(i < keep ? values.begin() + (h * t + i) * kD : before.v.begin() + from * kD, kD,
+      const bool is_new = fitted && i < keep;
+      std::copy_n(is_new ? values.begin() + (h * t + i) * kD : before.v.begin() + from * kD, kD,
                   right.v.begin() + to * kD);
-      right.bias[to] = i < keep ? biases[h * t + i] : before.bias[from];
+      right.bias[to] = is_new ? biases[h * t + i] : before.bias[from];
     }
   }
   for (const uint64_t seed : {0, 1, 2}) {
@@ -92,8 +95,8 @@ TYPED_TEST(WriteBackTest, KeptSlotsComeFirstAndTheRestFollows) {
     ASSERT_TRUE(WriteBack<TypeParam>({.targets = targets_there.data(),
                                       .heads = facts_there.data(),
                                       .kept = kept_there.data(),
-                                      .bias = biases_there.data(),
-                                      .values = values_there.data(),
+                                      .bias = fitted ? biases_there.data() : nullptr,
+                                      .values = fitted ? values_there.data() : nullptr,
                                       .problems = static_cast<int>(kHeads.size()),
                                       .t = static_cast<int>(t),
                                       .d = kD,
@@ -107,6 +110,13 @@ TYPED_TEST(WriteBackTest, KeptSlotsComeFirstAndTheRestFollows) {
     EXPECT_EQ(bias.Read(), right.bias);
   }
   gpu_testing::ShuffleThreads(0);
+}
+
+TYPED_TEST(WriteBackTest, KeptSlotsComeFirstAndTheRestFollows) {
+  KeptSlotsComeFirst<TypeParam>(true);
+}
+TYPED_TEST(WriteBackTest, KeptSlotsKeepTheirValuesWhenNothingWasFitted) {
+  KeptSlotsComeFirst<TypeParam>(false);
 }
 
 }  // namespace

@@ -8,14 +8,14 @@
 #include <string>
 #include <vector>
 
-#include "common/attention/live_slots.h"
 #include "common/base/clock.h"
 #include "common/context/log.h"
 #include "common/tokenizer/stop_strings.h"
 #include "common/tokenizer/tokenizer.h"
 #include "services/inference/core/engine.h"
-#include "services/inference/engine/kv_pool_torch.h"
-#include "services/inference/engine/query_store_torch.h"
+#include "services/inference/core/page_pool.h"
+#include "services/inference/engine/query_store.h"
+#include "services/inference/engine/step_device.h"
 
 namespace palimpsest::inference {
 
@@ -26,8 +26,10 @@ namespace palimpsest::inference {
 class SequenceCache {
  public:
   // `flips`: how many weights the replica has had before those that will fill it.
-  SequenceCache(KvPool& pool, context::Shape shape, QueryStore queries, int64_t flips)
-      : pool_(pool),
+  SequenceCache(PagePool& pages, StepDevice& device, context::Shape shape, QueryStore queries,
+                int64_t flips)
+      : pages_(pages),
+        device_(device),
         state_(shape),
         lengths_(static_cast<size_t>(shape.layers) * shape.kv_heads, 0),
         queries_(std::move(queries)),
@@ -41,32 +43,24 @@ class SequenceCache {
   QueryStore& queries() { return queries_; }
   const QueryStore& queries() const { return queries_; }
   std::span<const int32_t> table() const { return table_; }
-  int32_t length(int layer, int head) const { return lengths_[Index(layer, head)]; }
+  std::span<const int32_t> lengths() const { return lengths_; }  // [L * Hk] slots of each head
   // Was all of it made by the weights that came after `flips` others?
   bool MadeBy(int64_t flips) const { return flips_ == flips; }
   // Pages that hold the first tokens and nothing else. Before anything was processed.
   void Adopt(std::span<const int32_t> pages);
-  // Positions of a head's slots and where in the pool they stand.
-  attention::HeadSlots Slots(int layer, int head) const;
 
   // Pages that Reserve and OwnFrom would take.
   int64_t PagesToReserve(int32_t count) const;
   int64_t PagesToOwn(context::Range window) const;
   // Makes room for `count` more slots of every head. The caller has reserved the pages.
   void Reserve(int32_t count);
-  // Keys and values of the next `count` positions into the room: rows [begin, begin + count) of k
-  // and v [T, Hk, d], contiguous and in the pool's dtype.
-  void Write(int layer, int64_t begin, int32_t count, const at::Tensor& k, const at::Tensor& v);
   // What was written in all layers is part of the sequence now.
   void Append(int32_t count);
 
-  // Makes the pages from the window's first slot on ours alone. Before Rewrite.
+  // Makes the pages from the window's first slot on ours alone. Before they are rewritten.
   void OwnFrom(context::Range window);
-  // `heads` [H']: what the layer's heads from first_head on hold after an event, in order. A slot
-  // below the pool's size is one of this head's; slot N + i is row i of k, v [C, H', d], bias [C,
-  // H'] (contiguous, k and v in the pool's dtype, bias fp32).
-  void Rewrite(int layer, int first_head, std::span<const attention::HeadSlots> heads,
-               const at::Tensor& k, const at::Tensor& v, const at::Tensor& bias);
+  // Of the window `kept` slots stay under this head; the device has rewritten it so.
+  void Shrink(int layer, int head, context::Range window, int32_t kept);
   // All heads of all layers are rewritten: the log goes on, pages that nobody needs any more are
   // let go.
   absl::Status Finish(const context::Event& event);
@@ -75,16 +69,14 @@ class SequenceCache {
   size_t Index(int layer, int head) const {
     return static_cast<size_t>(layer) * state_.shape().kv_heads + head;
   }
-  int64_t SlotAt(int32_t i) const {
-    return int64_t{table_[i / kPageSlots]} * kPageSlots + i % kPageSlots;
-  }
   int32_t longest() const { return *std::max_element(lengths_.begin(), lengths_.end()); }
   int32_t shortest() const { return *std::min_element(lengths_.begin(), lengths_.end()); }
   int32_t FirstSlotOf(context::Range window) const;
   int64_t SharedFrom(int32_t slot) const;
   void OwnFrom(int32_t slot);
 
-  KvPool& pool_;
+  PagePool& pages_;
+  StepDevice& device_;
   context::ContextState state_;
   std::vector<int32_t> table_;
   std::vector<int32_t> lengths_;  // [L * Hk]

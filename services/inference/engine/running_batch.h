@@ -12,8 +12,8 @@
 #include "services/inference/core/sampler.h"
 #include "services/inference/core/step_times.h"
 #include "services/inference/engine/event_job.h"
-#include "services/inference/engine/sequence_torch.h"
-#include "services/inference/engine/session_table_torch.h"
+#include "services/inference/engine/sequence.h"
+#include "services/inference/engine/session_table.h"
 #include "services/inference/engine/step_runner.h"
 
 namespace palimpsest::inference {
@@ -28,9 +28,11 @@ namespace palimpsest::inference {
 // later comes back by replaying its log: so the oldest always goes on.
 class RunningBatch {
  public:
-  // What `sessions` hold rests in this batch's pool; it outlives the batch.
+  // What `sessions` hold rests in this batch's pages; it outlives the batch, as does the device.
+  // batch_invariant: roundings must not hang on the company.
   RunningBatch(const ModelInfo& model, const Limits& limits, const Tokenizer* tokenizer,
-               const EngineObserver& observer, Clock& clock, SessionTable& sessions);
+               const EngineObserver& observer, Clock& clock, SessionTable& sessions,
+               StepDevice& device, bool batch_invariant);
 
   bool empty() const { return groups_.empty() && running_.empty() && preempted_.empty(); }
   // Is there room for its prompt now, with nobody waiting to come back? Resting sessions make some.
@@ -39,7 +41,7 @@ class RunningBatch {
   // After a fork, which copies recorded queries: resting sessions lose KV until the bound holds.
   void KeepBound();
 
-  void Step(const model::Decoder& decoder, PolicyVersion version);
+  void Step(PolicyVersion version);
   // The coming steps run under new weights. kRecompute: every cache is built again from its log.
   // Resting sessions keep their KV under kKeep only.
   void NewWeights(WeightsMode mode);
@@ -62,13 +64,12 @@ class RunningBatch {
   std::vector<DueEvent> FindDueEvents();
   bool Consider(Sequence& s, std::vector<DueEvent>& due);
   void ConsiderAsked(Sequence& s, std::vector<DueEvent>& due);
-  size_t JobSize(const std::vector<DueEvent>& due, model::Kernels kernels) const;
-  void OpenJobs(model::Kernels kernels);
+  size_t JobSize(const std::vector<DueEvent>& due) const;
+  void OpenJobs();
   void LetWait(std::vector<DueEvent>& due);
   double WaitingForEvents() const;
-  void WorkOnJobs(size_t decoding, model::Kernels kernels);
-  void RunPass(const model::Decoder& decoder, const std::vector<StepItem>& items,
-               PolicyVersion version);
+  void WorkOnJobs(size_t decoding);
+  void RunPass(const std::vector<StepItem>& items, PolicyVersion version);
   void CloseJob(EventJob& job);
   std::vector<StepItem> PlanStep();
   void TakeLogits(const StepOutput& output, const std::vector<StepItem>& items,
@@ -118,8 +119,9 @@ class RunningBatch {
   Clock& clock_;
   SessionTable& sessions_;
   const CacheCost cost_;
-  const at::ScalarType dtype_;
-  KvPool pool_;
+  StepDevice& device_;
+  const bool batch_invariant_;
+  PagePool pages_;
   PrefixTree prefixes_;  // of the live weights
   int64_t flips_ = 0;    // new weights so far
   PolicyVersion version_;

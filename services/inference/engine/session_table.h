@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "services/inference/core/sessions.h"
-#include "services/inference/engine/sequence_torch.h"
+#include "services/inference/engine/sequence.h"
 
 namespace palimpsest::inference {
 

@@ -1,0 +1,63 @@
+#include <cuda_runtime.h>
+
+#include <stdexcept>
+#include <utility>
+
+#include "common/cuda/memory.h"
+
+namespace palimpsest::cuda {
+namespace {
+
+void Check(cudaError_t error, const std::string& what) {
+  if (error != cudaSuccess) throw std::runtime_error(what + ": " + cudaGetErrorString(error));
+}
+
+}  // namespace
+
+std::string WhyNoDevice() {
+  int count = 0;
+  const cudaError_t error = cudaGetDeviceCount(&count);
+  if (error != cudaSuccess) return cudaGetErrorString(error);
+  return count > 0 ? "" : "no GPU";
+}
+
+const char* PlatformName() { return "cuda"; }
+
+// Not behind the default stream: staging of new weights copies beside decoding.
+OwnedStream::OwnedStream() {
+  Check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
+}
+OwnedStream::~OwnedStream() { cudaStreamDestroy(stream_); }
+
+DeviceMemory::DeviceMemory(size_t bytes) : bytes_(bytes) {
+  if (bytes > 0)
+    Check(cudaMalloc(&data_, bytes), "cudaMalloc of " + std::to_string(bytes) + " bytes");
+}
+DeviceMemory::~DeviceMemory() { cudaFree(data_); }
+
+HostMemory::HostMemory(size_t bytes) : bytes_(bytes) {
+  if (bytes > 0)
+    Check(cudaMallocHost(&data_, bytes), "cudaMallocHost of " + std::to_string(bytes) + " bytes");
+}
+HostMemory::~HostMemory() { cudaFreeHost(data_); }
+
+void CopyToDevice(void* to, const void* from, size_t bytes, Stream stream) {
+  Check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream), "copy to the GPU");
+}
+void CopyFromDevice(void* to, const void* from, size_t bytes, Stream stream) {
+  Check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream), "copy from the GPU");
+}
+void CopyOnDevice(void* to, const void* from, size_t bytes, Stream stream) {
+  Check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream), "copy on the GPU");
+}
+void CopyRowsOnDevice(void* to, const void* from, size_t pitch, size_t bytes, size_t rows,
+                      Stream stream) {
+  Check(cudaMemcpy2DAsync(to, pitch, from, pitch, bytes, rows, cudaMemcpyDeviceToDevice, stream),
+        "copy on the GPU");
+}
+void Wait(Stream stream) {
+  Check(cudaGetLastError(), "a launch");
+  Check(cudaStreamSynchronize(stream), "a kernel");
+}
+
+}  // namespace palimpsest::cuda
