@@ -108,7 +108,8 @@ void EventJob::SolveSome(std::span<Open> some, int heads) {
                        .heads = &open.heads,
                        .row_of = [offset](int32_t p) { return offset + p; },
                        .quality = open.due.forced ? nullptr : &open.event.quality,
-                       .chosen = &open.chosen});
+                       .chosen = &open.chosen,
+                       .carried = cache.carried(layer_, head_, heads)});
   }
   const at::Tensor q = queries.empty() ? at::zeros({0, 1, source.k.size(2)}) : at::cat(queries);
   const at::Tensor reference_keys = keys.empty() ? source.k : at::cat(keys);
