@@ -4,8 +4,8 @@
 
 // Attention Matching of a batch of heads on a GPU (design section 4): what ScoreWindow,
 // ChooseByAttention and MatchWindow of matching_torch.h do, all on one stream, without allocating
-// and without a look at the host. Not here: holdout queries, errors of the fit, the choosers mean,
-// max and omp, gradients.
+// and without a look at the host. Not here: holdout queries, errors of the fit, choosers
+// other than rms, gradients.
 namespace palimpsest::compaction {
 
 template <class Stored>  // float or BFloat16
