@@ -24,10 +24,16 @@ using context::ReferenceKind;
 
 at::Tensor Flat(const at::Tensor& x) { return x.reshape({x.size(0) * x.size(1), x.size(2)}); }
 
-// An eviction to choose what it keeps, or to be measured.
-bool ListensToReferences(Method method, Chooser chooser, bool replayed) {
+// An eviction to choose what it keeps, to be measured, or because later choices will ask what its
+// slots have received.
+bool ListensToReferences(Method method, Chooser chooser, bool replayed, bool carried) {
   if (method == Method::kAttentionMatching) return true;
-  return method == Method::kEvict && !replayed && chooser == Chooser::kAttention;
+  return context::UsesReference(method, chooser) &&
+         (!replayed || (carried && context::Carries(method, chooser)));
+}
+
+std::span<const int32_t> PositionsOf(const HeadSlots& head, HeadSlots::Run run) {
+  return std::span(head.position).subspan(run.first, run.count());
 }
 
 bool IsHeldOut(const context::Event& e, int32_t reference) {
@@ -76,6 +82,7 @@ struct EventWave::Batch {
   ReferenceRows references;  // of window.queries
   compaction::LocalSoftmax local;
   bool scored = false;
+  at::Tensor received;  // [B, w] by choosers that carry: with what was received earlier
   std::vector<std::vector<int32_t>> kept;  // [B] indices into the window
 };
 
@@ -164,6 +171,11 @@ void EventWave::Choose(Batch& batch, const std::vector<PendingEvent*>& events) c
     const ReplayEvent& r = *events[b / batch.heads]->request;
     counts.push_back(context::KeptCount(r.event.method, r.keep_ratio, batch.runs[b].count()));
   }
+  if (context::Carries(kind.method, kind.parameters.chooser)) {
+    for (size_t b = 0; b < counts.size(); ++b)
+      batch.kept.push_back(ChooseCarried(batch, *events[b / batch.heads], b, counts[b]));
+    return;
+  }
   if (batch.scored) {
     const compaction::Kept kept =
         compaction::ChooseByAttention(batch.local, batch.window, kind.parameters.chooser, counts);
@@ -184,6 +196,66 @@ void EventWave::Choose(Batch& batch, const std::vector<PendingEvent*>& events) c
                                   counts[b], e.request->event.parameters.seed, layer_, head));
     } else {
       batch.kept.push_back(compaction::MostRecent(batch.runs[b].count(), counts[b]));
+    }
+  }
+}
+
+void EventWave::AddEarlier(Batch& batch, const std::vector<PendingEvent*>& events) const {
+  const Chooser chooser = events.front()->request->event.parameters.chooser;
+  batch.received = compaction::Received(batch.local, batch.window, chooser);
+  for (size_t b = 0; b < batch.runs.size(); ++b) {
+    const PendingEvent& e = *events[b / batch.heads];
+    const auto h = b % batch.heads;
+    if (e.carried.empty()) continue;
+    const auto positions = PositionsOf((*e.heads)[h], batch.runs[b]);
+    double* const row = batch.received.data_ptr<double>() + b * batch.received.size(1);
+    e.carried[h].AddEarlier(chooser, positions, {row, positions.size()});
+  }
+}
+
+std::vector<int32_t> EventWave::ChooseCarried(const Batch& batch, const PendingEvent& e, size_t b,
+                                              int count) const {
+  const context::Event& event = e.request->event;
+  const Chooser chooser = event.parameters.chooser;
+  const auto positions = PositionsOf((*e.heads)[b % batch.heads], batch.runs[b]);
+  const compaction::CarriedImportance nothing;
+  const auto& carried = e.carried.empty() ? nothing : e.carried[b % batch.heads];
+  const double* const row = batch.received.const_data_ptr<double>() + b * batch.received.size(1);
+  at::Tensor keys = at::empty({0}, at::kDouble);
+  if (chooser == Chooser::kDiverse) {
+    keys = batch.window.keys[static_cast<int64_t>(b)]
+               .detach()
+               .slice(0, 0, batch.runs[b].count())
+               .to(at::kDouble)
+               .contiguous();
+  }
+  return compaction::ChooseCarried(
+      chooser, {row, positions.size()}, carried.Stretches(event.window, positions),
+      {keys.const_data_ptr<double>(), static_cast<size_t>(keys.numel())},
+      static_cast<int>(q_.size(2)), count);
+}
+
+// What the survivors bring to the events to come: before the heads are rewritten.
+void EventWave::Carry(const Batch& batch, const std::vector<PendingEvent*>& events) const {
+  for (size_t b = 0; b < batch.runs.size(); ++b) {
+    const PendingEvent& e = *events[b / batch.heads];
+    if (e.carried.empty()) continue;
+    const context::Event& event = e.request->event;
+    compaction::CarriedImportance& carried = e.carried[b % batch.heads];
+    const auto positions = PositionsOf((*e.heads)[b % batch.heads], batch.runs[b]);
+    const double* const row = batch.received.defined() ? batch.received.const_data_ptr<double>() +
+                                                             b * batch.received.size(1)
+                                                       : nullptr;
+    std::vector<int32_t> kept;
+    std::vector<double> received;
+    for (int32_t j : batch.kept[b]) {
+      kept.push_back(positions[j]);
+      if (row != nullptr) received.push_back(row[j]);
+    }
+    if (row != nullptr) {
+      carried.Replace(event.parameters.chooser, event.window, kept, received);
+    } else {
+      carried.Replace(event.window, kept);
     }
   }
 }
@@ -244,6 +316,22 @@ void EventWave::Fit(Batch& batch, const std::vector<PendingEvent*>& events,
   next_slot_ += e_count * t;
 }
 
+void EventWave::Listen(Batch& batch, const std::vector<PendingEvent*>& events) const {
+  const ReplayEvent& kind = *events.front()->request;
+  const Method method = kind.event.method;
+  const Chooser chooser = kind.event.parameters.chooser;
+  const bool replayed = kind.forced() && events.front()->quality == nullptr;
+  const bool carried = !events.front()->carried.empty();
+  if (!ListensToReferences(method, chooser, replayed, carried)) return;
+  const c10::AutoGradMode grad(method == Method::kAttentionMatching &&
+                               gradient_ != GradientMode::kDetached && c10::GradMode::is_enabled());
+  GatherWindows(batch, events);
+  GatherReferences(batch, events);
+  batch.local = compaction::ScoreWindow(batch.window);
+  batch.scored = true;
+  if (context::Carries(method, chooser) && (carried || !kind.forced())) AddEarlier(batch, events);
+}
+
 void EventWave::SolveAlike(const std::vector<PendingEvent*>& events, std::vector<at::Tensor>& k,
                            std::vector<at::Tensor>& v, std::vector<at::Tensor>& bias) {
   const ReplayEvent& kind = *events.front()->request;
@@ -252,17 +340,7 @@ void EventWave::SolveAlike(const std::vector<PendingEvent*>& events, std::vector
     for (const HeadSlots& head : *e->heads)
       batch.runs.push_back(head.Find(e->request->event.window));
   }
-  const bool fits = kind.event.method == Method::kAttentionMatching;
-  const bool replayed = kind.forced() && events.front()->quality == nullptr;
-  if (ListensToReferences(kind.event.method, kind.event.parameters.chooser, replayed)) {
-    c10::AutoGradMode grad(fits && gradient_ != GradientMode::kDetached &&
-                           c10::GradMode::is_enabled());
-    GatherWindows(batch, events);
-    GatherReferences(batch, events);
-    const c10::AutoGradMode without(false);
-    batch.local = compaction::ScoreWindow(batch.window);
-    batch.scored = true;
-  }
+  Listen(batch, events);
   if (kind.forced()) {
     for (size_t b = 0; b < batch.runs.size(); ++b) {
       const PendingEvent& e = *events[b / batch.heads];
@@ -280,7 +358,8 @@ void EventWave::SolveAlike(const std::vector<PendingEvent*>& events, std::vector
     for (int32_t j : batch.kept[b]) positions.push_back(head.position[batch.runs[b].first + j]);
     e.chosen->push_back(std::move(positions));
   }
-  if (fits) return Fit(batch, events, k, v, bias);
+  Carry(batch, events);
+  if (kind.event.method == Method::kAttentionMatching) return Fit(batch, events, k, v, bias);
   if (batch.scored && batch.window.measured) {
     const compaction::FitErrors errors =
         compaction::MeasureEviction(batch.local, batch.window, Padded(batch.kept));

@@ -6,6 +6,7 @@
 
 #include "common/attention/live_slots.h"
 #include "common/attention/packed_batch.h"
+#include "common/compaction/carried.h"
 #include "common/compaction/gradient_mode.h"
 
 namespace at {
@@ -25,6 +26,9 @@ struct PendingEvent {
   // nothing is measured.
   context::Quality* quality = nullptr;
   std::vector<std::vector<int32_t>>* chosen = nullptr;  // [H'] kept source positions
+  // [H'] what the heads' slots bring along, of all events of a wave or of none; rewritten. Empty:
+  // no event to come will ask for it, and a chooser that carries finds nothing earlier.
+  std::span<compaction::CarriedImportance> carried = {};
 };
 
 // Solves events side by side (at most one of each sequence), over KV heads [first_head, first_head
@@ -59,7 +63,12 @@ class EventWave {
            std::vector<at::Tensor>& v, std::vector<at::Tensor>& bias);
   void GatherWindows(Batch& batch, const std::vector<PendingEvent*>& events) const;
   void GatherReferences(Batch& batch, const std::vector<PendingEvent*>& events) const;
+  void Listen(Batch& batch, const std::vector<PendingEvent*>& events) const;
   void Choose(Batch& batch, const std::vector<PendingEvent*>& events) const;
+  std::vector<int32_t> ChooseCarried(const Batch& batch, const PendingEvent& e, size_t b,
+                                     int count) const;
+  void AddEarlier(Batch& batch, const std::vector<PendingEvent*>& events) const;
+  void Carry(const Batch& batch, const std::vector<PendingEvent*>& events) const;
 
   int64_t Head(size_t b, int64_t heads) const {  // of problem b
     return first_head_ + static_cast<int64_t>(b) % heads;

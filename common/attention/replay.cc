@@ -34,6 +34,16 @@ struct ReplayContext::Impl {
 
 namespace {
 
+// Must earlier events be listened to, forced ones too, because a later one chooses by them?
+bool ChoosesByCarried(const PackedBatch& batch) {
+  for (const PackedBatch::Node& node : batch.nodes()) {
+    for (const ReplayEvent& e : node.events) {
+      if (!e.forced() && context::Carries(e.event.method, e.event.parameters.chooser)) return true;
+    }
+  }
+  return false;
+}
+
 // One layer of the replay: walks all sequences run by run, event by event. Kept positions are noted
 // in `replayed` unless it is null.
 class LayerReplay {
@@ -48,6 +58,7 @@ class LayerReplay {
         heads_(k.size(1)),
         builder_(q.size(0), static_cast<int>(heads_)),
         live_(batch.nodes().size()),
+        carried_(ChoosesByCarried(batch) ? batch.nodes().size() : 0),
         replayed_(replayed) {
     source_ = {.k = k,
                .v = v,
@@ -71,7 +82,8 @@ class LayerReplay {
   }
 
  private:
-  using Live = std::vector<HeadSlots>;  // [Hk]
+  using Live = std::vector<HeadSlots>;                         // [Hk]
+  using Carried = std::vector<compaction::CarriedImportance>;  // [Hk]
 
   // Nodes [first, last) advance together: all to their k-th event, one wave, and on.
   void Walk(int first, int last) {
@@ -79,6 +91,8 @@ class LayerReplay {
     for (int n = first; n < last; ++n) {
       const PackedBatch::Node& node = batch_.nodes()[n];
       live_[n] = node.parent >= 0 ? live_[node.parent] : Live(heads_);
+      if (!carried_.empty())
+        carried_[n] = node.parent >= 0 ? carried_[node.parent] : Carried(heads_);
       most = std::max(most, node.events.size());
     }
     for (size_t wave = 0; wave < most; ++wave) {
@@ -93,6 +107,7 @@ class LayerReplay {
                        .heads = &live_[n],
                        .row_of = [this, n](int32_t p) { return batch_.RowOfNode(n, p); },
                        .chosen = &chosen[n - first]});
+        if (!carried_.empty()) due.back().carried = carried_[n];
       }
       SolveWave(due);
       for (int n = first; n < last && replayed_ != nullptr; ++n) {
@@ -165,7 +180,8 @@ class LayerReplay {
   int64_t heads_;
   KeySource source_;
   PlanBuilder builder_;
-  std::vector<Live> live_;  // [nodes]
+  std::vector<Live> live_;        // [nodes]
+  std::vector<Carried> carried_;  // [nodes], or none where nobody will ask
   std::map<std::pair<int, int64_t>, std::vector<int64_t>>
       shared_rows_;  // (prompt node, raw prefix) -> query rows
   std::vector<std::vector<context::Event>>* replayed_;

@@ -150,27 +150,38 @@ LocalSoftmax ScoreWindow(const WindowBatch& window) {
   return local;
 }
 
+at::Tensor Received(const LocalSoftmax& local, const WindowBatch& window,
+                    context::Chooser chooser) {
+  at::NoGradGuard no_grad;
+  const at::Tensor mask = window.query_mask.unsqueeze(2).to(local.a.scalar_type());
+  const at::Tensor a = local.a * mask;
+  const at::Tensor rows = mask.sum(1).clamp_min(1);
+  at::Tensor received;
+  if (chooser == context::Chooser::kMean) {
+    received = a.sum(1) / rows;
+  } else if (chooser == context::Chooser::kMax) {
+    received = a.amax(1);
+  } else if (chooser == context::Chooser::kAccumulated) {
+    received = a.sum(1);
+  } else {
+    received = (a.square().sum(1) / rows).sqrt();
+  }
+  return received.to(at::kDouble).contiguous();
+}
+
 Kept ChooseByAttention(const LocalSoftmax& local, const WindowBatch& window,
                        context::Chooser chooser, const std::vector<int>& keep_counts) {
   at::NoGradGuard no_grad;
   const int64_t problems = local.a.size(0);
   const int w = static_cast<int>(local.a.size(2));
-  const at::Tensor mask = window.query_mask.unsqueeze(2).to(local.a.scalar_type());
-  const at::Tensor a = local.a * mask;
-  const at::Tensor rows = mask.sum(1).clamp_min(1);
   at::Tensor importance, gram, rhs;
   if (chooser == context::Chooser::kOmp) {
-    const at::Tensor wide = a.to(at::kDouble);
-    gram = at::bmm(wide.transpose(1, 2), wide).contiguous();
-    rhs = wide.sum(1).contiguous();
-  } else if (chooser == context::Chooser::kMean) {
-    importance = a.sum(1) / rows;
-  } else if (chooser == context::Chooser::kMax) {
-    importance = a.amax(1);
+    const at::Tensor a = local.a.to(at::kDouble) * window.query_mask.unsqueeze(2).to(at::kDouble);
+    gram = at::bmm(a.transpose(1, 2), a).contiguous();
+    rhs = a.sum(1).contiguous();
   } else {
-    importance = (a.square().sum(1) / rows).sqrt();
+    importance = Received(local, window, chooser);
   }
-  if (importance.defined()) importance = importance.to(at::kDouble).contiguous();
   const at::Tensor widths = window.slot_mask.sum(1).contiguous();
   Kept kept{.index = {}, .counts = keep_counts};
   const int t = *std::max_element(keep_counts.begin(), keep_counts.end());

@@ -39,8 +39,12 @@ struct Kept {
   at::Tensor index;         // int64 [B, t], padded with 0
   std::vector<int> counts;  // [B]
 };
-// By the chooser, keep_counts[b] slots each. rms/attention, mean, max: over a; omp: pursuit on A'A.
-// Not differentiable.
+// What each slot receives at this event, over the fitted queries: mean and maximum of a_ij as they
+// are called, their sum for accumulated, sqrt(mean_i a_ij^2) for the others. [B, w] fp64, detached.
+at::Tensor Received(const LocalSoftmax& local, const WindowBatch& window, context::Chooser chooser);
+
+// By a chooser that carries nothing (carried.h has the others), keep_counts[b] slots each: the
+// largest of what they receive; omp: pursuit on A'A. Not differentiable.
 Kept ChooseByAttention(const LocalSoftmax& local, const WindowBatch& window,
                        context::Chooser chooser, const std::vector<int>& keep_counts);
 

@@ -14,7 +14,7 @@ constexpr std::array<std::pair<Method, std::string_view>, 3> kMethods = {{
     {Method::kEvict, "evict"},
     {Method::kMarkovian, "markovian"},
 }};
-constexpr std::array<std::pair<Chooser, std::string_view>, 7> kChoosers = {{
+constexpr std::array<std::pair<Chooser, std::string_view>, 10> kChoosers = {{
     {Chooser::kRms, "rms"},
     {Chooser::kMean, "mean"},
     {Chooser::kMax, "max"},
@@ -22,6 +22,9 @@ constexpr std::array<std::pair<Chooser, std::string_view>, 7> kChoosers = {{
     {Chooser::kAttention, "attention"},
     {Chooser::kRecent, "recent"},
     {Chooser::kRandom, "random"},
+    {Chooser::kAccumulated, "accumulated"},
+    {Chooser::kCarriedMax, "carried_max"},
+    {Chooser::kDiverse, "diverse"},
 }};
 constexpr std::array<std::pair<ReferenceKind, std::string_view>, 3> kReferenceKinds = {{
     {ReferenceKind::kQueries, "queries"},
@@ -52,9 +55,10 @@ absl::StatusOr<Enum> FromName(const std::array<std::pair<Enum, std::string_view>
 }
 
 bool Fits(Chooser chooser, Method method) {
+  if (method == Method::kMarkovian || Carries(method, chooser)) return true;
   const bool evicts =
       chooser == Chooser::kAttention || chooser == Chooser::kRecent || chooser == Chooser::kRandom;
-  return method == Method::kMarkovian || evicts == (method == Method::kEvict);
+  return evicts == (method == Method::kEvict);
 }
 
 // Also false for NaN.
@@ -85,7 +89,13 @@ Chooser DefaultChooser(Method method) {
 
 bool UsesReference(Method method, Chooser chooser) {
   return method == Method::kAttentionMatching ||
-         (method == Method::kEvict && chooser == Chooser::kAttention);
+         (method == Method::kEvict && (chooser == Chooser::kAttention || Carries(method, chooser)));
+}
+
+bool Carries(Method method, Chooser chooser) {
+  return method != Method::kMarkovian &&
+         (chooser == Chooser::kAccumulated || chooser == Chooser::kCarriedMax ||
+          chooser == Chooser::kDiverse);
 }
 
 absl::Status Validate(const Parameters& p, Method method) {

@@ -34,8 +34,12 @@ enum class Chooser : uint8_t {
   kMax = 3,
   kOmp = 4,        // orthogonal matching pursuit on the Gram matrix
   kAttention = 5,  // evict (its default): as kRms
-  kRecent = 6,
-  kRandom = 7,
+  kRecent = 6,     // evict
+  kRandom = 7,     // evict
+  // Of either method; they weigh what slots bring along from earlier events (Carries).
+  kAccumulated = 8,  // the attention that a slot has received at all of them, summed
+  kCarriedMax = 9,  // the largest rms of any of them; blocks get shares by the positions they cover
+  kDiverse = 10,    // the same maximum against the likeness of keys
 };
 enum class ReferenceKind : uint8_t { kQueries = 1, kKeys = 2, kRandom = 3 };
 
@@ -67,6 +71,9 @@ absl::Status Validate(const Parameters& p, Method method);
 Chooser DefaultChooser(Method method);
 // Does the event listen to reference rows? If not it records the reference range [0, 0).
 bool UsesReference(Method method, Chooser chooser);
+// Does the choice hang on what earlier events of the log have seen, too? Then it is a function of
+// the whole log, and who rebuilds a cache listens at each event of it again.
+bool Carries(Method method, Chooser chooser);
 
 struct Shape {
   int32_t layers = 0;

@@ -4,8 +4,8 @@
 
 // Attention Matching of a batch of heads on a GPU (design section 4): what ScoreWindow,
 // ChooseByAttention, MatchWindow and MeasureEviction of matching_torch.h do, all on one stream,
-// without allocating and without a look at the host. Not here: holdout queries, the choosers mean,
-// max and omp, gradients.
+// without allocating and without a look at the host. Not here: holdout queries, choosers other
+// than rms, gradients.
 namespace palimpsest::compaction {
 
 template <class Stored>  // float or BFloat16

@@ -35,6 +35,12 @@ int32_t RecordedPositions(const GenerationRequest& request, int32_t max_position
   return std::min(request.context.reference_tokens, longest);
 }
 
+bool CarriesImportance(const GenerationRequest& request) {
+  const context::ContextPolicy& policy = request.context;
+  return !std::holds_alternative<context::NoTrigger>(policy.trigger) &&
+         context::Carries(policy.method, policy.parameters.chooser);
+}
+
 int64_t SlotsNeeded(const GenerationRequest& request, int32_t max_position) {
   const int64_t full = LongestOf(request, max_position);
   if (const auto* kv = std::get_if<context::KvBudget>(&request.context.trigger))
@@ -50,7 +56,8 @@ CacheCost CostOf(const ModelInfo& m) {
   const int64_t bytes = m.dtype == "bfloat16" ? 2 : 4;
   return {.page_bytes = kPageSlots * int64_t{m.layers} * m.kv_heads * (2 * m.head_dim * bytes + 4),
           .query_bytes = int64_t{m.layers} * m.heads * m.head_dim * bytes,
-          .key_bytes = int64_t{m.layers} * m.kv_heads * m.head_dim * bytes};
+          .key_bytes = int64_t{m.layers} * m.kv_heads * m.head_dim * bytes,
+          .carried_bytes = int64_t{m.layers} * m.kv_heads * kCarriedSlotBytes};
 }
 
 int64_t QueryBytes(const GenerationRequest& request, const ModelInfo& model) {
@@ -62,7 +69,9 @@ int64_t QueryBytes(const GenerationRequest& request, const ModelInfo& model) {
 
 int64_t RebuildBytes(const GenerationRequest& request, int32_t tokens, const ModelInfo& model) {
   const int64_t slots = std::min<int64_t>(tokens, SlotsNeeded(request, model.max_position));
-  return PagesFor(slots) * CostOf(model).page_bytes + QueryBytes(request, model);
+  const CacheCost cost = CostOf(model);
+  const int64_t carried = CarriesImportance(request) ? slots * cost.carried_bytes : 0;
+  return PagesFor(slots) * cost.page_bytes + QueryBytes(request, model) + carried;
 }
 
 int64_t BytesNeeded(const GenerationRequest& request, const ModelInfo& model) {

@@ -18,11 +18,20 @@ int32_t RecordedPositions(const GenerationRequest& request, int32_t max_position
 // Tokens that the request may process, for fair shares: its prompt and all that it may sample.
 int64_t TokensAsked(const GenerationRequest& request, int32_t max_position);
 
-// Bytes of a page of the cache, and of one recorded position's queries (all heads) and keys.
+// Of one slot of one head, by choosers that weigh earlier events: its position and what it has
+// received.
+inline constexpr int64_t kCarriedSlotBytes = 4 + 8;
+
+// Does the cache of this request carry importances from event to event?
+bool CarriesImportance(const GenerationRequest& request);
+
+// Bytes of a page of the cache, of one recorded position's queries (all heads) and keys, and of
+// what one slot carries in all heads.
 struct CacheCost {
   int64_t page_bytes = 0;
   int64_t query_bytes = 0;
   int64_t key_bytes = 0;
+  int64_t carried_bytes = 0;
 };
 CacheCost CostOf(const ModelInfo& model);
 

@@ -80,7 +80,8 @@ void SolveSome(KvPool& pool, const Slice& slice, std::span<EventTask> some) {
                        .heads = &slots[i],
                        .row_of = [offset](int32_t p) { return offset + p; },
                        .quality = e.measured ? &e.quality : nullptr,
-                       .chosen = &e.kept});
+                       .chosen = &e.kept,
+                       .carried = e.carried});
   }
   const at::Tensor q = queries.empty() ? at::zeros({0, 1, source.k.size(2)}) : at::cat(queries);
   const at::Tensor reference_keys = keys.empty() ? source.k : at::cat(keys);

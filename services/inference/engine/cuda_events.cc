@@ -63,6 +63,8 @@ absl::Status DeviceEvents<Stored>::Check(Method method, const context::Parameter
   const bool fits = method == Method::kAttentionMatching;
   const bool listens =
       fits || (method == Method::kEvict && p.chooser == Chooser::kAttention && !forced);
+  if (!forced && context::Carries(method, p.chooser))
+    return Refused("parameters.chooser", Name(p.chooser), "knows no chooser that carries");
   if (!listens) return absl::OkStatus();
   if (fits && !forced && p.chooser != Chooser::kRms)
     return Refused("parameters.chooser", Name(p.chooser), "chooses by rms alone");

@@ -67,8 +67,8 @@ std::optional<int64_t> EventJob::EarlyPages() const {
   return pages;
 }
 
-EventTask EventJob::TaskOf(const Open& open) const {
-  const SequenceCache& cache = *open.due.sequence->cache;
+EventTask EventJob::TaskOf(const Open& open, int heads) const {
+  SequenceCache& cache = *open.due.sequence->cache;
   return {.request = &open.request,
           .measured = !open.due.forced,
           .state = &cache.state(),
@@ -76,6 +76,7 @@ EventTask EventJob::TaskOf(const Open& open) const {
           .lengths = cache.lengths(),
           .ring = cache.queries().ring(),
           .recorded = {cache.queries().begin(), cache.queries().end()},
+          .carried = cache.carried(layer_, head_, heads),
           .quality = open.event.quality};
 }
 
@@ -98,7 +99,7 @@ void EventJob::Solve(int most) {
   std::vector<Open*> solved;
   for (Open& open : open_) {
     if (!open.status.ok()) continue;
-    tasks.push_back(TaskOf(open));
+    tasks.push_back(TaskOf(open, heads));
     solved.push_back(&open);
   }
   device_.Solve(layer_, head_, heads, tasks);

@@ -63,7 +63,7 @@ class EventJob {
     context::Event event;  // what will stand in the log
     absl::Status status;   // of the slices so far
   };
-  EventTask TaskOf(const Open& open) const;
+  EventTask TaskOf(const Open& open, int heads) const;
   void Take(EventTask& task, int heads, Open& open);
 
   StepDevice& device_;

@@ -278,7 +278,8 @@ void RunningBatch::StartSamples() {
     const GenerationRequest& r = g->owner->request;
     while (!g->logits.empty() && !g->to_start.empty() &&
            static_cast<int64_t>(running_.size()) < limits_.max_running &&
-           (running_.empty() || RoomFor(QueryBytes(r, model_) + Headroom()))) {
+           (running_.empty() ||
+            RoomFor(QueryBytes(r, model_) + g->prompt->cache->carried_bytes() + Headroom()))) {
       auto s = NewSequence(g->owner, g->to_start.front());
       g->to_start.pop_front();
       s->cache = g->prompt->cache->Fork();

@@ -22,7 +22,8 @@ namespace palimpsest::inference {
 // open, for half of a median step when others have something to decode; process one chunk of every
 // other sequence in one forward pass, prompts beside those who decode for half of a median step,
 // too; draw the next tokens. Owned and used by the engine thread; no
-// locks, no waiting. Invariant: pages in use and recorded queries never exceed the pool's bytes.
+// locks, no waiting. Invariant: pages in use and recorded queries never exceed the pool's bytes;
+// what slots carry counts from the end of its event on, for the next step.
 // When a step needs more than is free, sessions that rest give their memory back first; then
 // sequences whose policy allows it compact earlier; then the youngest gives its cache back, and
 // later comes back by replaying its log: so the oldest always goes on.

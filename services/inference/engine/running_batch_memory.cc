@@ -18,9 +18,10 @@ bool Older(const std::unique_ptr<Sequence>& a, const std::unique_ptr<Sequence>& 
 
 int64_t RunningBatch::FreeBytes() const {
   int64_t used = (pages_.pages() - pages_.free_pages() - pages_.idle_pages()) * cost_.page_bytes;
-  for (const Group& g : groups_) used += g.prompt->cache ? g.prompt->cache->queries().bytes() : 0;
-  for (const auto& s : running_) used += s->cache->queries().bytes();
-  used += sessions_.query_bytes();
+  for (const Group& g : groups_)
+    used += g.prompt->cache ? g.prompt->cache->bytes_beside_pages() : 0;
+  for (const auto& s : running_) used += s->cache->bytes_beside_pages();
+  used += sessions_.bytes_beside_pages();
   return limits_.kv_pool_bytes - used;
 }
 
@@ -138,8 +139,10 @@ std::unique_ptr<SequenceCache> RunningBatch::NewCache(const GenerationRequest& r
   QueryStore queries =
       recorded > 0 ? QueryStore(device_.NewRing(recorded, keys), recorded, QueryBytes(r, model_))
                    : QueryStore();
-  return std::make_unique<SequenceCache>(
+  auto cache = std::make_unique<SequenceCache>(
       pages_, device_, context::Shape{model_.layers, model_.kv_heads}, std::move(queries), flips_);
+  if (CarriesImportance(r)) cache->CarryImportance();
+  return cache;
 }
 
 void RunningBatch::LoseCache(Sequence& s) {

@@ -14,6 +14,8 @@ std::unique_ptr<SequenceCache> SequenceCache::Fork() const {
   copy->state_ = state_;
   copy->table_ = table_;
   copy->lengths_ = lengths_;
+  copy->carried_ = carried_;
+  copy->carried_bytes_ = carried_bytes_;
   for (int32_t page : table_) pages_.Share(page);
   return copy;
 }
@@ -79,6 +81,8 @@ absl::Status SequenceCache::Finish(const context::Event& event) {
   RETURN_IF_ERROR(state_.Apply(event));
   for (; static_cast<int64_t>(table_.size()) > PagesFor(longest()); table_.pop_back())
     pages_.Release(table_.back());
+  carried_bytes_ = 0;
+  for (const auto& head : carried_) carried_bytes_ += head.bytes();
   return absl::OkStatus();
 }
 

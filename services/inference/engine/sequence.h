@@ -9,15 +9,19 @@
 #include <vector>
 
 #include "common/base/clock.h"
+#include "common/compaction/carried.h"
 #include "common/context/log.h"
 #include "common/tokenizer/stop_strings.h"
 #include "common/tokenizer/tokenizer.h"
+#include "services/inference/core/admission.h"
 #include "services/inference/core/engine.h"
 #include "services/inference/core/page_pool.h"
 #include "services/inference/engine/query_store.h"
 #include "services/inference/engine/step_device.h"
 
 namespace palimpsest::inference {
+
+static_assert(kCarriedSlotBytes == compaction::kCarriedBytes);
 
 // The cache side of a sequence: a block table and how many slots each KV head of each layer has.
 // The slots of a head stand without gaps, ascending by source position: slot i is in page table[i /
@@ -44,6 +48,16 @@ class SequenceCache {
   const QueryStore& queries() const { return queries_; }
   std::span<const int32_t> table() const { return table_; }
   std::span<const int32_t> lengths() const { return lengths_; }  // [L * Hk] slots of each head
+  // From now on slots bring what they receive from event to event. Before the first event.
+  void CarryImportance() { carried_.resize(lengths_.size()); }
+  // Of recorded queries, and of what is carried (as of the last event that is over).
+  int64_t bytes_beside_pages() const { return queries_.bytes() + carried_bytes_; }
+  int64_t carried_bytes() const { return carried_bytes_; }
+  // Of heads [first, first + count) of a layer; empty: nothing is carried.
+  std::span<compaction::CarriedImportance> carried(int layer, int first, int count) {
+    if (carried_.empty()) return {};
+    return std::span(carried_).subspan(Index(layer, first), count);
+  }
   // Was all of it made by the weights that came after `flips` others?
   bool MadeBy(int64_t flips) const { return flips_ == flips; }
   // Pages that hold the first tokens and nothing else. Before anything was processed.
@@ -79,7 +93,9 @@ class SequenceCache {
   StepDevice& device_;
   context::ContextState state_;
   std::vector<int32_t> table_;
-  std::vector<int32_t> lengths_;  // [L * Hk]
+  std::vector<int32_t> lengths_;                        // [L * Hk]
+  std::vector<compaction::CarriedImportance> carried_;  // [L * Hk], or none
+  int64_t carried_bytes_ = 0;
   QueryStore queries_;
   int64_t flips_;
 };

@@ -264,10 +264,10 @@ const SequenceCache* SessionTable::CacheOf(const std::string& id) const {
   return it == open_.end() || !it->second.resting ? nullptr : it->second.resting->cache.get();
 }
 
-int64_t SessionTable::query_bytes() const {
+int64_t SessionTable::bytes_beside_pages() const {
   int64_t bytes = 0;
   for (const auto& [id, e] : open_) {
-    if (e.resting && e.resting->cache) bytes += e.resting->cache->queries().bytes();
+    if (e.resting && e.resting->cache) bytes += e.resting->cache->bytes_beside_pages();
   }
   return bytes;
 }

@@ -50,7 +50,7 @@ class SessionTable {
 
   // Null: no such session, it is busy, or it has none.
   const SequenceCache* CacheOf(const std::string& id) const;
-  int64_t query_bytes() const;  // recorded by those that rest
+  int64_t bytes_beside_pages() const;                                   // of those that rest
   void AddTables(std::vector<std::span<const int32_t>>& tables) const;  // of those that rest
   int32_t size() const { return static_cast<int32_t>(open_.size()); }
 

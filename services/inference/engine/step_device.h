@@ -8,6 +8,7 @@
 #include "common/attention/live_slots.h"
 #include "common/attention/packed_batch.h"
 #include "common/base/status.h"
+#include "common/compaction/carried.h"
 #include "common/context/state.h"
 
 namespace palimpsest::model {
@@ -49,6 +50,8 @@ struct EventTask {
   std::span<const int32_t> lengths;  // [L * Hk] slots of each head now
   const QueryRing* ring = nullptr;   // null: it listens to nobody
   context::Range recorded = {};      // positions that stand in the ring
+  // [H'] of the slice's heads, brought up to date; empty: nothing is carried.
+  std::span<compaction::CarriedImportance> carried = {};
   // Answers.
   std::vector<std::vector<int32_t>> kept;  // of each head of the slice: positions, ascending
   context::Quality quality = {};           // added to: sums over heads; the residual is the worst

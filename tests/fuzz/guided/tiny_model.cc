@@ -102,6 +102,21 @@ context::ContextPolicy TinyPolicy(int kind) {
     case 10:
       policy.trigger = context::Manual{.keep_ratio = 0.3};
       break;
+    case 11:
+      policy.trigger =
+          context::KvBudget{.budget = 32, .window = 16, .keep_ratio = 0.3, .early = 0.4};
+      policy.method = context::Method::kEvict;
+      policy.parameters.chooser = context::Chooser::kAccumulated;
+      return policy;
+    case 12:
+      policy.trigger = context::KvBudget{.budget = 24, .window = 9, .keep_ratio = 0.4};
+      policy.parameters.chooser = context::Chooser::kCarriedMax;
+      return policy;
+    case 13:
+      policy.trigger = context::Turns{.n_protect_turns = 1, .keep_ratio = 0.3};
+      policy.method = context::Method::kEvict;
+      policy.parameters.chooser = context::Chooser::kDiverse;
+      return policy;
     default:
       policy.trigger = context::Manual{.keep_ratio = 0.5};
       policy.method = context::Method::kEvict;

@@ -22,6 +22,6 @@ inline constexpr int64_t kTinyPool = 17 * kTinyPage;
 
 // One of all kinds of policies that fit the model, by any number.
 context::ContextPolicy TinyPolicy(int kind);
-inline constexpr int kTinyPolicies = 12;
+inline constexpr int kTinyPolicies = 15;
 
 }  // namespace palimpsest::fuzz

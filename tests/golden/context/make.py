@@ -9,7 +9,8 @@ import random
 import struct
 
 METHODS = {"attention_matching": 1, "evict": 2, "markovian": 3}
-CHOOSERS = {"rms": 1, "mean": 2, "max": 3, "omp": 4, "attention": 5, "recent": 6, "random": 7}
+CHOOSERS = {"rms": 1, "mean": 2, "max": 3, "omp": 4, "attention": 5, "recent": 6, "random": 7,
+            "accumulated": 8, "carried_max": 9, "diverse": 10}
 KINDS = {"queries": 1, "keys": 2, "random": 3}
 
 
@@ -90,6 +91,12 @@ def main() -> None:
         ], 2**31),
         make_case("a long log", 4, 4, 2, [{"at": 500 + 300 * k, "window": [100, 400 + 300 * k]} for k in range(6)],
                   32000),
+        make_case("choosers that carry", 5, 2, 2, [
+            {"at": 16, "window": [4, 12], "method": "evict", "chooser": "accumulated", "reference": [0, 16]},
+            {"at": 24, "window": [4, 20], "chooser": "carried_max", "reference": [8, 24]},
+            {"at": 32, "window": [4, 28], "method": "evict", "chooser": "diverse", "reference": [16, 32]},
+            {"at": 40, "window": [4, 36], "method": "markovian", "chooser": "diverse", "reference": [0, 0]},
+        ], 1000),
     ]
     print(json.dumps(cases, separators=(",", ":")).replace('{"name"', '\n{"name"'))
 

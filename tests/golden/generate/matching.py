@@ -2,6 +2,7 @@
 
 Letters: n reference queries i, w window slots j, t kept slots, d head width. S, A are [n, w].
 """
+import fractions
 import math
 
 import numpy as np
@@ -46,6 +47,67 @@ def choose(chooser, a, t):
     if chooser == "max":
         return largest(a.max(0), t)
     return largest(np.sqrt((a * a).mean(0)), t)  # rms; attention is its name for evict
+
+
+CARRYING = ("accumulated", "carried_max", "diverse")
+OWN = 0.1  # of a slot's worth, what likeness to others cannot take away
+
+
+def received(chooser, a):
+    """What each slot receives at one event: for accumulated the sum of a_ij, for the others its rms."""
+    return a.sum(0) if chooser == "accumulated" else np.sqrt((a * a).mean(0))
+
+
+def with_earlier(chooser, now, earlier):
+    return now + earlier if chooser == "accumulated" else max(now, earlier)
+
+
+def shares(stretches, t):
+    """t by largest remainders in proportion to positions; who has not so many slots keeps all. [(positions, slots)]"""
+    given, open_ones = [0] * len(stretches), set(range(len(stretches)))
+    while True:
+        left = t - sum(given)
+        quota = {i: fractions.Fraction(left * stretches[i][0], sum(stretches[k][0] for k in open_ones))
+                 for i in open_ones}
+        full = [i for i in open_ones if quota[i] > stretches[i][1]]
+        if not full:
+            break
+        for i in full:
+            given[i] = stretches[i][1]
+        open_ones -= set(full)
+    for i in open_ones:
+        given[i] = math.floor(quota[i])
+    for i in sorted(open_ones, key=lambda i: (math.floor(quota[i]) - quota[i], i))[:t - sum(given)]:
+        given[i] += 1
+    return given
+
+
+def diverse(importance, keys, t):
+    """Greedily the largest det of I_i I_j ((1 - r) cos(k_i, k_j) + r [i = j]), each candidate set's anew."""
+    unit = keys / np.linalg.norm(keys, axis=1, keepdims=True)
+    kernel = np.outer(importance, importance) * ((1 - OWN) * unit @ unit.T + OWN * np.eye(len(keys)))
+    picked, margin = [], math.inf
+    for _ in range(t):
+        others = [j for j in range(len(keys)) if j not in picked]
+        gains = np.array([np.linalg.slogdet(kernel[np.ix_(picked + [j], picked + [j])])[1] for j in others])
+        (best,), gap = largest(np.exp(gains - gains.max()), 1)
+        picked.append(others[best])
+        margin = min(margin, gap)
+    return sorted(picked), margin
+
+
+def choose_carried(chooser, importance, keys, stretches, t):
+    """stretches: [(positions, slots)] of the window's blocks, in order."""
+    if chooser == "accumulated":
+        return largest(importance, t)
+    if chooser == "diverse":
+        return diverse(importance, keys, t)
+    kept, margin, first = [], math.inf, 0
+    for (_, slots), share in zip(stretches, shares(stretches, t)):
+        mine, gap = largest(importance[first:first + slots], share)
+        kept += [first + j for j in mine]
+        margin, first = min(margin, gap), first + slots
+    return kept, margin
 
 
 def bounded_least_squares(h, c, lower, upper):

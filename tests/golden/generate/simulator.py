@@ -58,7 +58,11 @@ class Policy:
 
     def listens(self) -> bool:
         chooser = self.parameters["chooser"]
-        return self.method == "attention_matching" or self.method == "evict" and chooser == "attention"
+        return self.method == "attention_matching" or self.method == "evict" and (
+            chooser == "attention" or self.carries())
+
+    def carries(self) -> bool:
+        return self.method != "markovian" and self.parameters["chooser"] in matching.CARRYING
 
 
 @dataclasses.dataclass
@@ -83,6 +87,7 @@ class Sequence:
         self.queries = [[] for _ in range(decoder.layers)]  # [position] -> [H, d]
         self.keys = [[] for _ in range(decoder.layers)]     # [position] -> [K, d]
         self.blocks: list[Block] = []
+        self.carried = {head: {} for head in self.heads()}  # position -> what it has received at all events so far
         self.events: list[dict] = []
         self.digest, self.last_at = bytes(16), 0
         self.margin = math.inf  # of the closest choice so far, relative
@@ -175,7 +180,7 @@ class Sequence:
         kept, measures = [], []
         for layer, head in self.heads():
             window = self.slots(layer, head, begin, end)
-            new, measured = self.replacement(layer, head, window, event["reference"])
+            new, measured = self.replacement(layer, head, window, event)
             kept.append([slot.position for slot in new])
             measures.append(measured)
             self.cache[layer][head] = sorted(
@@ -189,9 +194,30 @@ class Sequence:
         event["quality"] = {name: float(np.mean([m[name] for m in measures])) for name in measures[0]}
         self.events.append(event)
 
-    def replacement(self, layer, head, window, reference):
+    def stretches(self, begin, end, window):
+        """(positions, slots) of what each block covers of [begin, end)."""
+        parts = [(max(b.begin, begin), min(b.end, end)) for b in self.blocks]
+        return [(last - first, sum(first <= slot.position < last for slot in window))
+                for first, last in parts if first < last]
+
+    def choose(self, layer, head, window, event, a, count):
+        """Kept indices and the margin of the choice; what a slot has received goes with it."""
+        chooser = self.policy.parameters["chooser"]
+        if not self.policy.carries():
+            return matching.choose(chooser, a, count)
+        earlier = self.carried[layer, head]
+        importance = np.array([matching.with_earlier(chooser, now, earlier.get(slot.position, 0.0))
+                               for slot, now in zip(window, matching.received(chooser, a))])
+        kept, margin = matching.choose_carried(chooser, importance, np.stack([slot.key for slot in window]),
+                                               self.stretches(*event["window"], window), count)
+        gone = {slot.position for slot in window}
+        self.carried[layer, head] = {position: value for position, value in earlier.items() if position not in gone} | {
+            window[j].position: importance[j] for j in kept}
+        return kept, margin
+
+    def replacement(self, layer, head, window, event):
         """The slots that stand for the window, and how well they do on the reference queries."""
-        p, count = self.policy.parameters, self.policy.kept_count(len(window))
+        p, count, reference = self.policy.parameters, self.policy.kept_count(len(window)), event["reference"]
         if not self.policy.listens():
             return [window[j] for j in self.without_queries(layer, head, window, count)], {}
         every, begin = p["holdout_every"], reference[0]
@@ -204,7 +230,7 @@ class Sequence:
 
         s = scores(fitted)
         a = softmax(s)
-        kept, margin = matching.choose(p["chooser"], a, count)
+        kept, margin = self.choose(layer, head, window, event, a, count)
         self.margin = min(self.margin, margin)
         values = np.stack([slot.value for slot in window])
         new_values, weights = values[kept], np.ones(count)

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdio>
 
+#include "common/compaction/choose.h"
 #include "tests/unit/common/compaction/window_testing.h"
 
 namespace palimpsest::compaction {
@@ -31,8 +32,22 @@ struct Row4 {
   double mass = 0, output = 0, evict_mass = 0, evict_output = 0;
 };
 
+// By rms, or by rms against the likeness of keys.
+Kept Choose(const LocalSoftmax& local, const testing::Windows& x, bool diverse, int t) {
+  if (!diverse) return ChooseByAttention(local, x.batch, context::Chooser::kRms, {t});
+  const at::Tensor received = Received(local, x.batch, context::Chooser::kDiverse);
+  const at::Tensor keys = x.batch.keys[0].to(at::kDouble).contiguous();
+  const auto span = [](const at::Tensor& a) {
+    return std::span(a.const_data_ptr<double>(), static_cast<size_t>(a.numel()));
+  };
+  const std::vector<int32_t> kept = DiverseSlots(span(received), span(keys), kWidth, t);
+  return {
+      .index = at::tensor(std::vector<int64_t>(kept.begin(), kept.end()), at::kLong).view({1, t}),
+      .counts = {t}};
+}
+
 // Held-out errors of attention_matching and of eviction with the same choice, mean over seeds.
-Row4 Measure(double peak, int w, int t, int n) {
+Row4 Measure(double peak, int w, int t, int n, bool diverse = false) {
   constexpr int kHeld = 128, kSeeds = 3;
   Row4 out;
   for (uint64_t seed = 0; seed < kSeeds; ++seed) {
@@ -52,7 +67,7 @@ Row4 Measure(double peak, int w, int t, int n) {
     }
     testing::Windows x = testing::Pack({p});
     const LocalSoftmax local = ScoreWindow(x.batch);
-    const Kept kept = ChooseByAttention(local, x.batch, context::Chooser::kRms, {t});
+    const Kept kept = Choose(local, x, diverse, t);
     const Fit fit = MatchWindow(local, x.batch, kept, x.numerics);
     out.mass += fit.holdout_mass_error.item<double>() / kSeeds;
     out.output += fit.holdout_output_error.item<double>() / kSeeds;
@@ -86,6 +101,26 @@ TEST(MatchingQualityTest, HeldOutErrorsAreNotWorseThanEvictionsInTheMean) {
               mean.evict_mass / cells, mean.evict_output / cells);
   EXPECT_LE(mean.mass, mean.evict_mass);
   EXPECT_LE(mean.output, mean.evict_output);
+}
+
+TEST(MatchingQualityTest, DiverseKeysAreFittedBetterAndEvictedNotMuchWorse) {
+  Row4 by_rms, diverse;
+  const auto add = [](const Row4& r, Row4& to) {
+    to.mass += r.mass / 4, to.output += r.output / 4;
+    to.evict_mass += r.evict_mass / 4, to.evict_output += r.evict_output / 4;
+  };
+  for (const double peak : {0.25, 0.5, 1.0, 2.0}) {
+    add(Measure(peak, 256, 64, 128), by_rms);
+    add(Measure(peak, 256, 64, 128, true), diverse);
+  }
+  std::printf("| n = 128 | attention_matching mass/output | eviction |\n|---|---|---|\n");
+  for (const auto& [name, r] : {std::pair{"rms", by_rms}, std::pair{"diverse", diverse}})
+    std::printf("| %s | %.4f/%.4f | %.4f/%.4f |\n", name, r.mass, r.output, r.evict_mass,
+                r.evict_output);
+  EXPECT_LT(diverse.mass, by_rms.mass);
+  EXPECT_LT(diverse.output, by_rms.output);
+  EXPECT_LT(diverse.evict_mass, 1.03 * by_rms.evict_mass);
+  EXPECT_LT(diverse.evict_output, 1.03 * by_rms.evict_output);
 }
 
 }  // namespace

@@ -27,7 +27,7 @@ ContextPolicy RandomPolicy(RandomStream& random, int32_t prompt) {
   policy.method = static_cast<Method>(random.Between(1, 3));
   policy.parameters.chooser = DefaultChooser(policy.method);
   if (policy.method == Method::kEvict) {
-    policy.parameters.chooser = static_cast<Chooser>(random.Between(5, 7));
+    policy.parameters.chooser = static_cast<Chooser>(random.Between(5, 10));
   }
   policy.parameters.seed = random.Next64();
   policy.reference_tokens = static_cast<int32_t>(random.Between(1, 40));

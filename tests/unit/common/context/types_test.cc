@@ -14,7 +14,7 @@ TEST(NamesTest, EveryNameIsReadBack) {
   for (auto m : {Method::kAttentionMatching, Method::kEvict, Method::kMarkovian}) {
     EXPECT_EQ(*MethodFromName(Name(m)), m);
   }
-  for (int c = 1; c <= 7; ++c) {
+  for (int c = 1; c <= 10; ++c) {
     EXPECT_EQ(*ChooserFromName(Name(static_cast<Chooser>(c))), static_cast<Chooser>(c));
   }
   for (auto k : {ReferenceKind::kQueries, ReferenceKind::kKeys, ReferenceKind::kRandom}) {
@@ -94,7 +94,7 @@ TEST(ParametersTest, EachFieldOutOfRangeIsNamed) {
   for (int bad : {1, -1, std::numeric_limits<int>::min()}) {
     refused([&](Parameters& p) { p.holdout_every = bad; }, "holdout_every");
   }
-  for (int bad : {0, 8, 255}) {
+  for (int bad : {0, 11, 255}) {
     refused([&](Parameters& p) { p.chooser = static_cast<Chooser>(bad); }, "chooser");
   }
   for (int bad : {0, 4}) {
@@ -111,9 +111,9 @@ TEST(ParametersTest, ChoosersBelongToTheirMethod) {
     p.chooser = chooser;
     return Validate(p, method).ok();
   };
-  for (int c = 1; c <= 7; ++c) {
+  for (int c = 1; c <= 10; ++c) {
     const auto chooser = static_cast<Chooser>(c);
-    EXPECT_EQ(fits(Method::kAttentionMatching, chooser), c <= 4) << c;
+    EXPECT_EQ(fits(Method::kAttentionMatching, chooser), c <= 4 || c >= 8) << c;
     EXPECT_EQ(fits(Method::kEvict, chooser), c >= 5) << c;
     EXPECT_TRUE(fits(Method::kMarkovian, chooser)) << c;
   }
@@ -128,6 +128,17 @@ TEST(ParametersTest, OnlyMethodsThatWeighSlotsListenToReferences) {
   EXPECT_FALSE(UsesReference(Method::kEvict, Chooser::kRecent));
   EXPECT_FALSE(UsesReference(Method::kEvict, Chooser::kRandom));
   EXPECT_FALSE(UsesReference(Method::kMarkovian, Chooser::kRms));
+}
+
+TEST(ParametersTest, WhatCarriesListensWhereSomethingIsChosen) {
+  for (int c = 1; c <= 10; ++c) {
+    const auto chooser = static_cast<Chooser>(c);
+    EXPECT_EQ(Carries(Method::kAttentionMatching, chooser), c >= 8) << c;
+    EXPECT_EQ(Carries(Method::kEvict, chooser), c >= 8) << c;
+    EXPECT_FALSE(Carries(Method::kMarkovian, chooser)) << c;
+    EXPECT_EQ(UsesReference(Method::kEvict, chooser), c == 5 || c >= 8) << c;
+    EXPECT_FALSE(UsesReference(Method::kMarkovian, chooser)) << c;
+  }
 }
 
 }  // namespace

@@ -19,6 +19,7 @@ context::Parameters RandomParameters(RandomStream& stream, Method method) {
   p.log_upper = 1e-3 + 10 * stream.Uniform();
   const bool evicts = method == Method::kEvict;
   p.chooser = static_cast<Chooser>(evicts ? Int(stream, 5, 7) : Int(stream, 1, 4));
+  if (Coin(stream)) p.chooser = static_cast<Chooser>(Int(stream, 8, 10));  // of any method
   p.reference_kind = static_cast<context::ReferenceKind>(Int(stream, 1, 3));
   p.seed = stream.Next64();
   p.holdout_every = Coin(stream) ? 0 : Int(stream, 2, 9);

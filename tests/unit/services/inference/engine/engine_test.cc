@@ -10,9 +10,15 @@ TEST_F(EngineTest, SampledEqualsReplayedLogProbabilityUnderManyEvents) {
       {context::Method::kAttentionMatching, context::Chooser::kRms},
       {context::Method::kAttentionMatching, context::Chooser::kOmp},
       {context::Method::kAttentionMatching, context::Chooser::kMax},
+      {context::Method::kAttentionMatching, context::Chooser::kAccumulated},
+      {context::Method::kAttentionMatching, context::Chooser::kCarriedMax},
+      {context::Method::kAttentionMatching, context::Chooser::kDiverse},
       {context::Method::kEvict, context::Chooser::kAttention},
       {context::Method::kEvict, context::Chooser::kRecent},
       {context::Method::kEvict, context::Chooser::kRandom},
+      {context::Method::kEvict, context::Chooser::kAccumulated},
+      {context::Method::kEvict, context::Chooser::kCarriedMax},
+      {context::Method::kEvict, context::Chooser::kDiverse},
       {context::Method::kMarkovian, context::Chooser::kRms}};
   for (const auto& [method, chooser] : methods) {
     GenerationRequest r = Request(4, 150);

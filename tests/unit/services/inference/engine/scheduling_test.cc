@@ -22,7 +22,9 @@ TEST_F(EngineTest, BatchInvariantGivesTheSameBitsInAnyCompany) {
     };
     const std::pair<context::Method, context::Chooser> ways[] = {
         {context::Method::kAttentionMatching, context::Chooser::kRms},
-        {context::Method::kEvict, context::Chooser::kAttention}};
+        {context::Method::kAttentionMatching, context::Chooser::kCarriedMax},
+        {context::Method::kEvict, context::Chooser::kAttention},
+        {context::Method::kEvict, context::Chooser::kDiverse}};
     for (const auto& [method, chooser] : ways) {
       GenerationRequest r = Request(1, 60);
       r.prompt.resize(39, 77);
@@ -88,7 +90,13 @@ TEST_F(EngineTest, APreemptedSequenceComesBackByItsLogAndGoesOnBitForBit) {
   const context::ContextPolicy policies[] = {
       {},
       Budget(context::Method::kAttentionMatching, context::Chooser::kRms),
-      Budget(context::Method::kEvict, context::Chooser::kAttention)};
+      Budget(context::Method::kEvict, context::Chooser::kAttention),
+      Budget(context::Method::kAttentionMatching, context::Chooser::kAccumulated),
+      Budget(context::Method::kAttentionMatching, context::Chooser::kCarriedMax),
+      Budget(context::Method::kAttentionMatching, context::Chooser::kDiverse),
+      Budget(context::Method::kEvict, context::Chooser::kAccumulated),
+      Budget(context::Method::kEvict, context::Chooser::kCarriedMax),
+      Budget(context::Method::kEvict, context::Chooser::kDiverse)};
   for (const context::ContextPolicy& policy : policies) {
     int none = 0, many = 0, epochs = 0;
     const auto roomy = run(64 << 20, policy, &none);
@@ -97,7 +105,8 @@ TEST_F(EngineTest, APreemptedSequenceComesBackByItsLogAndGoesOnBitForBit) {
     const auto tight =
         run(260 * slot + (policy == context::ContextPolicy{} ? 0 : 300'000), policy, &many);
     EXPECT_EQ(none, 0);
-    EXPECT_GT(many, 0) << context::Name(policy.method);
+    EXPECT_GT(many, 0) << context::Name(policy.method) << " by "
+                       << context::Name(policy.parameters.chooser);
     ASSERT_EQ(roomy.size(), tight.size());
     for (size_t i = 0; i < roomy.size(); ++i) {
       EXPECT_EQ(roomy[i].tokens, tight[i].tokens);
