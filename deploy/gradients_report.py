@@ -26,6 +26,9 @@ LABELS = {
     "x4": "4x",
     "x8": "8x",
     "stack": "stack, 20 -> 2",
+    "accumulated": "chosen by accumulated mass",
+    "carried_max": "chosen by the carried maximum, quota by covered positions",
+    "diverse": "chosen by the carried maximum, diverse keys",
 }
 BASE = "full"
 OWN = {"full": "am", "straight_through": "am", "detached": "am"}  # the policy of a way that has not its name

@@ -2,7 +2,7 @@
 # What of compaction does RL need? Each way changes one thing of `full`: how gradients go through events, what the fit is
 # made of, how much is compacted, or who chooses. Policies are those of deploy/configs/gradients.yaml.
 config=deploy/configs/gradients.yaml
-all_ways=full,straight_through,detached,no_beta,none,evict,random_references,references_32,references_96,references_all,x2,x4,stack,x8
+all_ways=full,straight_through,detached,no_beta,none,evict,random_references,references_32,references_96,references_all,x2,x4,stack,accumulated,carried_max,diverse,x8
 prompts=256
 minutes='{"warm": 2.5}'
 quick_contexts='[am, evict]'
@@ -18,7 +18,7 @@ sets_of() {
 
 # Two policies are measured under every other way, too: the one trained under `am`, and the one that never met compaction.
 others_of() {
-  local all=no_beta,random_references,references_32,references_96,references_all,x2,x4,x8,stack,evict
+  local all=no_beta,random_references,references_32,references_96,references_all,x2,x4,x8,stack,evict,accumulated,carried_max,diverse
   case $1 in
     full) echo "[none,$all]" ;;
     none) echo "[am,$all]" ;;
