@@ -7,7 +7,7 @@
 #include "common/attention/draft_events.h"
 #include "common/attention/replay.h"
 
-namespace palimpsest::attention {
+namespace palimpsest::attention::carried_replay {
 namespace {
 
 using context::Chooser;
@@ -149,4 +149,4 @@ INSTANTIATE_TEST_SUITE_P(
                       std::pair{Method::kEvict, Chooser::kDiverse}));
 
 }  // namespace
-}  // namespace palimpsest::attention
+}  // namespace palimpsest::attention::carried_replay
