@@ -6,7 +6,7 @@
 #include "tests/unit/services/inference/engine/session_testing.h"
 
 // Choosers that weigh what slots bring along from earlier events: a cache that is built again from
-// its log chooses on as the one that was lost (by preemption: scheduling_test).
+// its log chooses on as the one that was lost.
 namespace palimpsest::inference {
 namespace {
 
@@ -22,11 +22,11 @@ constexpr std::pair<Method, Chooser> kWays[] = {{Method::kAttentionMatching, Cho
 
 class CarriedTest : public SessionTest {
  protected:
-  static std::unique_ptr<Engine> Exact() {
+  static std::unique_ptr<Engine> Exact(int64_t bytes = 64 << 20) {
     auto engine = MakeEngine({.model_folder = Folder(1),
                               .version = PolicyVersion(1),
                               .batch_invariant = true,
-                              .limits = {.check_pages = true}});
+                              .limits = {.kv_pool_bytes = bytes, .check_pages = true}});
     EXPECT_TRUE(engine.ok()) << engine.status();
     return *std::move(engine);
   }
@@ -34,6 +34,35 @@ class CarriedTest : public SessionTest {
     return std::string(Name(method)) + " by " + std::string(Name(chooser));
   }
 };
+
+// Events fall every ten tokens and free less than was added, so that the pool is full, and the
+// youngest gives way, when each sample has had some.
+TEST_F(CarriedTest, WhoGivesWayAfterItsFirstEventsChoosesOnAsIfItHadNotLostItsCache) {
+  for (const auto& [method, chooser] : {kWays[0], kWays[2], kWays[4]}) {
+    SCOPED_TRACE(NameOf(method, chooser));
+    const auto run = [&](int64_t bytes) {
+      const auto engine = Exact(bytes);
+      GenerationRequest r = Request(6, 90);
+      r.context = Budget(method, chooser);
+      r.context.trigger = context::Segments{.every = 10, .window = 12, .keep_ratio = 0.6};
+      const auto sink = Generate(*engine, r);
+      EXPECT_EQ(sink->finished.size(), 6u);
+      ExpectPoolWhole(*engine);
+      return sink;
+    };
+    const auto roomy = run(64 << 20), tight = run(350'000);
+    int lost = 0;  // with events in their caches, and with events to come
+    for (int sample = 0; sample < 6; ++sample) {
+      const rl::Rollout& r = tight->finished[sample].rollout;
+      ExpectSame(r, roomy->finished[sample].rollout);
+      ASSERT_GE(r.events.size(), 5u);
+      for (const rl::Span& span : r.spans) {
+        lost += span.kv_epoch > 0 && span.begin > r.events[1].at && span.begin < r.events.back().at;
+      }
+    }
+    EXPECT_GT(lost, 0);
+  }
+}
 
 // The same weights again: what was carried under them is made anew.
 TEST_F(CarriedTest, ARebuildUnderTheSameWeightsChangesNothing) {
