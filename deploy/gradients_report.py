@@ -147,6 +147,8 @@ def page(table: dict[str, dict[str, paired.Run]], ways: list[str], args: argpars
         f"and seeds. Each way changes one thing of the base. Held-out prompts: {c.prompts(False)} in all, {c.prompts(True)} of them need "
         "memory. In brackets are 95 % intervals by bootstrap over seeds and, within each, over prompts; all ways share a draw, so "
         "differences are paired. Few seeds make them rather too narrow.\n",
+        "The warm start lived under the base's compaction, evict and markovian: ways that compact otherwise begin with weights that do not "
+        "know them, so they show what a few steps of RL make of that, not what they would reach from a start of their own.\n",
         "## Minus the base, T = 1\n", findings(c, ways),
         "## Reward\n", trained_table(c, ways),
         "## Each seed\n", seeds_table(c, ways)]
