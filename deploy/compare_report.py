@@ -364,30 +364,36 @@ def page(c: Comparison, args: argparse.Namespace) -> str:
     return "\n".join(parts)
 
 
-def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+def command(argv: list[str], doc: str, page_name: str, labels: dict[str, str], write) -> int:
+    """The command of a report: write(args) makes its page in args.out, or raises Broken."""
+    program = page_name.removesuffix(".md") + "_report"
+    parser = argparse.ArgumentParser(prog=program, description=doc)
     parser.add_argument("--runs", type=pathlib.Path, required=True)
     parser.add_argument("--seeds", type=lambda s: s.split(","), required=True)
     parser.add_argument("--ways", type=lambda s: s.split(","), required=True)
-    parser.add_argument("--config", required=True, help="the YAML of the runs, shown in the page")
+    parser.add_argument("--config", required=True, help="the YAML of the runs")
     parser.add_argument("--out", type=pathlib.Path, required=True)
     parser.add_argument("--command", required=True, help="that made the runs")
     parser.add_argument("--commit", required=True)
     args = parser.parse_args(argv)
     try:
-        unknown = [way for way in args.ways if way not in LABELS]
+        unknown = [way for way in args.ways if way not in labels]
         if unknown:
-            raise Broken(f"--ways: {', '.join(unknown)} is not one of {', '.join(LABELS)}")
-        comparison = Comparison(read_runs(args.runs, args.seeds, args.ways))
-        args.out.mkdir(parents=True, exist_ok=True)
-        (args.out / "compare.svg").write_text(picture(comparison))
-        (args.out / "compare.md").write_text(page(comparison, args))
+            raise Broken(f"--ways: {', '.join(unknown)} is not one of {', '.join(labels)}")
+        write(args)
     except (Broken, OSError) as error:
-        print(f"compare_report: {error}", file=sys.stderr)
+        print(f"{program}: {error}", file=sys.stderr)
         return 2
-    print(f"{args.out}/compare.md")
+    print(f"{args.out}/{page_name}")
     return 0
 
 
+def write_report(args: argparse.Namespace) -> None:
+    comparison = Comparison(read_runs(args.runs, args.seeds, args.ways))
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "compare.svg").write_text(picture(comparison))
+    (args.out / "compare.md").write_text(page(comparison, args))
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(command(sys.argv[1:], __doc__, "compare.md", LABELS, write_report))

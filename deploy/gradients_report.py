@@ -32,8 +32,6 @@ LABELS = {
 }
 BASE = "full"
 OWN = {"full": "am", "straight_through": "am", "detached": "am"}  # the policy of a way that has not its name
-MEASURES = [(False, False), (False, True), (True, False), (True, True)]
-MEASURE_NAMES = ["T = 1", "T = 1, needs memory", "greedy", "greedy, needs memory"]
 MOVED = ["full", "none"]  # whose policies were measured under all ways, too
 
 
@@ -63,14 +61,14 @@ def trained_table(c: paired.Comparison, ways: list[str]) -> str:
     rows = []
     for way in ways:
         row = [LABELS[way]]
-        for measure in MEASURES:
+        for measure in paired.MEASURES:
             if way == BASE:
                 row.append(paired.with_interval(c.mean(way, *measure), *c.mean_interval(way, *measure)))
             else:
                 row.append(f"{c.mean(way, *measure):.3f}, "
                            + paired.with_interval(*c.difference(way, BASE, *measure), sign="+"))
         rows.append(row)
-    return paired.table_of(["trained and measured so; but for the base: the mean, then minus the base", *MEASURE_NAMES], rows)
+    return paired.table_of(["trained and measured so; but for the base: the mean, then minus the base", *paired.MEASURE_NAMES], rows)
 
 
 def seeds_table(c: paired.Comparison, ways: list[str]) -> str:
@@ -159,31 +157,13 @@ def page(table: dict[str, dict[str, paired.Run]], ways: list[str], args: argpars
     return "\n".join(parts)
 
 
-def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=pathlib.Path, required=True)
-    parser.add_argument("--seeds", type=lambda s: s.split(","), required=True)
-    parser.add_argument("--ways", type=lambda s: s.split(","), required=True)
-    parser.add_argument("--config", required=True, help="the YAML of the runs")
-    parser.add_argument("--out", type=pathlib.Path, required=True)
-    parser.add_argument("--command", required=True, help="that made the runs")
-    parser.add_argument("--commit", required=True)
-    args = parser.parse_args(argv)
-    try:
-        unknown = [way for way in args.ways if way not in LABELS]
-        if unknown:
-            raise paired.Broken(f"--ways: {', '.join(unknown)} is not one of {', '.join(LABELS)}")
-        if BASE not in args.ways:
-            raise paired.Broken(f"--ways: {BASE} is missing, which the others are held against")
-        text = page(paired.read_runs(args.runs, args.seeds, args.ways), args.ways, args)
-        args.out.mkdir(parents=True, exist_ok=True)
-        (args.out / "gradients.md").write_text(text)
-    except (paired.Broken, OSError) as error:
-        print(f"gradients_report: {error}", file=sys.stderr)
-        return 2
-    print(f"{args.out}/gradients.md")
-    return 0
+def write_report(args: argparse.Namespace) -> None:
+    if BASE not in args.ways:
+        raise paired.Broken(f"--ways: {BASE} is missing, which the others are held against")
+    text = page(paired.read_runs(args.runs, args.seeds, args.ways), args.ways, args)
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "gradients.md").write_text(text)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(paired.command(sys.argv[1:], __doc__, "gradients.md", LABELS, write_report))

@@ -7,7 +7,7 @@
 
 #include "common/attention/panels.h"
 #include "common/attention/scratch.h"
-#include "common/base/exp_negative.h"
+#include "common/base/softmax_row.h"
 
 namespace palimpsest::attention {
 namespace {
@@ -219,22 +219,6 @@ void AddToKeys(const KernelOperands<Stored, Real>& x, int h, Gathered<Real>& g, 
   }
 }
 
-// Scores of a row become weights that sum to 1. Returns the log of what their exponentials summed
-// to.
-template <class Real>
-Real Softmax(Real* row, int keys) {
-  const Real most = *std::max_element(row, row + keys);
-  Real sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (int j = 0; j < keys; ++j) {
-    row[j] = ExpNegative(row[j] - most);
-    sum += row[j];
-  }
-  const Real inverse = 1 / sum;
-  for (int j = 0; j < keys; ++j) row[j] *= inverse;
-  return most + std::log(sum);
-}
-
 }  // namespace
 
 template <class Stored, class Real>
@@ -252,7 +236,10 @@ void ForwardSegment(const KernelOperands<Stored, Real>& x, const KernelGroup& gr
   Score(group, s, x.scale, g);
   const int d = x.d, per_head = x.heads / x.kv_heads;
   Real* const part = g.l.Room(g.m);  // L of the part
-  for (int i = 0; i < g.m; ++i) part[i] = Softmax(g.s.get() + int64_t{i} * g.stride, g.keys);
+  for (int i = 0; i < g.m; ++i) {
+    Real* const row = g.s.get() + int64_t{i} * g.stride;
+    part[i] = SoftmaxRow(row, g.keys, row);
+  }
   if (in_place) {
     WeightedValuesInPlace(x, h, g);
   } else {

@@ -96,13 +96,11 @@ struct FitOperands {
     return task;
   }
   template <class Real>
-  FitTask<Real> Task(int64_t b, const Numerics& numerics) const {
-    FitTask<Real> task = Task<Real>(b);
+  static void Set(const Numerics& numerics, int64_t b, FitTask<Real>& task) {
     task.mu = *At<double>(numerics.mu, b);
     task.lambda = *At<double>(numerics.lambda, b);
     task.lower = *At<double>(numerics.lower, b);
     task.upper = *At<double>(numerics.upper, b);
-    return task;
   }
 
   const Kept& kept;
@@ -214,9 +212,8 @@ Fit MatchWindow(const LocalSoftmax& local, const WindowBatch& window, const Kept
   Dispatch(x.values, [&](auto type) {
     using Real = decltype(type);
     ForEachProblem(x.problems, [&](int64_t b) {
-      FitTask<Real> task = x.Task<Real>(b, numerics);
-      task.scores = At<Real>(local.scores, b);
-      task.a = At<Real>(local.a, b);
+      FitTask<Real> task = x.Task<Real>(b, local);
+      x.Set(numerics, b, task);
       task.measured = window.measured;
       task.new_bias = Into<Real>(fit.bias, b);
       task.new_values = Into<Real>(fit.values, b);
@@ -243,7 +240,9 @@ WindowGradients MatchGradients(const WindowBatch& window, const Kept& kept,
   Dispatch(x.values, [&](auto type) {
     using Real = decltype(type);
     ForEachProblem(x.problems, [&](int64_t b) {
-      BackwardWindowRows<Real>(scored.Task<Real>(b), x.Task<Real>(b, numerics),
+      FitTask<Real> task = x.Task<Real>(b);
+      x.Set(numerics, b, task);
+      BackwardWindowRows<Real>(scored.Task<Real>(b), task,
                                {.new_bias = At<Real>(d_bias, b),
                                 .new_values = At<Real>(d_values, b),
                                 .queries = Into<Real>(out.queries, b),

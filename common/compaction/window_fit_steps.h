@@ -4,7 +4,7 @@
 #include <cmath>
 #include <vector>
 
-#include "common/base/exp_negative.h"
+#include "common/base/softmax_row.h"
 #include "common/compaction/blas.h"
 #include "common/compaction/box_solver.h"
 #include "common/compaction/cholesky.h"
@@ -13,20 +13,6 @@
 // The steps of a fit, which its gradients go back through. For the files of window_fit.h alone.
 // Letters as there.
 namespace palimpsest::compaction {
-
-// x [n] becomes its softmax in `out`, which may be x.
-template <class Real>
-void SoftmaxRow(const Real* x, int n, Real* out) {
-  const Real most = *std::max_element(x, x + n);
-  Real sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (int j = 0; j < n; ++j) {
-    out[j] = ExpNegative(x[j] - most);
-    sum += out[j];
-  }
-  const Real inverse = 1 / sum;
-  for (int j = 0; j < n; ++j) out[j] *= inverse;
-}
 
 // The rows that a fit looks at, those that are fitted first: M rows, of which F are fitted.
 struct Rows {
@@ -115,10 +101,9 @@ void Serve(const FitTask<Real>& task, const Real* log_w, FitScratch<Real>& s) {
   s.soft.resize(s.rows.index.size() * t);
   Real* to = s.soft.data();
   for (const int i : s.rows.index) {
-    if (t == 0) break;
     const Real* row = task.scores + static_cast<int64_t>(i) * task.w;
     for (int j = 0; j < t; ++j) to[j] = row[task.kept[j]] + log_w[j];
-    SoftmaxRow(to, t, to);
+    if (t > 0) SoftmaxRow(to, t, to);
     to += t;
   }
   s.outputs.resize(static_cast<size_t>(task.n) * d);

@@ -1,6 +1,8 @@
 #pragma once
 
 #include <cstddef>
+#include <string>
+#include <utility>
 
 #include "common/cuda/launch.h"
 
@@ -25,45 +27,45 @@ class OwnedStream {
   Stream stream_ = nullptr;
 };
 
+// Where memory is. Take gives nullptr for no bytes; Give takes that back, too.
+struct OnDevice {
+  static void* Take(size_t bytes);
+  static void Give(void* data) noexcept;
+};
+struct OnHost {
+  static void* Take(size_t bytes);
+  static void Give(void* data) noexcept;
+};
+
+template <class Place>
+class Memory {
+ public:
+  Memory() = default;
+  explicit Memory(size_t bytes) : data_(Place::Take(bytes)), bytes_(bytes) {}
+  ~Memory() { Place::Give(data_); }
+  Memory(Memory&& other) noexcept
+      : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
+  Memory& operator=(Memory&& other) noexcept {
+    std::swap(data_, other.data_);
+    std::swap(bytes_, other.bytes_);
+    return *this;
+  }
+
+  size_t bytes() const { return bytes_; }
+  template <class T>
+  T* as() const {
+    return static_cast<T*>(data_);
+  }
+
+ private:
+  void* data_ = nullptr;
+  size_t bytes_ = 0;
+};
+
 // Bytes that kernels see, at a multiple of 256; under the emulation NaN until they are written.
-class DeviceMemory {
- public:
-  DeviceMemory() = default;
-  explicit DeviceMemory(size_t bytes);
-  ~DeviceMemory();
-  DeviceMemory(DeviceMemory&& other) noexcept;
-  DeviceMemory& operator=(DeviceMemory&& other) noexcept;
-
-  size_t bytes() const { return bytes_; }
-  template <class T>
-  T* as() const {
-    return static_cast<T*>(data_);
-  }
-
- private:
-  void* data_ = nullptr;
-  size_t bytes_ = 0;
-};
-
+using DeviceMemory = Memory<OnDevice>;
 // Bytes on the host that copies to and from a GPU do not have to stage.
-class HostMemory {
- public:
-  HostMemory() = default;
-  explicit HostMemory(size_t bytes);
-  ~HostMemory();
-  HostMemory(HostMemory&& other) noexcept;
-  HostMemory& operator=(HostMemory&& other) noexcept;
-
-  size_t bytes() const { return bytes_; }
-  template <class T>
-  T* as() const {
-    return static_cast<T*>(data_);
-  }
-
- private:
-  void* data_ = nullptr;
-  size_t bytes_ = 0;
-};
+using HostMemory = Memory<OnHost>;
 
 // Put into the stream; memory on the host stays as it is until Wait.
 void CopyToDevice(void* to, const void* from, size_t bytes, Stream stream);

@@ -1,7 +1,6 @@
 #include <cuda_runtime.h>
 
 #include <stdexcept>
-#include <utility>
 
 #include "common/cuda/memory.h"
 
@@ -29,17 +28,21 @@ OwnedStream::OwnedStream() {
 }
 OwnedStream::~OwnedStream() { cudaStreamDestroy(stream_); }
 
-DeviceMemory::DeviceMemory(size_t bytes) : bytes_(bytes) {
+void* OnDevice::Take(size_t bytes) {
+  void* data = nullptr;
   if (bytes > 0)
-    Check(cudaMalloc(&data_, bytes), "cudaMalloc of " + std::to_string(bytes) + " bytes");
+    Check(cudaMalloc(&data, bytes), "cudaMalloc of " + std::to_string(bytes) + " bytes");
+  return data;
 }
-DeviceMemory::~DeviceMemory() { cudaFree(data_); }
+void OnDevice::Give(void* data) noexcept { cudaFree(data); }
 
-HostMemory::HostMemory(size_t bytes) : bytes_(bytes) {
+void* OnHost::Take(size_t bytes) {
+  void* data = nullptr;
   if (bytes > 0)
-    Check(cudaMallocHost(&data_, bytes), "cudaMallocHost of " + std::to_string(bytes) + " bytes");
+    Check(cudaMallocHost(&data, bytes), "cudaMallocHost of " + std::to_string(bytes) + " bytes");
+  return data;
 }
-HostMemory::~HostMemory() { cudaFreeHost(data_); }
+void OnHost::Give(void* data) noexcept { cudaFreeHost(data); }
 
 void CopyToDevice(void* to, const void* from, size_t bytes, Stream stream) {
   Check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream), "copy to the GPU");

@@ -9,7 +9,7 @@ namespace {
 
 constexpr int kUnwritten = 0xff;  // of bytes: a NaN of every width
 
-void* Take(size_t bytes) {
+void* Unwritten(size_t bytes) {
   if (bytes == 0) return nullptr;
   void* data = std::aligned_alloc(256, (bytes + 255) / 256 * 256);
   if (data == nullptr) throw std::bad_alloc();
@@ -24,11 +24,10 @@ const char* PlatformName() { return "emulated"; }
 OwnedStream::OwnedStream() = default;
 OwnedStream::~OwnedStream() = default;
 
-DeviceMemory::DeviceMemory(size_t bytes) : data_(Take(bytes)), bytes_(bytes) {}
-DeviceMemory::~DeviceMemory() { std::free(data_); }
-
-HostMemory::HostMemory(size_t bytes) : data_(Take(bytes)), bytes_(bytes) {}
-HostMemory::~HostMemory() { std::free(data_); }
+void* OnDevice::Take(size_t bytes) { return Unwritten(bytes); }
+void OnDevice::Give(void* data) noexcept { std::free(data); }
+void* OnHost::Take(size_t bytes) { return Unwritten(bytes); }
+void OnHost::Give(void* data) noexcept { std::free(data); }
 
 void CopyToDevice(void* to, const void* from, size_t bytes, Stream) {
   std::memcpy(to, from, bytes);

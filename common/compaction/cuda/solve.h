@@ -4,7 +4,7 @@
 #include "common/cuda/launch.h"
 
 // The two solves of a batch of events on a GPU, fp64, a block of threads per problem: the twins of
-// SolveBox and SolveSpd. All pointers lead to device memory.
+// SolveBox and SolveInPlace. All pointers lead to device memory.
 namespace palimpsest::compaction {
 
 inline constexpr int kMostKept = 1024;

@@ -239,8 +239,7 @@ class CommandLine(Case):
                          "context.seed=" + seed)
         self.refused(2, "--dtype", *generate, "--max-tokens", "5", "--dtype", "int8")
         self.refused(2, "--device tpu", *generate, "--max-tokens", "5", "--device", "tpu")
-        self.refused(2, "--device is for --model", "generate", "--server", "a:1", "--ids-file", prompt, "--max-tokens", "5",
-                     "--device", "cuda")
+        self.refused(2, "--device is for --model", "generate", "--server", "a:1", *generate[3:], "--max-tokens", "5", "--device", "cuda")
         self.refused(2, "one of --model DIR and --server", "tokenize")
         self.refused(2, "one of --model DIR and --server", "tokenize", "--model", "a", "--server", "b:1")
         self.refused(2, 'there is no subcommand "frobnicate"; there are: tokenize, detokenize, score', "frobnicate")

@@ -26,4 +26,20 @@ inline float ExpNegative(float x) {
 }
 inline double ExpNegative(double x) { return std::exp(x); }
 
+// out [n], which may be x, becomes the softmax of x [n], n >= 1. Returns the log of what the
+// exponentials of x sum to. For files that are compiled with -fopenmp-simd.
+template <class Real>
+Real SoftmaxRow(const Real* x, int n, Real* out) {
+  const Real most = *std::max_element(x, x + n);
+  Real sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int j = 0; j < n; ++j) {
+    out[j] = ExpNegative(x[j] - most);
+    sum += out[j];
+  }
+  const Real inverse = 1 / sum;
+  for (int j = 0; j < n; ++j) out[j] *= inverse;
+  return most + std::log(sum);
+}
+
 }  // namespace palimpsest
