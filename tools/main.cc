@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_replace.h"
+#include "common/model/huge_pages.h"
 #include "common/rpc/daemon.h"
 #include "tools/commands.h"
 #include "tools/doctor/doctor.h"
@@ -274,4 +275,7 @@ int Main(int argc, char** argv) {
 }  // namespace
 }  // namespace palimpsest::tools
 
-int main(int argc, char** argv) { return palimpsest::tools::Main(argc, argv); }
+int main(int argc, char** argv) {
+  palimpsest::model::UseHugePages();
+  return palimpsest::tools::Main(argc, argv);
+}

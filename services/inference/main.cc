@@ -1,3 +1,4 @@
+#include "common/model/huge_pages.h"
 #include "common/rpc/daemon.h"
 #include "services/inference/engine/engine_factory.h"
 #include "services/inference/http/http_door.h"
@@ -69,6 +70,7 @@ absl::Status Run(const ProcessConfig& config, StopSignal& stop) {
 }  // namespace palimpsest::inference
 
 int main(int argc, char** argv) {
+  palimpsest::model::UseHugePages();
   return palimpsest::DaemonMain<palimpsest::inference::ProcessConfig>(
       argc, argv, "palimpsest-inference", {"model", "trainer", "orchestrator", "env", "placement"},
       palimpsest::inference::Run);

@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_format.h"
 #include "common/base/random.h"
+#include "common/model/huge_pages.h"
 #include "common/rpc/address.h"
 #include "common/rpc/daemon.h"
 #include "common/rpc/server.h"
@@ -99,6 +100,7 @@ absl::Status Run(const DaemonConfig& config, StopSignal& stop) {
 }  // namespace palimpsest::trainer
 
 int main(int argc, char** argv) {
+  palimpsest::model::UseHugePages();
   return palimpsest::DaemonMain<palimpsest::trainer::DaemonConfig>(
       argc, argv, "palimpsest-trainer", {"inference", "orchestrator", "env", "placement", "router"},
       palimpsest::trainer::Run);

@@ -13,6 +13,7 @@
 #include "absl/synchronization/notification.h"
 #include "common/base/clock.h"
 #include "common/model/decoder.h"
+#include "common/model/huge_pages.h"
 #include "services/inference/engine/engine_factory.h"
 #include "tests/bench/small_model.h"
 
@@ -119,4 +120,7 @@ int Main(int argc, char** argv) {
 }  // namespace
 }  // namespace palimpsest::inference
 
-int main(int argc, char** argv) { return palimpsest::inference::Main(argc, argv); }
+int main(int argc, char** argv) {
+  palimpsest::model::UseHugePages();
+  return palimpsest::inference::Main(argc, argv);
+}

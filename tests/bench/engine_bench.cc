@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_format.h"
 #include "common/base/clock.h"
+#include "common/model/huge_pages.h"
 #include "services/inference/engine/engine_factory.h"
 #include "tests/bench/read_rate.h"
 #include "tests/bench/turns.h"
@@ -182,4 +183,7 @@ int Main(int argc, char** argv) {
 }  // namespace
 }  // namespace palimpsest::inference
 
-int main(int argc, char** argv) { return palimpsest::inference::Main(argc, argv); }
+int main(int argc, char** argv) {
+  palimpsest::model::UseHugePages();
+  return palimpsest::inference::Main(argc, argv);
+}

@@ -19,6 +19,7 @@
 #include "common/compaction/box_solver.h"
 #include "common/compaction/cholesky.h"
 #include "common/compaction/matching_torch.h"
+#include "common/model/huge_pages.h"
 
 namespace palimpsest::compaction {
 namespace {
@@ -137,4 +138,7 @@ int Main(int argc, char** argv) {
 }  // namespace
 }  // namespace palimpsest::compaction
 
-int main(int argc, char** argv) { return palimpsest::compaction::Main(argc, argv); }
+int main(int argc, char** argv) {
+  palimpsest::model::UseHugePages();
+  return palimpsest::compaction::Main(argc, argv);
+}

@@ -11,6 +11,7 @@
 #include "absl/synchronization/blocking_counter.h"
 #include "common/base/clock.h"
 #include "common/model/decoder.h"
+#include "common/model/huge_pages.h"
 #include "services/inference/engine/engine_factory.h"
 
 namespace palimpsest::inference {
@@ -116,4 +117,7 @@ int Main(int argc, char** argv) {
 }  // namespace
 }  // namespace palimpsest::inference
 
-int main(int argc, char** argv) { return palimpsest::inference::Main(argc, argv); }
+int main(int argc, char** argv) {
+  palimpsest::model::UseHugePages();
+  return palimpsest::inference::Main(argc, argv);
+}

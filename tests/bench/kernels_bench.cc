@@ -17,6 +17,7 @@
 #include "common/attention/paged_kernel.h"
 #include "common/base/clock.h"
 #include "common/compaction/cholesky.h"
+#include "common/model/huge_pages.h"
 #include "common/model/row_kernels.h"
 
 namespace palimpsest {
@@ -161,4 +162,7 @@ int Main(int argc, char** argv) {
 }  // namespace
 }  // namespace palimpsest
 
-int main(int argc, char** argv) { return palimpsest::Main(argc, argv); }
+int main(int argc, char** argv) {
+  palimpsest::model::UseHugePages();
+  return palimpsest::Main(argc, argv);
+}

@@ -8,6 +8,7 @@
 #include <cstdlib>
 
 #include "common/base/clock.h"
+#include "common/model/huge_pages.h"
 #include "services/trainer/engine/loss.h"
 #include "services/trainer/engine/peak_memory.h"
 #include "services/trainer/engine/replay_pass.h"
@@ -141,6 +142,7 @@ void Print(int repetitions, int prompts, int layers) {
 }  // namespace palimpsest::bench
 
 int main(int argc, char** argv) {
+  palimpsest::model::UseHugePages();
   const int repetitions = argc > 1 ? std::max(1, std::atoi(argv[1])) : 3;
   const int prompts = argc > 2 ? std::max(1, std::atoi(argv[2])) : 4;
   const int layers = argc > 3 ? std::max(1, std::atoi(argv[3])) : 8;

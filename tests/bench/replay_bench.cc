@@ -13,6 +13,7 @@
 
 #include "common/attention/replay.h"
 #include "common/model/decoder.h"
+#include "common/model/huge_pages.h"
 #include "common/model/logprob.h"
 #include "tests/bench/cost_model.h"
 #include "tests/bench/small_model.h"
@@ -216,6 +217,7 @@ void LayerRows(int repetitions) {
 }  // namespace palimpsest::bench
 
 int main(int argc, char** argv) {
+  palimpsest::model::UseHugePages();
   using namespace palimpsest::bench;
   const std::string_view which = argc > 1 ? argv[1] : "all";
   const int repetitions = argc > 2 ? std::max(1, std::atoi(argv[2])) : 5;

@@ -11,6 +11,7 @@
 
 #include "common/base/clock.h"
 #include "common/model/decoder.h"
+#include "common/model/huge_pages.h"
 
 namespace palimpsest::model {
 namespace {
@@ -92,4 +93,7 @@ int Main(int argc, char** argv) {
 }  // namespace
 }  // namespace palimpsest::model
 
-int main(int argc, char** argv) { return palimpsest::model::Main(argc, argv); }
+int main(int argc, char** argv) {
+  palimpsest::model::UseHugePages();
+  return palimpsest::model::Main(argc, argv);
+}

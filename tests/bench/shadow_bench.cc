@@ -7,6 +7,7 @@
 #include <cstdlib>
 
 #include "common/base/clock.h"
+#include "common/model/huge_pages.h"
 #include "services/trainer/engine/loss.h"
 #include "services/trainer/engine/peak_memory.h"
 #include "services/trainer/engine/replay_pass.h"
@@ -115,6 +116,7 @@ class Bench {
 }  // namespace palimpsest::bench
 
 int main(int argc, char** argv) {
+  palimpsest::model::UseHugePages();
   const int repetitions = argc > 1 ? std::max(1, std::atoi(argv[1])) : 5;
   const int prompts = argc > 2 ? std::max(1, std::atoi(argv[2])) : 4;
   std::printf("{\"bench\": \"setup\", \"threads\": %d, \"repetitions\": %d}\n",

@@ -18,6 +18,7 @@
 #include "absl/strings/str_format.h"
 #include "common/collective/background.h"
 #include "common/collective/join.h"
+#include "common/model/huge_pages.h"
 #include "services/trainer/engine/engine.h"
 #include "services/trainer/engine/peak_memory.h"
 #include "tests/bench/slow_link.h"
@@ -185,6 +186,7 @@ int Main(int repetitions, int size, int layers, double rate) {
 }  // namespace palimpsest::trainer
 
 int main(int argc, char** argv) {
+  palimpsest::model::UseHugePages();
   if (argc < 4 || argc > 5 || std::atoi(argv[1]) < 1 || std::atoi(argv[2]) < 2 ||
       std::atoi(argv[3]) < 1) {
     std::fputs("usage: shards_bench REPETITIONS RANKS LAYERS [MEGABYTES_PER_SECOND]\n", stderr);

@@ -12,6 +12,7 @@
 #include <string_view>
 
 #include "common/base/clock.h"
+#include "common/model/huge_pages.h"
 #include "services/trainer/engine/adamw.h"
 #include "services/trainer/engine/peak_memory.h"
 #include "services/trainer/engine/replay_pass.h"
@@ -171,4 +172,7 @@ int Main(int argc, char** argv) {
 }  // namespace
 }  // namespace palimpsest::trainer
 
-int main(int argc, char** argv) { return palimpsest::trainer::Main(argc, argv); }
+int main(int argc, char** argv) {
+  palimpsest::model::UseHugePages();
+  return palimpsest::trainer::Main(argc, argv);
+}

@@ -1,0 +1,11 @@
+#pragma once
+
+namespace palimpsest::model {
+
+// From now on tensors of 2 MB and more lie in huge pages where Linux gives them to those who ask
+// (/sys/kernel/mm/transparent_hugepage/enabled is `madvise` or `always`): a page is faulted in and
+// translated once where it was 512 times. First in main, before there are threads and tensors. The
+// user's own THP_MEM_ALLOC_ENABLE stays; 0 switches it off.
+void UseHugePages();
+
+}  // namespace palimpsest::model
