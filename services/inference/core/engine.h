@@ -175,6 +175,9 @@ class Engine {
   virtual const ModelInfo& model() const = 0;
   virtual const Limits& limits() const = 0;
   virtual Load load() const = 0;
+  // OK, or why nothing will be computed here any more (a GPU that is lost): all that ran or waited
+  // has ended with this status, new work is refused with it, and the process has to start anew.
+  virtual absl::Status lost() const = 0;
 };
 
 // What the engine tells telemetry; called on the engine's thread.

@@ -78,6 +78,8 @@ class CpuDevice final : public StepDevice {
     SolveOnHost(pool_, scale_, layer, first_head, heads, events);
   }
 
+  absl::Status Usable() override { return absl::OkStatus(); }
+
  private:
   const model::ModelConfig& config() const { return decoder_->config(); }
 

@@ -70,6 +70,21 @@ class CudaDevice final : public StepDevice {
     events_.Solve(layer, first_head, heads, events);
   }
 
+  // The first call takes away an error of the past, if it can be: one that ended its process's
+  // work on the GPU stays.
+  absl::Status Usable() override {
+    absl::Status last;
+    for (int i = 0; i < 2; ++i) {
+      try {
+        cuda::Wait(stream_.get());
+        last = absl::OkStatus();
+      } catch (const std::exception& error) {
+        last = absl::UnavailableError(absl::StrFormat("the GPU is lost: %s", error.what()));
+      }
+    }
+    return last;
+  }
+
  private:
   const model::ModelConfig config_;
   cuda::OwnedStream stream_;

@@ -138,9 +138,11 @@ class DecodeEngine final : public Engine, public Sessions {
     next_weights_ = std::move(weights);
     next_version_ = version;
     next_mode_ = mode;
-    const auto flipped = [this]()
-                             ABSL_SHARED_LOCKS_REQUIRED(mu_) { return next_ == nullptr || stop_; };
+    const auto flipped = [this]() ABSL_SHARED_LOCKS_REQUIRED(mu_) {
+      return next_ == nullptr || stop_ || !lost_.ok();
+    };
     mu_.Await(absl::Condition(&flipped));
+    if (next_ != nullptr && !lost_.ok()) return lost_;
     if (next_ != nullptr)
       return absl::UnavailableError("the engine stopped before the weights were flipped");
     return UpdateResult{.version = version,
@@ -181,6 +183,10 @@ class DecodeEngine final : public Engine, public Sessions {
     Load load = load_;
     load.queued = queued_;
     return load;
+  }
+  absl::Status lost() const override {
+    absl::MutexLock lock(&mu_);
+    return lost_;
   }
 
  private:
@@ -229,6 +235,7 @@ class DecodeEngine final : public Engine, public Sessions {
 
   absl::Status CheckQueue(int32_t samples) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
     if (draining_) return absl::UnavailableError("the server is draining");
+    RETURN_IF_ERROR(lost_);
     const int32_t most = options_.limits.max_queued;
     if (queued_ + samples <= most) return absl::OkStatus();
     return absl::ResourceExhaustedError(absl::StrFormat(
@@ -295,7 +302,8 @@ class DecodeEngine final : public Engine, public Sessions {
 
   // New weights that wait for what runs do not wake a thread that is paused.
   bool FlipsNow() const ABSL_SHARED_LOCKS_REQUIRED(mu_) {
-    return next_ != nullptr && (next_mode_ != WeightsMode::kFinish || !paused_ || active_.empty());
+    return next_ != nullptr && lost_.ok() &&
+           (next_mode_ != WeightsMode::kFinish || !paused_ || active_.empty());
   }
 
   void Loop() {
@@ -336,11 +344,12 @@ class DecodeEngine final : public Engine, public Sessions {
 
   // The tensor library throws (out of memory, a bug of ours): what was running is told so and ends,
   // the engine goes on with an empty batch, since a half-made step may have left rows without an
-  // owner.
+  // owner. A device that is lost takes along what waits.
   void StepOrFail(std::optional<RunningBatch>& batch, PolicyVersion version) {
     try {
       batch->Step(version);
     } catch (const std::exception& error) {
+      const absl::Status usable = device_->Usable();
       {
         absl::MutexLock lock(&mu_);
         for (const auto& s : active_) {
@@ -348,9 +357,20 @@ class DecodeEngine final : public Engine, public Sessions {
               absl::InternalError(absl::StrFormat("the step failed: %s", error.what()));
           s->cancelled = true;
         }
+        if (!usable.ok()) Lose(usable);
       }
       batch->Sweep();
       StartBatch(batch);
+    }
+  }
+
+  void Lose(const absl::Status& why) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    lost_ = why;
+    for (auto* list : {&waiting_, &active_}) {
+      for (const auto& s : *list) {
+        s->cancel_status = why;
+        s->cancelled = true;
+      }
     }
   }
 
@@ -359,7 +379,8 @@ class DecodeEngine final : public Engine, public Sessions {
   }
 
   void Flip(RunningBatch& batch) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
-    if (next_ == nullptr || (next_mode_ == WeightsMode::kFinish && !batch.empty())) return;
+    if (next_ == nullptr || !lost_.ok()) return;
+    if (next_mode_ == WeightsMode::kFinish && !batch.empty()) return;
     batch.NewWeights(next_mode_);
     device_->Flip(std::move(next_weights_));
     decoder_ = std::move(next_);
@@ -444,6 +465,7 @@ class DecodeEngine final : public Engine, public Sessions {
   bool paused_ ABSL_GUARDED_BY(mu_) = false;
   bool draining_ ABSL_GUARDED_BY(mu_) = false;
   bool stop_ ABSL_GUARDED_BY(mu_) = false;
+  absl::Status lost_ ABSL_GUARDED_BY(mu_);
   bool ended_ ABSL_GUARDED_BY(mu_) = false;  // no order is carried out any more
   std::thread thread_;
 };

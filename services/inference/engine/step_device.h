@@ -99,6 +99,10 @@ class StepDevice {
   // Heads [first_head, first_head + heads) of one layer of every event: chooses what stays of the
   // window (unless forced), fits, and rewrites the pool, so that a head's slots stand without gaps.
   virtual void Solve(int layer, int first_head, int heads, std::span<EventTask> events) = 0;
+
+  // After something was thrown: OK, the next step may go well; or why none ever will (a GPU that
+  // answers all calls with the error of an earlier one): the process has to start anew.
+  virtual absl::Status Usable() = 0;
 };
 
 }  // namespace palimpsest::inference

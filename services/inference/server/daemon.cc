@@ -33,7 +33,7 @@ v1::ServerInfo InfoOf(const InferenceDaemonConfig& config) {
   return info;
 }
 
-// Why the follower gave up, told by its thread.
+// Why the replica ends by itself: its follower gave up, or its engine is lost.
 class GivenUp {
  public:
   explicit GivenUp(StopSignal& stop) : stop_(stop) {}
@@ -187,6 +187,7 @@ absl::Status Replica::Serve() {
   while (!stop_.WaitFor(kLoadEvery)) {
     if (const auto engine = serving_.engine()) {
       telemetry_.ReportLoad(engine->load(), engine->limits().kv_pool_bytes);
+      if (const absl::Status lost = engine->lost(); !lost.ok()) given_up_.Because(lost);
     }
   }
   Log(Severity::kInfo, "draining",

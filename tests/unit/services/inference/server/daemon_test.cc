@@ -24,6 +24,17 @@ absl::StatusOr<std::unique_ptr<Engine>> MakeScripted(const std::string&, PolicyV
   return std::make_unique<ScriptedEngine>(version);
 }
 
+void PublishFirst(const std::string& store) {
+  const auto writer = *weights::StoreWriter::Open(store, {.run = "run"}, SystemClock());
+  ASSERT_TRUE(writer
+                  ->Publish(0,
+                            [](const std::string& folder) {
+                              weights::Write(folder + "/config.json", "{}");
+                              return absl::OkStatus();
+                            })
+                  .ok());
+}
+
 TEST(InferenceConfigTest, DefaultsAreLegalAndRefusalsNameTheField) {
   InferenceDaemonConfig config;
   EXPECT_TRUE(Validate(config).ok()) << Validate(config);
@@ -69,15 +80,7 @@ TEST(InferenceDaemonTest, ListensAtOnceServesWithTheFirstWeightsAndEndsWhenAsked
     return response.state();
   };
   EXPECT_EQ(state(), v1::SERVING_STATE_STARTING);
-  const auto writer =
-      *weights::StoreWriter::Open(config.run.StoreFolder(), {.run = "run"}, SystemClock());
-  ASSERT_TRUE(writer
-                  ->Publish(0,
-                            [](const std::string& folder) {
-                              weights::Write(folder + "/config.json", "{}");
-                              return absl::OkStatus();
-                            })
-                  .ok());
+  PublishFirst(config.run.StoreFolder());
   for (int i = 0; i < 1000 && state() != v1::SERVING_STATE_SERVING; ++i) {
     absl::SleepFor(absl::Milliseconds(10));
   }
@@ -86,6 +89,24 @@ TEST(InferenceDaemonTest, ListensAtOnceServesWithTheFirstWeightsAndEndsWhenAsked
   daemon.join();
   EXPECT_TRUE(ended.ok()) << ended;
   EXPECT_TRUE(absl::IsNotFound(ReadAddress(config.run.folder, "inference", 0).status()));
+}
+
+TEST(InferenceDaemonTest, EndsWithTheReasonWhenItsEngineIsLost) {
+  const ScopedLogSink quiet([](const std::string&) {});
+  const weights::ScratchFolder scratch;
+  InferenceDaemonConfig config;
+  config.run.folder = scratch.path();
+  config.inference.store_poll = absl::Milliseconds(10);
+  PublishFirst(config.run.StoreFolder());
+  StopSignal stop;
+  const absl::Status lost = absl::UnavailableError("the GPU is lost");
+  const auto make = [&](const std::string&, PolicyVersion version, const InferenceConfig&,
+                        EngineObserver) -> absl::StatusOr<std::unique_ptr<Engine>> {
+    auto engine = std::make_unique<ScriptedEngine>(version);
+    engine->Lose(lost);
+    return engine;
+  };
+  EXPECT_EQ(RunDaemon(config, make, stop), lost);
 }
 
 TEST(InferenceDaemonTest, EndsWithTheReasonWhenNoWeightsCome) {

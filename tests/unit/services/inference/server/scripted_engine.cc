@@ -189,6 +189,15 @@ Load ScriptedEngine::load() const {
   return {.running = static_cast<int32_t>(running_.size()), .kv_bytes_free = 77};
 }
 
+absl::Status ScriptedEngine::lost() const {
+  const absl::MutexLock lock(&mu_);
+  return lost_;
+}
+void ScriptedEngine::Lose(absl::Status why) {
+  const absl::MutexLock lock(&mu_);
+  lost_ = std::move(why);
+}
+
 rl::Rollout ScriptedEngine::RolloutOf(const Running& running, int32_t sample) const {
   const auto prompt = static_cast<int32_t>(running.request.prompt.size());
   rl::Rollout rollout{.id = running.request.request_id,

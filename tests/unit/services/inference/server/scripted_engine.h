@@ -27,6 +27,7 @@ class ScriptedEngine final : public Engine {
   void Fail(const std::string& request_id, absl::Status status, bool retryable,
             rl::Outcome outcome);
   void RefuseFolders(absl::Status status);
+  void Lose(absl::Status why);
   void OfferSessions(const std::string& prefix) { sessions_.emplace(prefix); }  // of their ids
 
   // Record.
@@ -51,6 +52,7 @@ class ScriptedEngine final : public Engine {
   const ModelInfo& model() const override { return model_; }
   const Limits& limits() const override { return limits_; }
   Load load() const override;
+  absl::Status lost() const override;
 
  private:
   struct Running {
@@ -70,7 +72,7 @@ class ScriptedEngine final : public Engine {
   mutable absl::Mutex mu_;
   PolicyVersion version_;
   absl::Status refuse_next_;
-  absl::Status folder_status_;
+  absl::Status folder_status_, lost_;
   int inside_submit_ = -1;
   bool paused_ = false;
   bool draining_ = false;

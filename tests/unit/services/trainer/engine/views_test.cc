@@ -244,7 +244,9 @@ TEST_F(ViewsTest, TheVocabularyOfAllRowsNeverExistsAtOnce) {
   };
   peak(64);  // what is allocated once
   const int64_t chunked = peak(64), whole = peak(kTall);
+#ifndef __SANITIZE_ADDRESS__  // which keeps what was freed resident for a while
   EXPECT_LT(chunked, kAll / 2) << "of " << kAll;
+#endif
   EXPECT_GT(whole, kAll) << "the control";
 }
 
