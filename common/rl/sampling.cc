@@ -23,8 +23,9 @@ absl::Status CheckDistribution(const SamplingParams& p) {
   if (p.top_k < 0) return Refused("top_k=%d is not >= 0", p.top_k);
   if (!(p.top_p > 0 && p.top_p <= 1)) return Refused("top_p=%g is not in (0, 1]", p.top_p);
   if (!(p.min_p >= 0 && p.min_p < 1)) return Refused("min_p=%g is not in [0, 1)", p.min_p);
-  if (!(p.repetition_penalty > 0 && p.repetition_penalty <= 100)) {
-    return Refused("repetition_penalty=%g is not in (0, 100]", p.repetition_penalty);
+  // Beyond that fp32 does not tell logits apart either.
+  if (!(p.repetition_penalty >= 0.01 && p.repetition_penalty <= 100)) {
+    return Refused("repetition_penalty=%g is not in [0.01, 100]", p.repetition_penalty);
   }
   if (!(p.presence_penalty >= -2 && p.presence_penalty <= 2)) {
     return Refused("presence_penalty=%g is not in [-2, 2]", p.presence_penalty);
@@ -86,6 +87,8 @@ bool ChangesDistribution(const SamplingParams& p) {
 
 absl::Status Validate(const BudgetMessages& m) {
   if (m.text.empty()) return Refused("text is empty");
+  if (m.text.size() > kMaxMessageBytes)
+    return Refused("text has %d bytes, at most %d", m.text.size(), kMaxMessageBytes);
   if (m.every < 0) return Refused("every=%d is not >= 0", m.every);
   if (m.total < 0) return Refused("total=%d is not >= 0", m.total);
   if (!m.at_events && m.every == 0) return Refused("every=0 and not at_events: never injected");

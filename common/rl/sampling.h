@@ -36,6 +36,7 @@ struct SamplingParams {
 inline constexpr int kMaxStopStrings = 16;
 inline constexpr int kMaxStopStringBytes = 1024;
 inline constexpr int kMaxAlternatives = 100;
+inline constexpr int kMaxMessageBytes = 1024;  // of one budget message
 
 // INVALID_ARGUMENT naming field and value. Ids are checked against the vocabulary by the engine.
 absl::Status Validate(const SamplingParams& params);
@@ -47,7 +48,7 @@ bool ChangesDistribution(const SamplingParams& params);
 
 // Text injected while a sequence runs; {used}, {left} and {budget} in it are token counts.
 struct BudgetMessages {
-  std::string text = {};   // not empty
+  std::string text = {};   // 1 to kMaxMessageBytes bytes
   bool at_events = false;  // after each event
   int32_t every = 0;       // after each `every` sampled tokens; 0 = off
   int32_t total = 0;       // what {budget} says; 0 = the request's max_tokens

@@ -77,6 +77,7 @@ struct Tokenizer::Impl {
   absl::flat_hash_map<int32_t, Token> tokens;
   absl::flat_hash_map<std::string, int32_t> ids;
   int32_t vocab_size = 0;
+  size_t longest = 0;
   AddedTokenFinder raw_finder;         // tokens looked for in the text as it is
   AddedTokenFinder normalized_finder;  // tokens looked for after normalisation
   bool nfc = false;
@@ -125,7 +126,10 @@ absl::Status Tokenizer::Impl::ReadTokens(const TokenizerSpec& spec) {
     tokens.insert_or_assign(token.id,
                             MakeToken(text, token.special));  // decoded as normalised, too
   }
-  for (const auto& [id, token] : tokens) vocab_size = std::max(vocab_size, id + 1);
+  for (const auto& [id, token] : tokens) {
+    vocab_size = std::max(vocab_size, id + 1);
+    longest = std::max(longest, token.bytes.size());
+  }
   return absl::OkStatus();
 }
 
@@ -252,6 +256,8 @@ absl::StatusOr<std::string> Tokenizer::Decode(std::span<const int32_t> ids,
 }
 
 int32_t Tokenizer::vocab_size() const { return impl_->vocab_size; }
+
+size_t Tokenizer::longest_token() const { return impl_->longest; }
 
 std::optional<int32_t> Tokenizer::TokenId(std::string_view text) const {
   const auto it = impl_->ids.find(absl::string_view(text.data(), text.size()));

@@ -36,6 +36,8 @@ class Tokenizer {
 
   // One more than the largest id. A model's logits may be wider (padding).
   int32_t vocab_size() const;
+  // Bytes that an id adds to a decoded text at most.
+  size_t longest_token() const;
 
   // By the token's text as the file spells it (byte symbols for ordinary tokens).
   std::optional<int32_t> TokenId(std::string_view text) const;

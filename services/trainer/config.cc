@@ -150,16 +150,15 @@ void Bind(Binder& b, TrainerSection& c) {
   b.Enum("activations", e.activations,
          {{"kept", model::Activations::kKept}, {"recomputed", model::Activations::kRecomputed}},
          "of a layer until its backward pass; recomputed: a forward pass more, little memory");
-  b.Enum(
-      "weights", e.weights, {{"whole", WeightsHeld::kWhole}, {"sharded", WeightsHeld::kSharded}},
-      "that a rank holds between passes; sharded: its slices, gathered part by part in a pass");
+  b.Enum("weights", e.weights, {{"whole", WeightsHeld::kWhole}, {"sharded", WeightsHeld::kSharded}},
+         "that a rank holds between passes; sharded: its slices, gathered part by part in a pass");
   b.Field("threads", e.threads, "of the math");
   b.Field("max_tokens_per_micro_batch", e.max_tokens_per_micro_batch,
           "rows of one forward pass; a group's prompt counts once");
   b.Section("loss", e.loss, "of rollouts");
   b.Section("shadow", e.shadow, "rollouts with their events, and without");
   b.Field("reference_folder", e.reference_folder,
-          "model of loss.reference_kl; empty: the one that the run started from");
+          "model of loss.reference_kl; empty: model.folder, that the run started from");
   b.Section("optimizer", e.optimizer, "AdamW");
   b.Section("schedule", e.schedule, "learning rate of batches that bring none");
   b.Enum("gradient", e.gradient,
@@ -213,6 +212,13 @@ absl::Status Validate(const DaemonConfig& c) {
   if (!reference.empty() && !std::filesystem::is_directory(reference, ignored)) {
     return absl::InvalidArgumentError(
         absl::StrFormat("trainer.reference_folder=%s is no folder", reference));
+  }
+  const double near = c.trainer.engine.loss.reference_kl.coefficient;
+  if (near > 0 && reference.empty() && c.model.folder.empty()) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "trainer.loss.reference_kl.coefficient=%g would hold the policy near to random weights: a "
+        "run that starts without model.folder needs trainer.reference_folder",
+        near));
   }
   return CheckModelFolder(c);
 }

@@ -107,10 +107,10 @@ void RunningBatch::Inject(Sequence& s, PolicyVersion version) {
   const rl::BudgetMessages& m = *s.owner->request.budget_messages;
   const int32_t budget = m.total > 0 ? m.total : s.owner->request.sampling.max_tokens.value_or(0);
   const auto ids = tokenizer_->Encode(RenderMessage(m, s.sampled, budget));
+  s.since_message = 0;  // also of one that is left out: it is not tried again at each token
   // A message that would not leave a position for an answer is left out.
   if (!ids.ok() || static_cast<int64_t>(s.tokens.size() + ids->size()) >= model_.max_position)
     return;
-  s.since_message = 0;
   TokenChunk chunk{.sample = s.sample,
                    .begin = static_cast<int32_t>(s.tokens.size()),
                    .ids = *ids,

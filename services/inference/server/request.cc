@@ -1,5 +1,6 @@
 #include "services/inference/server/request.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "absl/strings/str_format.h"
@@ -22,8 +23,29 @@ absl::Status NoTokenizer(std::string_view field) {
       absl::StrFormat("%s: the model has no tokenizer, only ids are understood", field));
 }
 
-absl::StatusOr<std::vector<int32_t>> Prompt(const v1::GenerateRequest& proto, int32_t vocab,
-                                            const Tokenizer* tokenizer, const FolderChat* chat) {
+// Before it is encoded, which takes a while: a text that cannot fit. Composition (NFC) makes no
+// text shorter than a third.
+absl::Status CheckLength(std::string_view path, size_t bytes, const ModelInfo& model,
+                         const Tokenizer& tokenizer) {
+  constexpr size_t kComposed = 4;
+  const size_t positions = static_cast<size_t>(model.max_position);
+  if (bytes / kComposed / std::max<size_t>(1, tokenizer.longest_token()) <= positions)
+    return absl::OkStatus();
+  return wire::Refused(path, absl::StrFormat("has %d bytes: more than %d tokens can say", bytes,
+                                             model.max_position));
+}
+
+size_t Bytes(const v1::ChatPrompt& chat) {
+  size_t bytes = 0;
+  for (const v1::ChatMessage& message : chat.messages())
+    bytes += message.content().size() + message.reasoning_content().size();
+  return bytes;
+}
+
+absl::StatusOr<std::vector<int32_t>> Prompt(const v1::GenerateRequest& proto,
+                                            const ModelInfo& model, const Tokenizer* tokenizer,
+                                            const FolderChat* chat) {
+  const int32_t vocab = model.vocab;
   std::vector<int32_t> prompt;
   switch (proto.prompt_case()) {
     case v1::GenerateRequest::kPromptIds:
@@ -33,6 +55,7 @@ absl::StatusOr<std::vector<int32_t>> Prompt(const v1::GenerateRequest& proto, in
       return prompt;
     case v1::GenerateRequest::kPromptText: {
       if (tokenizer == nullptr) return NoTokenizer("prompt_text");
+      RETURN_IF_ERROR(CheckLength("prompt_text", proto.prompt_text().size(), model, *tokenizer));
       auto encoded = tokenizer->Encode(proto.prompt_text());
       if (!encoded.ok()) return wire::About("prompt_text", encoded.status());
       if (encoded->empty()) return wire::Refused("prompt_text", "is empty");
@@ -40,6 +63,8 @@ absl::StatusOr<std::vector<int32_t>> Prompt(const v1::GenerateRequest& proto, in
       return *std::move(encoded);
     }
     case v1::GenerateRequest::kPromptChat: {
+      if (tokenizer == nullptr) return NoTokenizer("prompt_chat");
+      RETURN_IF_ERROR(CheckLength("prompt_chat", Bytes(proto.prompt_chat()), model, *tokenizer));
       ASSIGN_OR_RETURN(prompt, EncodeChat("prompt_chat", proto.prompt_chat(), tokenizer, chat));
       RETURN_IF_ERROR(CheckIds("prompt_chat", prompt, vocab));
       return prompt;
@@ -157,7 +182,7 @@ absl::StatusOr<GenerationRequest> ParseGenerate(const v1::GenerateRequest& proto
                             .first_sample = proto.first_sample(),
                             .priority = proto.priority(),
                             .deadline = deadline};
-  ASSIGN_OR_RETURN(request.prompt, Prompt(proto, engine.model().vocab, tokenizer, chat));
+  ASSIGN_OR_RETURN(request.prompt, Prompt(proto, engine.model(), tokenizer, chat));
   ASSIGN_OR_RETURN(request.sampling, ParseSampling(proto.sampling(), tokenizer));
   if (proto.has_context()) {
     ASSIGN_OR_RETURN(request.context,

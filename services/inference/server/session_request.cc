@@ -12,6 +12,7 @@ namespace palimpsest::inference {
 namespace {
 
 constexpr int kMaxForks = 1000;  // of one call
+constexpr double kMostTtlSeconds = 30 * 24 * 3600;
 
 absl::Status CheckSessionId(const std::string& id) {
   return id.empty() ? wire::Refused("session_id", "is empty") : absl::OkStatus();
@@ -42,9 +43,9 @@ absl::StatusOr<SessionSpec> ParseCreateSession(const v1::CreateSessionRequest& p
     ASSIGN_OR_RETURN(spec.begun, wire::FromProto(proto.begun(), "begun"));
   }
   if (proto.has_ttl_seconds()) {
-    if (!std::isfinite(proto.ttl_seconds()) || proto.ttl_seconds() <= 0) {
-      return wire::Refused("ttl_seconds",
-                           absl::StrFormat("%g is not a finite number > 0", proto.ttl_seconds()));
+    if (!(proto.ttl_seconds() > 0 && proto.ttl_seconds() <= kMostTtlSeconds)) {
+      return wire::Refused("ttl_seconds", absl::StrFormat("%g is not in (0, %g]",
+                                                          proto.ttl_seconds(), kMostTtlSeconds));
     }
     spec.ttl = absl::Seconds(proto.ttl_seconds());
   }

@@ -32,7 +32,7 @@ struct EngineOptions {
   std::string reference_folder;
   AdamOptions optimizer;
   Schedule schedule;
-  compaction::GradientMode gradient = compaction::GradientMode::kFull;
+  compaction::GradientMode gradient = compaction::GradientMode::kDetached;
   bool take_truncated_sampling = false;
   bool take_greedy = false;
   // Steps that were not finite, one after the other, after which no batch is taken; 0: never.

@@ -111,7 +111,8 @@ class Doctor(unittest.TestCase):
         alone = needed()
         ranks = needed("placement.trainer.ranks=3")
         self.assertGreater(ranks, alone)
-        self.assertGreater(needed("placement.trainer.ranks=3", "trainer.loss.reference_kl.coefficient=0.1"), ranks)
+        self.assertGreater(needed("placement.trainer.ranks=3", "trainer.loss.reference_kl.coefficient=0.1",
+                                  "trainer.reference_folder=."), ranks)
 
     def test_a_router_is_judged_as_launch_would_start_it(self):
         self.assertNotIn("config router", self.look("router.poll=1h"))

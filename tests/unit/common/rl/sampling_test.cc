@@ -62,6 +62,8 @@ TEST(BudgetMessagesTest, MessagesThatWouldNeverBeInjectedAreRefused) {
   EXPECT_TRUE(Validate(BudgetMessages{.text = "used {used}", .at_events = true}).ok());
   EXPECT_THAT(Validate(BudgetMessages{.text = "used {used}"}).ToString(), HasSubstr("every"));
   EXPECT_THAT(Validate(BudgetMessages{.every = 10}).ToString(), HasSubstr("text"));
+  EXPECT_THAT(Validate(BudgetMessages{.text = std::string(1025, 'x'), .every = 1}).ToString(),
+              HasSubstr("text has 1025 bytes"));
   EXPECT_THAT(Validate(BudgetMessages{.text = "x", .every = -1}).ToString(), HasSubstr("every"));
 }
 

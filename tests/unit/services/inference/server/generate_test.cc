@@ -206,6 +206,8 @@ TEST_P(GenerateContract, RefusalsNameTheField) {
       {"prompt_ids.ids[1]", kInvalid, [](R& r) { r.mutable_prompt_ids()->set_ids(1, 300); }},
       {"prompt_ids.ids[0]", kInvalid, [](R& r) { r.mutable_prompt_ids()->set_ids(0, -1); }},
       {"prompt_text", kInvalid, [](R& r) { r.set_prompt_text(""); }},
+      {"prompt_text: has 100000 bytes", kInvalid,
+       [](R& r) { r.set_prompt_text(std::string(100'000, 'a')); }},
       {"prompt_chat: ", grpc::StatusCode::FAILED_PRECONDITION,
        [](R& r) { r.mutable_prompt_chat(); }},
       {"n:", kInvalid, [](R& r) { r.set_n(5); }},

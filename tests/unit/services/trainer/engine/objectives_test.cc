@@ -144,6 +144,7 @@ TEST_F(ObjectivesTest, EveryMethodMovesTheWeightsOfTheEngineDownItsSlopeHoweverT
   for (const Method& method : Methods()) {
     EngineOptions whole = Options(absl::StrFormat("run%d", ++run));
     whole.loss = method.options;
+    whole.gradient = kReplay.gradient;
     whole.schedule.learning_rate = 1e-4;
     whole.optimizer.weight_decay = 0;
     EngineOptions cut = whole;

@@ -68,6 +68,8 @@ TEST(ConfigTest, WhatCannotWorkIsRefusedByItsField) {
       {"trainer: {reference_folder: x}", "trainer.reference_folder=x with"},
       {"trainer: {reference_folder: x, loss: {reference_kl: {coefficient: 1}}}",
        "trainer.reference_folder=x is no folder"},
+      {"trainer: {loss: {reference_kl: {coefficient: 0.5}}}",
+       "trainer.loss.reference_kl.coefficient=0.5 would"},
       {"trainer: {max_skipped_in_a_row: 300}", "trainer.max_skipped_in_a_row=300"},
       {"trainer: {schedule: {decay: cosine}}", "trainer.schedule.decay=cosine"},
       {"trainer: {optimizer: {beta1: 1}}", "trainer.optimizer.beta1=1"},
