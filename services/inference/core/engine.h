@@ -129,6 +129,7 @@ struct Load {
   int32_t sessions = 0;   // open
   int64_t kv_bytes_free = 0;
   int64_t live_slots = 0, total_slots = 0;
+  int64_t kv_behind = 0;  // flips of weights since the oldest KV of what runs was begun
 };
 
 enum class WeightsMode { kKeep, kRecompute, kFinish };

@@ -284,6 +284,7 @@ Load RunningBatch::load() const {
   for (const auto& s : running_) {
     load.live_slots += s->cache->state().live_count();
     load.total_slots += s->processed();
+    load.kv_behind = std::max(load.kv_behind, flips_ - s->cache->flips());
   }
   return load;
 }

@@ -60,6 +60,7 @@ class SequenceCache {
   }
   // Was all of it made by the weights that came after `flips` others?
   bool MadeBy(int64_t flips) const { return flips_ == flips; }
+  int64_t flips() const { return flips_; }
   // Pages that hold the first tokens and nothing else. Before anything was processed.
   void Adopt(std::span<const int32_t> pages);
 

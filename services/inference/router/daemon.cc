@@ -107,8 +107,7 @@ absl::Status Router::Start() {
                          tls_.https()));
     ASSIGN_OR_RETURN(server_, RpcServer::Start(at.rpc, {&service_}, metrics_, SystemClock(), tls_));
     server_->SetServing("", false);
-    ASSIGN_OR_RETURN(own,
-                     OwnAddress(server_->address(), at.metrics.host, metrics_server_->port()));
+    ASSIGN_OR_RETURN(own, OwnAddress(server_->address(), at.metrics.host, metrics_server_->port()));
     return absl::OkStatus();
   };
   const absl::Status listening = listen();

@@ -55,6 +55,8 @@ Telemetry::Telemetry(Metrics& m)
                              .With({})),
       preempted_(One(m, "sequences_preempted", "waiting to go on")),
       sessions_(One(m, "sessions", "open")),
+      kv_behind_(
+          One(m, "kv_flips_behind", "flips of weights since the oldest KV of what runs was begun")),
       canary_error_(One(m, "canary_max_abs_nats",
                         "what the live weights say of their canary prompts against their writer")),
       first_token_(Seconds(m, "time_to_first_token_seconds", "from submission")),
@@ -109,6 +111,7 @@ void Telemetry::ReportLoad(const Load& load, int64_t kv_pool_bytes) {
   queue_depth_.Set(load.queued);
   preempted_.Set(load.preempted);
   sessions_.Set(load.sessions);
+  kv_behind_.Set(static_cast<double>(load.kv_behind));
   live_slots_.Set(static_cast<double>(load.live_slots));
   total_slots_.Set(static_cast<double>(load.total_slots));
   kv_free_.Set(static_cast<double>(load.kv_bytes_free));

@@ -30,7 +30,7 @@ class Telemetry {
       kv_total_;
   Counter prompt_tokens_, sampled_tokens_, prefix_tokens_, slow_readers_, preemptions_,
       early_compactions_;
-  Gauge preempted_, sessions_, canary_error_;
+  Gauge preempted_, sessions_, kv_behind_, canary_error_;
   Histogram first_token_, token_gap_, step_;
   MetricFamily<Counter> samples_, compactions_, weights_failures_;
   MetricFamily<Histogram> compaction_seconds_, broadcast_seconds_;

@@ -110,6 +110,42 @@ TEST_F(EngineTest, TheSameRequestAmongOthersGivesTheSameTokens) {
   EXPECT_EQ(alone->finished[0].rollout.events.size(), among->finished[0].rollout.events.size());
 }
 
+// Sums of a batch have another order, so a greedy choice may fall otherwise where two candidates
+// are as good as equal, and only there.
+TEST_F(EngineTest, GreedyTokensAreTheSameInAnyCompanyUntilTwoCandidatesAreAsGoodAsEqual) {
+  auto engine = Make();
+  const auto ask = [](int i) {
+    GenerationRequest r = Request(1, 120);
+    r.request_id = "r" + std::to_string(i);
+    for (int32_t& id : r.prompt) id = (id + 13 * i) % 250;
+    r.sampling.temperature = 0;
+    r.sampling.top_logprobs = 2;
+    return r;
+  };
+  std::vector<std::shared_ptr<Collector>> alone, among;
+  for (int i = 0; i < 12; ++i) alone.push_back(Generate(*engine, ask(i)));
+  engine->Pause();
+  for (int i = 0; i < 12; ++i) {
+    among.push_back(std::make_shared<Collector>(1));
+    ASSERT_TRUE(engine->Submit(ask(i), among.back()).ok());
+  }
+  engine->Resume();
+  int compared = 0;
+  for (int i = 0; i < 12; ++i) {
+    among[i]->Wait();
+    const auto &a = alone[i]->streamed_[0], &b = among[i]->streamed_[0];
+    for (size_t t = 0; t < a.size(); ++t, ++compared) {
+      const std::vector<float>& best = alone[i]->top[t].logprobs;
+      if (a[t] != b[t]) {
+        EXPECT_LT(best[0] - best[1], 1e-4) << "request " << i << ", token " << t;
+        break;
+      }
+      EXPECT_NEAR(best[0], among[i]->top[t].logprobs[0], 5e-5);
+    }
+  }
+  EXPECT_GT(compared, 600) << "of 1440";
+}
+
 TEST_F(EngineTest, EventsThatListenToKeysAreReplayedAloneAndAmongThoseThatListenToQueries) {
   auto engine = Make();
   GenerationRequest by_query = Request(3, 60), by_key = Request(3, 60);

@@ -60,9 +60,11 @@ TEST_F(EngineTest, BatchInvariantGivesTheSameBitsInAnyCompany) {
 // Two requests of six samples in a pool that holds about three: whoever is preempted replays its
 // log and ends with the bits that it has in a pool for all.
 TEST_F(EngineTest, APreemptedSequenceComesBackByItsLogAndGoesOnBitForBit) {
-  const auto run = [&](int64_t bytes, context::ContextPolicy policy, int* preemptions) {
+  const auto run = [&](const std::string& dtype, int64_t bytes, context::ContextPolicy policy,
+                       int* preemptions) {
     auto engine = MakeEngine({.model_folder = Folder(1),
                               .version = PolicyVersion(1),
+                              .dtype = dtype,
                               .batch_invariant = true,
                               .limits = {.kv_pool_bytes = bytes, .check_pages = true},
                               .observer = {.preempted = [preemptions] { ++*preemptions; }}});
@@ -91,13 +93,17 @@ TEST_F(EngineTest, APreemptedSequenceComesBackByItsLogAndGoesOnBitForBit) {
       {},
       Budget(context::Method::kAttentionMatching, context::Chooser::kRms),
       Budget(context::Method::kEvict, context::Chooser::kAttention)};
-  for (const context::ContextPolicy& policy : policies) {
+  std::vector<std::pair<context::ContextPolicy, std::string>> cases;
+  for (const std::string dtype : {"float32", "bfloat16"}) {
+    for (const context::ContextPolicy& policy : policies) cases.emplace_back(policy, dtype);
+  }
+  for (const auto& [policy, dtype] : cases) {
     int none = 0, many = 0, epochs = 0;
-    const auto roomy = run(64 << 20, policy, &none);
-    // A slot is 3 layers x 2 heads x (2 x 16 floats and a bias).
-    const int64_t slot = 3 * 2 * (2 * 16 * 4 + 4);
-    const auto tight =
-        run(260 * slot + (policy == context::ContextPolicy{} ? 0 : 300'000), policy, &many);
+    const auto roomy = run(dtype, 64 << 20, policy, &none);
+    // A slot is 3 layers x 2 heads x (2 x 16 numbers and a bias).
+    const int64_t width = dtype == "float32" ? 4 : 2, slot = 3 * 2 * (2 * 16 * width + 4);
+    const int64_t recorded = policy == context::ContextPolicy{} ? 0 : 75'000 * width;
+    const auto tight = run(dtype, 260 * slot + recorded, policy, &many);
     EXPECT_EQ(none, 0);
     EXPECT_GT(many, 0) << context::Name(policy.method);
     ASSERT_EQ(roomy.size(), tight.size());
@@ -123,7 +129,13 @@ TEST_F(EngineTest, RecomputeRebuildsTheRunningCacheUnderTheNewWeights) {
     auto sink = std::make_shared<Collector>(1);
     ASSERT_TRUE(engine->Submit(r, sink).ok());
     sink->WaitForTokens(60);
+    engine->Pause();
     ASSERT_TRUE(engine->UpdateWeights(Folder(2), PolicyVersion(2), mode).ok());
+    const int behind = mode == WeightsMode::kKeep ? 1 : 0;
+    for (int i = 0; i < 1000 && engine->load().kv_behind != behind; ++i)
+      absl::SleepFor(absl::Milliseconds(5));
+    EXPECT_EQ(engine->load().kv_behind, behind);
+    engine->Resume();
     sink->Wait();
     const rl::Rollout& rollout = sink->finished.at(0).rollout;
     ASSERT_EQ(rollout.spans.size(), 2u);
