@@ -7,6 +7,7 @@ import ctypes
 import json
 import os
 import pathlib
+import re
 import signal
 import sqlite3
 import subprocess
@@ -30,6 +31,17 @@ LEDGER = {
 
 def die_with_the_test():
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def await_handler(daemon, most=30):
+    """Until the process handles SIGTERM: one that has just been started dies of it, as any program does."""
+    until = time.monotonic() + most
+    while daemon.poll() is None and time.monotonic() < until:
+        status = pathlib.Path(f"/proc/{daemon.pid}/status").read_text()
+        caught = int(re.search(r"SigCgt:\s*([0-9a-f]+)", status)[1], 16)
+        if caught >> (signal.SIGTERM - 1) & 1:
+            return
+        time.sleep(0.01)
 
 
 class Crew:
@@ -73,6 +85,8 @@ class Crew:
     def kill(self, role, how=signal.SIGKILL, again=0.0):
         """Ends a daemon; `again`: seconds until it is started again, None: not by itself. Its exit code."""
         daemon = self.daemons.pop(role)
+        if how == signal.SIGTERM:
+            await_handler(daemon)
         daemon.send_signal(how)
         code = daemon.wait(timeout=90)
         if again is not None:
