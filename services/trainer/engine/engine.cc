@@ -98,8 +98,9 @@ TrainerEngine::TrainerEngine(const EngineOptions& options, SourceModel model, Cl
   info_ = {.run = options.run.name,
            .ranks = ranks.size(),
            .max_tokens_per_micro_batch = options.max_tokens_per_micro_batch,
-           .max_tokens_per_sequence =
-               std::min(config.max_position, options.max_tokens_per_micro_batch + 1),
+           // The last token is no row. A cap of 2^31 - 1 rows is none.
+           .max_tokens_per_sequence = static_cast<int32_t>(std::min<int64_t>(
+               config.max_position, int64_t{options.max_tokens_per_micro_batch} + 1)),
            .layers = config.layers,
            .kv_heads = config.kv_heads,
            .vocab = config.vocab};
