@@ -261,7 +261,8 @@ absl::Status TrainerEngine::Replay(const Batch& batch, const std::optional<Polic
     ASSIGN_OR_RETURN(admitted, Admit(batch, newest));
     admitted.sequences = ShareOf(std::move(admitted.sequences), model_.decoder->config(),
                                  ranks_.rank(), ranks_.size());
-    ASSIGN_OR_RETURN(micro_batches, Pack(admitted.sequences, options_.max_tokens_per_micro_batch));
+    ASSIGN_OR_RETURN(micro_batches, Pack(admitted.sequences, model_.decoder->config(),
+                                         options_.max_tokens_per_micro_batch));
     return absl::OkStatus();
   };
   const auto pass = [&](size_t together) {
