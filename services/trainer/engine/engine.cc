@@ -98,8 +98,9 @@ TrainerEngine::TrainerEngine(const EngineOptions& options, SourceModel model, Cl
   info_ = {.run = options.run.name,
            .ranks = ranks.size(),
            .max_tokens_per_micro_batch = options.max_tokens_per_micro_batch,
-           .max_tokens_per_sequence =
-               std::min(config.max_position, options.max_tokens_per_micro_batch + 1),
+           // The last token is no row. A cap of 2^31 - 1 rows is none.
+           .max_tokens_per_sequence = static_cast<int32_t>(std::min<int64_t>(
+               config.max_position, int64_t{options.max_tokens_per_micro_batch} + 1)),
            .layers = config.layers,
            .kv_heads = config.kv_heads,
            .vocab = config.vocab};
@@ -260,7 +261,8 @@ absl::Status TrainerEngine::Replay(const Batch& batch, const std::optional<Polic
     ASSIGN_OR_RETURN(admitted, Admit(batch, newest));
     admitted.sequences = ShareOf(std::move(admitted.sequences), model_.decoder->config(),
                                  ranks_.rank(), ranks_.size());
-    ASSIGN_OR_RETURN(micro_batches, Pack(admitted.sequences, options_.max_tokens_per_micro_batch));
+    ASSIGN_OR_RETURN(micro_batches, Pack(admitted.sequences, model_.decoder->config(),
+                                         options_.max_tokens_per_micro_batch));
     return absl::OkStatus();
   };
   const auto pass = [&](size_t together) {

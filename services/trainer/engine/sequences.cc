@@ -4,6 +4,7 @@
 
 #include "common/attention/draft_events.h"
 #include "common/rl/packing.h"
+#include "services/trainer/engine/cost.h"
 
 namespace palimpsest::trainer {
 
@@ -59,12 +60,19 @@ std::vector<int64_t> PromptGroups(const std::vector<LossSequence>& sequences) {
   return found;
 }
 
-absl::StatusOr<MicroBatches> Pack(const std::vector<LossSequence>& sequences, int64_t max_rows) {
+absl::StatusOr<MicroBatches> Pack(const std::vector<LossSequence>& sequences,
+                                  const model::ModelConfig& config, int64_t max_rows) {
+  const double pair_cost = PairCost(config);
   const std::vector<int64_t> groups = PromptGroups(sequences);
   std::vector<rl::PackItem> items;
   for (size_t i = 0; i < sequences.size(); ++i) {
     const attention::ReplaySequence& s = sequences[i].replay;
-    items.push_back({.group = groups[i], .prompt_tokens = s.prompt_tokens, .rows = s.rows});
+    const SequenceCost cost = CostOf(s, pair_cost);
+    items.push_back({.group = groups[i],
+                     .prompt_tokens = s.prompt_tokens,
+                     .rows = s.rows,
+                     .prompt_cost = cost.prompt,
+                     .own_cost = cost.own});
   }
   ASSIGN_OR_RETURN(const std::vector<std::vector<int>> parts,
                    rl::PackMicroBatches(items, max_rows));

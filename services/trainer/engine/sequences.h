@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "common/context/types.h"
+#include "common/model/config.h"
 #include "services/trainer/core/batch.h"
 #include "services/trainer/engine/replay_pass.h"
 
@@ -23,8 +24,9 @@ std::vector<int64_t> PromptGroups(const std::vector<LossSequence>& sequences);
 
 using MicroBatches = std::vector<std::vector<const LossSequence*>>;
 
-// Sequences cut into micro-batches of at most `max_rows` rows; prompts that can be shared are
-// counted once.
-absl::StatusOr<MicroBatches> Pack(const std::vector<LossSequence>& sequences, int64_t max_rows);
+// Sequences cut into micro-batches of at most `max_rows` rows, balanced by cost
+// (common/rl/packing.h); prompts that can be shared are counted once.
+absl::StatusOr<MicroBatches> Pack(const std::vector<LossSequence>& sequences,
+                                  const model::ModelConfig& config, int64_t max_rows);
 
 }  // namespace palimpsest::trainer

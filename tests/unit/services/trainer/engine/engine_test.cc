@@ -7,6 +7,7 @@
 
 #include <cmath>
 #include <filesystem>
+#include <limits>
 
 #include "common/model/causal.h"
 #include "common/weights/canary.h"
@@ -168,6 +169,19 @@ TEST_F(EngineTest, HowABatchIsCutIntoMicroBatchesChangesNothing) {
   EXPECT_GT(x.tokens, y.tokens);  // prompts of cut groups are there twice
   EXPECT_NEAR(x.loss, y.loss, 1e-5);
   EXPECT_NEAR(x.grad_norm / y.grad_norm, 1, 1e-5);
+}
+
+TEST_F(EngineTest, TheLargestCapThatCanBeWrittenRefusesNothing) {
+  EngineOptions options = Options();
+  options.max_tokens_per_micro_batch = std::numeric_limits<int32_t>::max();
+  const auto engine = Open(options);
+  EXPECT_EQ(engine->info().max_tokens_per_sequence, 64);  // the model's positions
+  const StepResult result = Trained(*engine, SftBatch(1, Budget()));
+  EXPECT_THAT(result.rejected, SizeIs(0));
+  EXPECT_EQ(result.loss_tokens, 6 * (kTokens - kPrompt));
+  options.run.folder += "-small";
+  options.max_tokens_per_micro_batch = 20;
+  EXPECT_EQ(Open(options)->info().max_tokens_per_sequence, 21) << "the control";
 }
 
 TEST_F(EngineTest, ResumingIsExact) {

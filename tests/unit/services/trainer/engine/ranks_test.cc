@@ -12,7 +12,6 @@
 #include "absl/strings/str_split.h"
 #include "common/weights/durable_file.h"
 #include "common/weights/safetensors.h"
-#include "services/trainer/engine/share.h"
 #include "tests/unit/common/collective/rank_process.h"
 
 namespace palimpsest::trainer {
@@ -339,18 +338,6 @@ INSTANTIATE_TEST_SUITE_P(WithSlices, FaultTest,
                                            Struck{"kill:reduce", "float32-sharded"},
                                            Struck{"kill:save", "float32-sharded"}),
                          NameOf);
-
-TEST(ShareTest, PairsAreThoseOfTheLiveSlots) {
-  const std::vector<int32_t> tokens(20);
-  attention::ReplaySequence sequence{.tokens = tokens, .prompt_tokens = 4, .rows = 20};
-  EXPECT_EQ(AttentionPairs(sequence, 0, 20), 20 * 21 / 2);
-  EXPECT_EQ(AttentionPairs(sequence, 4, 20), 20 * 21 / 2 - 4 * 5 / 2);
-  // At 10 the six slots of [4, 10) become two: rows 10 to 19 see 10 - 4 = 6 slots and themselves.
-  sequence.events.push_back(
-      {.event = {.at = 10, .window = {4, 10}, .method = context::Method::kEvict},
-       .keep_ratio = 0.34});
-  EXPECT_NEAR(AttentionPairs(sequence, 0, 20), 10 * 11 / 2 + (7 + 16) * 10 / 2, 1e-9);
-}
 
 }  // namespace
 }  // namespace palimpsest::trainer
