@@ -2,14 +2,14 @@
 # The gate: installs what is missing, builds, runs all tests. The last lines are what ctest counted, and which tests were skipped: those
 # that found no Chromium, no Prometheus or no namespaces have proven nothing. Under --long they fail it, unless PALIMPSEST_ALLOW_SKIPS=1.
 # --long: then also the long tests (palimpsest_long_test in cmake/), whatever the gate said, three at a time, because
-# they wait more than they compute, the tests of rooms under the presets asan and tsan, and the benches (docs/results/bench.md), which nothing
-# fails. With names of parts behind it (gate, long, asan, tsan, bench) those alone. The last outcome of each part that this folder has seen, with its commit, is written to
+# they wait more than they compute, the tests of rooms under the presets asan and tsan, and the benches, alone (docs/results/bench.md) and against peers
+# (docs/results/peers_bench.md), which nothing fails. With names of parts behind it (gate, long, asan, tsan, bench, peers) those alone. The last outcome of each part that this folder has seen, with its commit, is written to
 # docs/results/long.md.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 refuse() {
-  printf 'usage: tests/run.sh [--long [gate|long|asan|tsan|bench ..]] (got: %s)\n' "$*" >&2
+  printf 'usage: tests/run.sh [--long [gate|long|asan|tsan|bench|peers ..]] (got: %s)\n' "$*" >&2
   exit 2
 }
 
@@ -18,11 +18,11 @@ parts=(gate)
 if [ $# -gt 0 ]; then
   [ "$1" = --long ] || refuse "$@"
   long=true
-  if [ $# -gt 1 ]; then parts=("${@:2}"); else parts=(gate long asan tsan bench); fi
+  if [ $# -gt 1 ]; then parts=("${@:2}"); else parts=(gate long asan tsan bench peers); fi
 fi
 for part in "${parts[@]}"; do
   case $part in
-    gate | long | asan | tsan | bench) ;;
+    gate | long | asan | tsan | bench | peers) ;;
     *) refuse "$@" ;;
   esac
 done
@@ -51,10 +51,14 @@ run_sanitized() {
 }
 
 run_part() {
-  if [ "$1" = bench ]; then
-    tests/bench/all.sh
-    return
-  fi
+  case $1 in
+    bench) tests/bench/all.sh ;;
+    peers) tests/bench/peers/all.sh ;;
+    *) run_tests_of "$1" ;;
+  esac
+}
+
+run_tests_of() {
   rm -f "$said/$1.xml"
   python3 tests/integration/gate/report.py --where > "$said/$1.where"
   case $1 in
@@ -74,7 +78,7 @@ if $long; then
   printf 'docs/results/long.md is written\n'
 fi
 skips=0
-mapfile -t tested < <(printf '%s\n' "${parts[@]}" | grep -v '^bench$')
+mapfile -t tested < <(printf '%s\n' "${parts[@]}" | grep -vE '^(bench|peers)$')
 if [ "${#tested[@]}" -gt 0 ]; then python3 tests/integration/gate/report.py --skipped "$said" "${tested[@]}" || skips=$?; fi
 if $long && [ "$status" -eq 0 ]; then status=$skips; fi
 exit "$status"
