@@ -133,7 +133,7 @@ void DeviceEvents<Stored>::PlaceReferences(int layer, std::span<EventTask> event
     const auto* ring = static_cast<const DeviceRing<Stored>*>(e.ring);
     if (ring != nullptr && before(*ring, r) < r.size()) copied += r.size();
   }
-  Grow(references_, sizeof(Stored) * copied * row);
+  Grow(references_, sizeof(Stored) * copied * row, shelf_);
   Stored* to = references_.as<Stored>();
   for (const EventTask& e : events) {
     const context::Range r = e.request->event.reference;
@@ -260,8 +260,10 @@ typename DeviceEvents<Stored>::Arrays DeviceEvents<Stored>::Upload(
 template <class Stored>
 void DeviceEvents<Stored>::PlaceAnswers(size_t count, Arrays& a) {
   const size_t kept_slots = count * a.t, d = config_.head_dim;
-  Grow(answers_, sizeof(double) * 3 * count + (sizeof(float) + sizeof(Stored) * d) * kept_slots +
-                     sizeof(int32_t) * count + 2 * DeviceUpload::kAlign);
+  Grow(answers_,
+       sizeof(double) * 3 * count + (sizeof(float) + sizeof(Stored) * d) * kept_slots +
+           sizeof(int32_t) * count + 2 * DeviceUpload::kAlign,
+       shelf_);
   a.residuals = answers_.as<double>();
   a.mass_errors = a.residuals + count;
   a.output_errors = a.mass_errors + count;
@@ -281,7 +283,7 @@ void DeviceEvents<Stored>::Launch(const Arrays& a, std::span<Problem*> problems)
   const bool measured = std::any_of(problems.begin(), problems.end(),
                                     [](const Problem* p) { return p->event->measured; });
   if (work != Work::kMove) {
-    Grow(workspace_, compaction::EventWorkspaceBytes(count, a.w, a.n, a.t, d));
+    Grow(workspace_, compaction::EventWorkspaceBytes(count, a.w, a.n, a.t, d), shelf_);
     const compaction::EventBatch<Stored> batch{
         .windows = {.windows = a.windows,
                     .heads = a.heads,
@@ -327,7 +329,7 @@ void DeviceEvents<Stored>::Take(const Arrays& a, std::span<Problem*> problems) {
   const size_t count = problems.size(), doubles = sizeof(double) * 3 * count,
                slots = sizeof(int32_t) * count * a.t;
   const Work work = problems.front()->work;
-  if (answers_here_.bytes() < doubles + slots) answers_here_ = cuda::HostMemory(doubles + slots);
+  Grow(answers_here_, doubles + slots, shelf_);
   if (work != Work::kMove) {
     cuda::CopyFromDevice(answers_here_.as<double>(), a.residuals, doubles, stream_);
     cuda::CopyFromDevice(answers_here_.as<char>() + doubles, a.kept, slots, stream_);
