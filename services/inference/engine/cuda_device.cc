@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_format.h"
 #include "services/inference/core/page_pool.h"
+#include "services/inference/engine/cuda_event_limits.h"
 #include "services/inference/engine/cuda_events.h"
 #include "services/inference/engine/cuda_pass.h"
 #include "services/inference/engine/cuda_weights.h"
@@ -22,9 +23,11 @@ class CudaDevice final : public StepDevice {
         pass_(config_, pool_, stream_.get(), shelf_),
         events_(config_, pool_, stream_.get(), shelf_) {}
 
-  absl::Status CheckEvents(context::Method method, const context::Parameters& parameters,
-                           bool forced) const override {
-    return DeviceEvents<Stored>::Check(method, parameters, forced);
+  absl::Status CheckPolicy(const context::ContextPolicy& policy) const override {
+    return CheckDevicePolicy(policy);
+  }
+  absl::Status CheckForced(const context::Event& event) const override {
+    return CheckDeviceForced(event);
   }
 
   absl::StatusOr<std::unique_ptr<StagedWeights>> Stage(

@@ -4,12 +4,12 @@
 #include <cmath>
 #include <map>
 
-#include "absl/strings/str_format.h"
 #include "common/compaction/choose.h"
 #include "common/compaction/cuda/match.h"
 #include "common/compaction/cuda/solve.h"
 #include "common/compaction/cuda/write_back.h"
 #include "services/inference/core/page_pool.h"
+#include "services/inference/engine/cuda_event_limits.h"
 
 namespace palimpsest::inference {
 namespace {
@@ -18,16 +18,10 @@ using context::Chooser;
 using context::Method;
 
 constexpr int64_t kWorkspaceBytes = int64_t{1} << 30;
-constexpr int kMostWindow = 16384;  // slots of a window that a device ranks
 
 // What becomes of a problem on the device: its kept slots are known and move; or it is scored, and
 // then chosen (unless they are known) and either moved or fitted.
 enum class Work { kMove, kEvict, kFit };
-
-absl::Status Refused(const char* field, std::string_view value, const char* what) {
-  return absl::InvalidArgumentError(
-      absl::StrFormat("context.%s=%s: inference.device=cuda %s", field, std::string(value), what));
-}
 
 }  // namespace
 
@@ -57,24 +51,6 @@ struct DeviceEvents<Stored>::Arrays {
   Stored* values = nullptr;
   int32_t* solves = nullptr;
 };
-
-template <class Stored>
-absl::Status DeviceEvents<Stored>::Check(Method method, const context::Parameters& p, bool forced) {
-  const bool fits = method == Method::kAttentionMatching;
-  const bool listens =
-      fits || (method == Method::kEvict && p.chooser == Chooser::kAttention && !forced);
-  if (!forced && context::Carries(method, p.chooser))
-    return Refused("parameters.chooser", Name(p.chooser), "knows no chooser that carries");
-  if (!listens) return absl::OkStatus();
-  if (fits && !forced && p.chooser != Chooser::kRms)
-    return Refused("parameters.chooser", Name(p.chooser), "chooses by rms alone");
-  if (p.reference_kind != context::ReferenceKind::kQueries)
-    return Refused("parameters.reference_kind", Name(p.reference_kind), "listens to queries alone");
-  if (p.holdout_every != 0)
-    return Refused("parameters.holdout_every", std::to_string(p.holdout_every),
-                   "holds no query out");
-  return absl::OkStatus();
-}
 
 template <class Stored>
 typename DeviceEvents<Stored>::Problem DeviceEvents<Stored>::Describe(int layer, int head,
@@ -163,15 +139,8 @@ void DeviceEvents<Stored>::Solve(int layer, int first_head, int heads,
     for (int h = 0; h < heads && events[i].status.ok(); ++h) {
       Problem p = Describe(layer, first_head + h, events[i], h);
       p.event_index = i;
-      if (p.work == Work::kFit && p.facts.keep > compaction::kMostKept) {
-        events[i].status = absl::InvalidArgumentError(absl::StrFormat(
-            "an event would keep %d slots of a head, inference.device=cuda fits at most %d",
-            p.facts.keep, compaction::kMostKept));
-      } else if (!p.known && p.facts.width > kMostWindow) {
-        events[i].status = absl::InvalidArgumentError(absl::StrFormat(
-            "an event's window has %d slots, inference.device=cuda chooses among at most %d",
-            p.facts.width, kMostWindow));
-      }
+      events[i].status = CheckDeviceWindow(*events[i].request, p.work == Work::kFit, !p.known,
+                                           p.facts.width, p.facts.keep);
       problems.push_back(std::move(p));
     }
   }

@@ -17,9 +17,6 @@ class DeviceEvents {
                cuda::Stream stream, DeviceShelf& shelf)
       : config_(config), pool_(pool), stream_(stream), shelf_(shelf), inputs_(shelf) {}
 
-  // As StepDevice::CheckEvents; forced: their positions are given.
-  static absl::Status Check(context::Method method, const context::Parameters& parameters,
-                            bool forced);
   void Solve(int layer, int first_head, int heads, std::span<EventTask> events);
 
  private:

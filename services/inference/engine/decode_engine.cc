@@ -50,7 +50,10 @@ class DecodeEngine final : public Engine, public Sessions {
 
   absl::Status Submit(GenerationRequest request, std::shared_ptr<GenerationSink> sink) override {
     if (tokenizer_) RETURN_IF_ERROR(StopStrings::Create(request.sampling.stop_strings).status());
-    if (request.step) return SubmitStep(std::move(request), std::move(sink));
+    if (request.step) {
+      if (const auto& forced = request.step->forced) RETURN_IF_ERROR(device_->CheckForced(*forced));
+      return SubmitStep(std::move(request), std::move(sink));
+    }
     RETURN_IF_ERROR(CheckRequest(request, model_, options_.limits, tokenizer_ != nullptr));
     RETURN_IF_ERROR(CheckEvents(request.context, request.begun));
     absl::MutexLock lock(&mu_);
@@ -224,11 +227,9 @@ class DecodeEngine final : public Engine, public Sessions {
   // What the device cannot do is refused before anything happens.
   absl::Status CheckEvents(const context::ContextPolicy& policy,
                            std::span<const rl::Rollout> begun) const {
-    if (!std::holds_alternative<context::NoTrigger>(policy.trigger))
-      RETURN_IF_ERROR(device_->CheckEvents(policy.method, policy.parameters, false));
+    RETURN_IF_ERROR(device_->CheckPolicy(policy));
     for (const rl::Rollout& log : begun) {
-      for (const context::Event& e : log.events)
-        RETURN_IF_ERROR(device_->CheckEvents(e.method, e.parameters, true));
+      for (const context::Event& e : log.events) RETURN_IF_ERROR(device_->CheckForced(e));
     }
     return absl::OkStatus();
   }

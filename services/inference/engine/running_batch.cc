@@ -205,7 +205,8 @@ void RunningBatch::CloseJob(EventJob& job) {
     Sequence& s = *due.sequence;
     if (!status.ok()) {
       s.stopped = StopCause::kLength;
-      Fail(s, status, true, rl::Outcome::kInfraFailed);
+      const bool refused = absl::IsInvalidArgument(status);  // and would be again
+      Fail(s, status, !refused, refused ? rl::Outcome::kCancelled : rl::Outcome::kInfraFailed);
       continue;
     }
     if (due.forced) continue;

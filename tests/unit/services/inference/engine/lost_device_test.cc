@@ -18,9 +18,11 @@ class FailingDevice final : public StepDevice {
   FailingDevice(std::unique_ptr<StepDevice> device, int steps, absl::Status usable)
       : device_(std::move(device)), left_(steps), usable_(std::move(usable)) {}
 
-  absl::Status CheckEvents(context::Method method, const context::Parameters& parameters,
-                           bool forced) const override {
-    return device_->CheckEvents(method, parameters, forced);
+  absl::Status CheckPolicy(const context::ContextPolicy& policy) const override {
+    return device_->CheckPolicy(policy);
+  }
+  absl::Status CheckForced(const context::Event& event) const override {
+    return device_->CheckForced(event);
   }
   absl::StatusOr<std::unique_ptr<StagedWeights>> Stage(
       std::shared_ptr<const model::Decoder> decoder) const override {
