@@ -97,6 +97,9 @@ struct ScoreResult {
   std::vector<Alternatives> top;       // [tokens - 1] when asked
   std::vector<context::Event> events;  // with digests
   PolicyVersion version;
+  // By the weights and the pass that decode, where those of replay are others (on a GPU): do they
+  // say the same? Without events.
+  bool as_decoded = false;
 };
 
 struct ModelInfo {

@@ -114,6 +114,15 @@ class DecodeEngine final : public Engine, public Sessions {
 
   absl::StatusOr<ScoreResult> Score(const ScoreRequest& request) override {
     const model::BorrowedThreads threads;
+    if (request.as_decoded && options_.device == "cuda") {
+      RETURN_IF_ERROR(CheckScore(request, model_.vocab, model_.max_position));
+      using Scored = absl::StatusOr<ScoreResult>;
+      return Ordered<Scored>([&](RunningBatch& batch) -> Scored {
+        mu_.AssertHeld();
+        RETURN_IF_ERROR(lost_);
+        return batch.Score(request, version_);
+      });
+    }
     std::shared_ptr<const model::Decoder> decoder;
     PolicyVersion version;
     {
