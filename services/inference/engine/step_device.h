@@ -70,7 +70,8 @@ class StagedWeights {
 };
 
 // Owner: the engine's thread, but for Stage. What goes wrong in a step (no memory, a device that
-// fails) is thrown: the step is lost then, and what was running with it.
+// fails) is thrown: the step is lost then, and what was running with it. What is thrown where a
+// ring finds no memory is a std::bad_alloc, and nothing has changed.
 class StepDevice {
  public:
   virtual ~StepDevice() = default;
