@@ -9,6 +9,7 @@
 #ifdef __CUDACC__
 #include <cuda_runtime.h>
 #else
+#include "common/cuda/emulated_device.h"
 #include "common/cuda/emulation.h"
 #endif
 
@@ -35,16 +36,21 @@ Launched Launch(void (*kernel)(Parameters...), const Shape& shape, Stream stream
   if (shape.shared_bytes > 48 * 1024) {
     const cudaError_t refused = cudaFuncSetAttribute(
         kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shape.shared_bytes));
-    if (refused != cudaSuccess)
+    if (refused != cudaSuccess) {
+      cudaGetLastError();  // told here, not by the next launch
       return {"shared_bytes=" + std::to_string(shape.shared_bytes) + ": " +
               cudaGetErrorString(refused)};
+    }
   }
   kernel<<<shape.grid, shape.threads, shape.shared_bytes, stream>>>(Parameters(arguments)...);
   const cudaError_t error = cudaGetLastError();
   return error == cudaSuccess ? Launched{} : Launched{cudaGetErrorString(error)};
 #else
   static_cast<void>(stream);
-  Emulate(shape.grid, shape.threads, shape.shared_bytes, [&] { kernel(Parameters(arguments)...); });
+  Submit([=] {
+    Emulate(shape.grid, shape.threads, shape.shared_bytes,
+            [&] { kernel(Parameters(arguments)...); });
+  });
   return {};
 #endif
 }

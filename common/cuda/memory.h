@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <new>
 #include <string>
 #include <utility>
 
@@ -8,8 +9,18 @@
 
 // Memory and streams of a GPU, owned; under the emulation the host's memory, where a stream is
 // nothing and copies are done at once. Whoever includes this needs no CUDA headers. What fails
-// throws std::runtime_error naming the call and, of memory, the bytes.
+// throws std::runtime_error naming the call, or NoMemory with the bytes.
 namespace palimpsest::cuda {
+
+// There is none: nothing else is wrong, who asked may go on without.
+class NoMemory final : public std::bad_alloc {
+ public:
+  explicit NoMemory(std::string what) : what_(std::move(what)) {}
+  const char* what() const noexcept override { return what_.c_str(); }
+
+ private:
+  std::string what_;
+};
 
 // Is there a GPU (or the emulation)? Empty, or why not.
 std::string WhyNoDevice();

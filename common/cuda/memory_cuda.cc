@@ -1,21 +1,12 @@
-#include <cuda_runtime.h>
-
-#include <stdexcept>
-
+#include "common/cuda/check_cuda.h"
 #include "common/cuda/memory.h"
 
 namespace palimpsest::cuda {
-namespace {
-
-void Check(cudaError_t error, const std::string& what) {
-  if (error != cudaSuccess) throw std::runtime_error(what + ": " + cudaGetErrorString(error));
-}
-
-}  // namespace
 
 std::string WhyNoDevice() {
   int count = 0;
   const cudaError_t error = cudaGetDeviceCount(&count);
+  Ignore(error);
   if (error != cudaSuccess) return cudaGetErrorString(error);
   return count > 0 ? "" : "no GPU";
 }
@@ -26,7 +17,7 @@ const char* PlatformName() { return "cuda"; }
 OwnedStream::OwnedStream() {
   Check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
 }
-OwnedStream::~OwnedStream() { cudaStreamDestroy(stream_); }
+OwnedStream::~OwnedStream() { Ignore(cudaStreamDestroy(stream_)); }
 
 void* OnDevice::Take(size_t bytes) {
   void* data = nullptr;
@@ -34,7 +25,7 @@ void* OnDevice::Take(size_t bytes) {
     Check(cudaMalloc(&data, bytes), "cudaMalloc of " + std::to_string(bytes) + " bytes");
   return data;
 }
-void OnDevice::Give(void* data) noexcept { cudaFree(data); }
+void OnDevice::Give(void* data) noexcept { Ignore(cudaFree(data)); }
 
 void* OnHost::Take(size_t bytes) {
   void* data = nullptr;
@@ -42,7 +33,7 @@ void* OnHost::Take(size_t bytes) {
     Check(cudaMallocHost(&data, bytes), "cudaMallocHost of " + std::to_string(bytes) + " bytes");
   return data;
 }
-void OnHost::Give(void* data) noexcept { cudaFreeHost(data); }
+void OnHost::Give(void* data) noexcept { Ignore(cudaFreeHost(data)); }
 
 void CopyToDevice(void* to, const void* from, size_t bytes, Stream stream) {
   Check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream), "copy to the GPU");
@@ -58,9 +49,7 @@ void CopyRowsOnDevice(void* to, const void* from, size_t pitch, size_t bytes, si
   Check(cudaMemcpy2DAsync(to, pitch, from, pitch, bytes, rows, cudaMemcpyDeviceToDevice, stream),
         "copy on the GPU");
 }
-void Wait(Stream stream) {
-  Check(cudaGetLastError(), "a launch");
-  Check(cudaStreamSynchronize(stream), "a kernel");
-}
+// Launches have told what they were refused for (Launched).
+void Wait(Stream stream) { Check(cudaStreamSynchronize(stream), "a kernel"); }
 
 }  // namespace palimpsest::cuda

@@ -1,4 +1,5 @@
 #include <cublas_v2.h>
+#include <cuda_runtime.h>
 
 #include <stdexcept>
 #include <string>
@@ -13,8 +14,9 @@ namespace {
 constexpr size_t kWorkspaceBytes = 32 << 20;
 
 void Check(cublasStatus_t status, const char* what) {
-  if (status != CUBLAS_STATUS_SUCCESS)
-    throw std::runtime_error(std::string(what) + ": " + cublasGetStatusString(status));
+  if (status == CUBLAS_STATUS_SUCCESS) return;
+  cudaGetLastError();  // told here, not by the next launch
+  throw std::runtime_error(std::string(what) + ": " + cublasGetStatusString(status));
 }
 
 constexpr cudaDataType_t TypeOf(const float*) { return CUDA_R_32F; }

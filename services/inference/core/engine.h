@@ -67,6 +67,12 @@ struct Finished {
   std::vector<Alternatives> prompt_top;
 };
 
+// It failed here, where a step broke, a GPU was lost or the engine goes: not by what was asked, so
+// another replica, or this one anew, may do it.
+inline bool IsOfInfrastructure(const absl::Status& status) {
+  return absl::IsInternal(status) || absl::IsUnavailable(status);
+}
+
 struct Failure {
   int32_t sample = 0;
   absl::Status status;
@@ -91,6 +97,9 @@ struct ScoreRequest {
   std::vector<context::Event> events;  // forced; a missing digest is filled in, a wrong one refused
   double temperature = 1;              // > 0
   std::optional<int32_t> top = {};     // alternatives per token, [0, rl::kMaxAlternatives]
+  // By the weights and the pass that decode, where those of replay are others (on a GPU): do they
+  // say the same? Without events.
+  bool as_decoded = false;
 };
 struct ScoreResult {
   std::vector<float> logprobs;         // [tokens - 1]

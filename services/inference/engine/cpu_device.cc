@@ -27,9 +27,10 @@ class CpuDevice final : public StepDevice {
         scale_(1 / std::sqrt(static_cast<double>(config().head_dim))),
         pool_(config().layers, config().kv_heads, config().head_dim, DTypeOf(*decoder_), pages) {}
 
-  absl::Status CheckEvents(context::Method, const context::Parameters&, bool) const override {
+  absl::Status CheckPolicy(const context::ContextPolicy&) const override {
     return absl::OkStatus();
   }
+  absl::Status CheckForced(const context::Event&) const override { return absl::OkStatus(); }
 
   absl::StatusOr<std::unique_ptr<StagedWeights>> Stage(
       std::shared_ptr<const model::Decoder> decoder) const override {

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_format.h"
 #include "services/inference/core/page_pool.h"
+#include "services/inference/engine/cuda_event_limits.h"
 #include "services/inference/engine/cuda_events.h"
 #include "services/inference/engine/cuda_pass.h"
 #include "services/inference/engine/cuda_weights.h"
@@ -19,18 +20,20 @@ class CudaDevice final : public StepDevice {
       : config_(decoder.config()),
         weights_(CopyWeights<Stored>(decoder)),
         pool_(config_, pages),
-        pass_(config_, pool_, stream_.get()),
-        events_(config_, pool_, stream_.get()) {}
+        pass_(config_, pool_, stream_.get(), shelf_),
+        events_(config_, pool_, stream_.get(), shelf_) {}
 
-  absl::Status CheckEvents(context::Method method, const context::Parameters& parameters,
-                           bool forced) const override {
-    return DeviceEvents<Stored>::Check(method, parameters, forced);
+  absl::Status CheckPolicy(const context::ContextPolicy& policy) const override {
+    return CheckDevicePolicy(policy);
+  }
+  absl::Status CheckForced(const context::Event& event) const override {
+    return CheckDeviceForced(event);
   }
 
   absl::StatusOr<std::unique_ptr<StagedWeights>> Stage(
       std::shared_ptr<const model::Decoder> decoder) const override {
     try {
-      return CopyWeights<Stored>(*decoder);
+      return shelf_.OrEmptied([&] { return CopyWeights<Stored>(*decoder); });
     } catch (const std::exception& error) {
       return absl::ResourceExhaustedError(
           absl::StrFormat("new weights beside the live ones on the GPU: %s", error.what()));
@@ -39,7 +42,6 @@ class CudaDevice final : public StepDevice {
   void Flip(std::unique_ptr<StagedWeights> weights) override {
     cuda::Wait(stream_.get());
     weights_.reset(static_cast<DeviceWeights<Stored>*>(weights.release()));
-    pass_.NewWeights();
   }
 
   void CopyPage(int32_t from, int32_t to) override {
@@ -88,7 +90,7 @@ class CudaDevice final : public StepDevice {
  private:
   const model::ModelConfig config_;
   cuda::OwnedStream stream_;
-  DeviceShelf shelf_;
+  mutable DeviceShelf shelf_;
   std::unique_ptr<DeviceWeights<Stored>> weights_;
   DevicePool<Stored> pool_;
   DevicePass<Stored> pass_;

@@ -4,12 +4,12 @@
 #include <cmath>
 #include <map>
 
-#include "absl/strings/str_format.h"
 #include "common/compaction/choose.h"
 #include "common/compaction/cuda/match.h"
 #include "common/compaction/cuda/solve.h"
 #include "common/compaction/cuda/write_back.h"
 #include "services/inference/core/page_pool.h"
+#include "services/inference/engine/cuda_event_limits.h"
 
 namespace palimpsest::inference {
 namespace {
@@ -18,16 +18,10 @@ using context::Chooser;
 using context::Method;
 
 constexpr int64_t kWorkspaceBytes = int64_t{1} << 30;
-constexpr int kMostWindow = 16384;  // slots of a window that a device ranks
 
 // What becomes of a problem on the device: its kept slots are known and move; or it is scored, and
 // then chosen (unless they are known) and either moved or fitted.
 enum class Work { kMove, kEvict, kFit };
-
-absl::Status Refused(const char* field, std::string_view value, const char* what) {
-  return absl::InvalidArgumentError(
-      absl::StrFormat("context.%s=%s: inference.device=cuda %s", field, std::string(value), what));
-}
 
 }  // namespace
 
@@ -57,24 +51,6 @@ struct DeviceEvents<Stored>::Arrays {
   Stored* values = nullptr;
   int32_t* solves = nullptr;
 };
-
-template <class Stored>
-absl::Status DeviceEvents<Stored>::Check(Method method, const context::Parameters& p, bool forced) {
-  const bool fits = method == Method::kAttentionMatching;
-  const bool listens =
-      fits || (method == Method::kEvict && p.chooser == Chooser::kAttention && !forced);
-  if (!forced && context::Carries(method, p.chooser))
-    return Refused("parameters.chooser", Name(p.chooser), "knows no chooser that carries");
-  if (!listens) return absl::OkStatus();
-  if (fits && !forced && p.chooser != Chooser::kRms)
-    return Refused("parameters.chooser", Name(p.chooser), "chooses by rms alone");
-  if (p.reference_kind != context::ReferenceKind::kQueries)
-    return Refused("parameters.reference_kind", Name(p.reference_kind), "listens to queries alone");
-  if (p.holdout_every != 0)
-    return Refused("parameters.holdout_every", std::to_string(p.holdout_every),
-                   "holds no query out");
-  return absl::OkStatus();
-}
 
 template <class Stored>
 typename DeviceEvents<Stored>::Problem DeviceEvents<Stored>::Describe(int layer, int head,
@@ -133,7 +109,7 @@ void DeviceEvents<Stored>::PlaceReferences(int layer, std::span<EventTask> event
     const auto* ring = static_cast<const DeviceRing<Stored>*>(e.ring);
     if (ring != nullptr && before(*ring, r) < r.size()) copied += r.size();
   }
-  Grow(references_, sizeof(Stored) * copied * row);
+  Grow(references_, sizeof(Stored) * copied * row, shelf_);
   Stored* to = references_.as<Stored>();
   for (const EventTask& e : events) {
     const context::Range r = e.request->event.reference;
@@ -163,15 +139,8 @@ void DeviceEvents<Stored>::Solve(int layer, int first_head, int heads,
     for (int h = 0; h < heads && events[i].status.ok(); ++h) {
       Problem p = Describe(layer, first_head + h, events[i], h);
       p.event_index = i;
-      if (p.work == Work::kFit && p.facts.keep > compaction::kMostKept) {
-        events[i].status = absl::InvalidArgumentError(absl::StrFormat(
-            "an event would keep %d slots of a head, inference.device=cuda fits at most %d",
-            p.facts.keep, compaction::kMostKept));
-      } else if (!p.known && p.facts.width > kMostWindow) {
-        events[i].status = absl::InvalidArgumentError(absl::StrFormat(
-            "an event's window has %d slots, inference.device=cuda chooses among at most %d",
-            p.facts.width, kMostWindow));
-      }
+      events[i].status = CheckDeviceWindow(*events[i].request, p.work == Work::kFit, !p.known,
+                                           p.facts.width, p.facts.keep);
       problems.push_back(std::move(p));
     }
   }
@@ -260,8 +229,10 @@ typename DeviceEvents<Stored>::Arrays DeviceEvents<Stored>::Upload(
 template <class Stored>
 void DeviceEvents<Stored>::PlaceAnswers(size_t count, Arrays& a) {
   const size_t kept_slots = count * a.t, d = config_.head_dim;
-  Grow(answers_, sizeof(double) * 3 * count + (sizeof(float) + sizeof(Stored) * d) * kept_slots +
-                     sizeof(int32_t) * count + 2 * DeviceUpload::kAlign);
+  Grow(answers_,
+       sizeof(double) * 3 * count + (sizeof(float) + sizeof(Stored) * d) * kept_slots +
+           sizeof(int32_t) * count + 2 * DeviceUpload::kAlign,
+       shelf_);
   a.residuals = answers_.as<double>();
   a.mass_errors = a.residuals + count;
   a.output_errors = a.mass_errors + count;
@@ -281,7 +252,7 @@ void DeviceEvents<Stored>::Launch(const Arrays& a, std::span<Problem*> problems)
   const bool measured = std::any_of(problems.begin(), problems.end(),
                                     [](const Problem* p) { return p->event->measured; });
   if (work != Work::kMove) {
-    Grow(workspace_, compaction::EventWorkspaceBytes(count, a.w, a.n, a.t, d));
+    Grow(workspace_, compaction::EventWorkspaceBytes(count, a.w, a.n, a.t, d), shelf_);
     const compaction::EventBatch<Stored> batch{
         .windows = {.windows = a.windows,
                     .heads = a.heads,
@@ -327,7 +298,7 @@ void DeviceEvents<Stored>::Take(const Arrays& a, std::span<Problem*> problems) {
   const size_t count = problems.size(), doubles = sizeof(double) * 3 * count,
                slots = sizeof(int32_t) * count * a.t;
   const Work work = problems.front()->work;
-  if (answers_here_.bytes() < doubles + slots) answers_here_ = cuda::HostMemory(doubles + slots);
+  Grow(answers_here_, doubles + slots, shelf_);
   if (work != Work::kMove) {
     cuda::CopyFromDevice(answers_here_.as<double>(), a.residuals, doubles, stream_);
     cuda::CopyFromDevice(answers_here_.as<char>() + doubles, a.kept, slots, stream_);

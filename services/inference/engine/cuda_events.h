@@ -14,12 +14,9 @@ template <class Stored>
 class DeviceEvents {
  public:
   DeviceEvents(const model::ModelConfig& config, const DevicePool<Stored>& pool,
-               cuda::Stream stream)
-      : config_(config), pool_(pool), stream_(stream) {}
+               cuda::Stream stream, DeviceShelf& shelf)
+      : config_(config), pool_(pool), stream_(stream), shelf_(shelf), inputs_(shelf) {}
 
-  // As StepDevice::CheckEvents; forced: their positions are given.
-  static absl::Status Check(context::Method method, const context::Parameters& parameters,
-                            bool forced);
   void Solve(int layer, int first_head, int heads, std::span<EventTask> events);
 
  private:
@@ -38,6 +35,7 @@ class DeviceEvents {
   const model::ModelConfig& config_;
   const DevicePool<Stored>& pool_;
   cuda::Stream stream_;
+  DeviceShelf& shelf_;
   DeviceUpload inputs_;
   cuda::DeviceMemory workspace_, answers_, references_;
   cuda::HostMemory answers_here_;

@@ -70,8 +70,14 @@ struct DevicePass<Stored>::Inputs {
 
 template <class Stored>
 DevicePass<Stored>::DevicePass(const model::ModelConfig& config, const DevicePool<Stored>& pool,
-                               cuda::Stream stream)
-    : config_(config), pool_(pool), stream_(stream), products_(stream) {}
+                               cuda::Stream stream, DeviceShelf& shelf)
+    : config_(config),
+      pool_(pool),
+      stream_(stream),
+      shelf_(shelf),
+      products_(stream),
+      inputs_(shelf),
+      picks_(shelf) {}
 
 // Who decodes, who is a chunk, and how large all is.
 template <class Stored>
@@ -203,27 +209,26 @@ void DevicePass<Stored>::FillChunks(std::span<const StepRows> sequences, Chunks&
   }
 }
 
-// Room for all that a pass computes. True: something has moved.
+// Room for all that a pass computes.
 template <class Stored>
-bool DevicePass<Stored>::Reserve(const Inputs& in) {
+void DevicePass<Stored>::Reserve(const Inputs& in) {
   const model::ModelConfig& c = config_;
   const size_t d = c.head_dim, heads = c.heads * d, chunks = in.chunks.sequences.size(),
                kv_heads = c.kv_heads;
-  bool moved = false;
   const auto rows = [&](cuda::DeviceMemory& memory, size_t width) {
-    moved |= Grow(memory, sizeof(Stored) * in.rows * width);
+    Grow(memory, sizeof(Stored) * in.rows * width, shelf_);
   };
   rows(x_, c.hidden), rows(normed_, c.hidden), rows(add_, c.hidden);
   rows(qkv_, heads + 2 * kv_heads * d), rows(q_, heads), rows(mixed_, heads);
   rows(inner_, 2 * size_t(c.intermediate)), rows(gated_, c.intermediate);
-  moved |= Grow(parts_, sizeof(float) * attention::DecodeScratch(in.singles, c.heads, c.head_dim,
-                                                                 in.max_slots));
+  Grow(parts_,
+       sizeof(float) * attention::DecodeScratch(in.singles, c.heads, c.head_dim, in.max_slots),
+       shelf_);
   // These are in no graph.
-  Grow(sums_, sizeof(float) * in.chunks.rows * heads);
-  Grow(lse_, sizeof(float) * in.chunks.rows * c.heads);
-  Grow(earlier_, sizeof(int64_t) * chunks * kv_heads * in.chunks.most_slots);
-  Grow(own_, sizeof(int64_t) * chunks * kv_heads * in.chunks.longest);
-  return moved;
+  Grow(sums_, sizeof(float) * in.chunks.rows * heads, shelf_);
+  Grow(lse_, sizeof(float) * in.chunks.rows * c.heads, shelf_);
+  Grow(earlier_, sizeof(int64_t) * chunks * kv_heads * in.chunks.most_slots, shelf_);
+  Grow(own_, sizeof(int64_t) * chunks * kv_heads * in.chunks.longest, shelf_);
 }
 
 template <class Stored>
@@ -233,12 +238,17 @@ void DevicePass<Stored>::Run(const DeviceWeights<Stored>& weights,
     if (s.ring != nullptr) static_cast<DeviceRing<Stored>*>(s.ring)->HaveMemory();
   }
   Inputs in = Plan(sequences);
-  const bool moved = inputs_.Begin(UploadBytes(in), stream_);
-  if (Reserve(in) || moved) graphs_.Forget();
+  inputs_.Begin(UploadBytes(in), stream_);
+  Reserve(in);
   Fill(sequences, in);
   inputs_.Send(stream_);
   if (in.captured) {
-    graphs_.Run({in.singles, in.max_slots}, stream_, [&] { Launch(weights, in); });
+    // All that Launch reads and writes, but for the pool, which never moves.
+    std::vector<const void*> places = {weights.memory.template as<void>(), inputs_.place()};
+    for (const auto* memory :
+         {&x_, &normed_, &add_, &qkv_, &q_, &mixed_, &inner_, &gated_, &parts_})
+      places.push_back(memory->template as<void>());
+    graphs_.Run({in.singles, in.max_slots}, places, stream_, [&] { Launch(weights, in); });
   } else {
     Launch(weights, in);
   }
@@ -401,11 +411,10 @@ std::span<const float> DevicePass<Stored>::Logits(const DeviceWeights<Stored>& w
   const int32_t* there = picks_.Put(rows.size(), index);
   std::transform(rows.begin(), rows.end(), index.begin(), [&](int32_t r) { return row_of_[r]; });
   picks_.Send(stream_);
-  Grow(taken_, sizeof(Stored) * count * config_.hidden);
+  Grow(taken_, sizeof(Stored) * count * config_.hidden, shelf_);
   const size_t floats = rows.size() * config_.vocab;
-  Grow(logits_, sizeof(float) * floats);
-  if (logits_here_.bytes() < sizeof(float) * floats)
-    logits_here_ = cuda::HostMemory(sizeof(float) * floats);
+  Grow(logits_, sizeof(float) * floats, shelf_);
+  Grow(logits_here_, sizeof(float) * floats, shelf_);
   cuda::Require(model::TakeRows(normed_.as<Stored>(), there, count, config_.hidden,
                                 taken_.as<Stored>(), stream_));
   products_.Multiply(taken_.as<Stored>(), weights.head, count, config_.hidden, config_.vocab,

@@ -71,13 +71,13 @@ class DeviceRing final : public QueryRing {
 template <class Stored>
 class DevicePass {
  public:
-  DevicePass(const model::ModelConfig& config, const DevicePool<Stored>& pool, cuda::Stream stream);
+  // All of them outlive it.
+  DevicePass(const model::ModelConfig& config, const DevicePool<Stored>& pool, cuda::Stream stream,
+             DeviceShelf& shelf);
 
   void Run(const DeviceWeights<Stored>& weights, std::span<const StepRows> sequences);
   std::span<const float> Logits(const DeviceWeights<Stored>& weights,
                                 std::span<const int32_t> rows);
-  // Graphs know where weights stand.
-  void NewWeights() { graphs_.Forget(); }
 
  private:
   struct Inputs;
@@ -89,7 +89,7 @@ class DevicePass {
                 std::span<int32_t> positions, std::span<int64_t> slots, std::span<Stored*> ring_to,
                 std::span<int64_t> ring_stride, int rows) const;
   void FillChunks(std::span<const StepRows> sequences, Chunks& chunks);
-  bool Reserve(const Inputs& in);
+  void Reserve(const Inputs& in);
   void Launch(const DeviceWeights<Stored>& weights, const Inputs& in);
   void Attend(int layer, const Inputs& in);
   void AttendChunks(int layer, const Inputs& in);
@@ -99,6 +99,7 @@ class DevicePass {
   const model::ModelConfig& config_;
   const DevicePool<Stored>& pool_;
   cuda::Stream stream_;
+  DeviceShelf& shelf_;
   model::DeviceProducts products_;
   cuda::Graphs graphs_;
   DeviceUpload inputs_, picks_;

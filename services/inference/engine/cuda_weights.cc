@@ -2,6 +2,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <list>
 #include <map>
 #include <string>
 
@@ -12,7 +13,8 @@ namespace palimpsest::inference {
 namespace {
 
 // Gives out places in one block of memory, each at a multiple of 256 bytes, and copies into them
-// once there is one. Without a block it counts.
+// once there is one: what is copied stays until the stream is done or this goes. Without a block it
+// counts.
 class Places {
  public:
   Places(const model::NamedTensors& parameters, char* block, cuda::Stream stream)
@@ -23,8 +25,8 @@ class Places {
 
   template <class T>
   const T* Put(const at::Tensor& tensor) {
-    const at::Tensor rows = tensor.contiguous();
-    return static_cast<const T*>(Put({&rows}));
+    kept_.push_back(tensor.contiguous());
+    return static_cast<const T*>(Put({&kept_.back()}));
   }
   // Of these names one behind the other; nullptr when the model has none of them.
   template <class T>
@@ -54,6 +56,7 @@ class Places {
   cuda::Stream stream_;
   size_t bytes_ = 0;
   std::map<std::string, const at::Tensor*> tensors_;
+  std::list<at::Tensor> kept_;  // what is copied and belongs to nobody else
 };
 
 template <class Stored>

@@ -3,6 +3,7 @@
 #include <deque>
 #include <exception>
 #include <functional>
+#include <new>
 #include <optional>
 #include <random>
 #include <thread>
@@ -50,7 +51,10 @@ class DecodeEngine final : public Engine, public Sessions {
 
   absl::Status Submit(GenerationRequest request, std::shared_ptr<GenerationSink> sink) override {
     if (tokenizer_) RETURN_IF_ERROR(StopStrings::Create(request.sampling.stop_strings).status());
-    if (request.step) return SubmitStep(std::move(request), std::move(sink));
+    if (request.step) {
+      if (const auto& forced = request.step->forced) RETURN_IF_ERROR(device_->CheckForced(*forced));
+      return SubmitStep(std::move(request), std::move(sink));
+    }
     RETURN_IF_ERROR(CheckRequest(request, model_, options_.limits, tokenizer_ != nullptr));
     RETURN_IF_ERROR(CheckEvents(request.context, request.begun));
     absl::MutexLock lock(&mu_);
@@ -110,6 +114,15 @@ class DecodeEngine final : public Engine, public Sessions {
   }
 
   absl::StatusOr<ScoreResult> Score(const ScoreRequest& request) override {
+    if (request.as_decoded && options_.device == "cuda") {
+      RETURN_IF_ERROR(CheckScore(request, model_.vocab, model_.max_position));
+      using Scored = absl::StatusOr<ScoreResult>;
+      return Ordered<Scored>([&](RunningBatch& batch) -> Scored {
+        mu_.AssertHeld();
+        RETURN_IF_ERROR(lost_);
+        return batch.Score(request, version_);
+      });
+    }
     const model::BorrowedThreads threads;
     std::shared_ptr<const model::Decoder> decoder;
     PolicyVersion version;
@@ -142,9 +155,10 @@ class DecodeEngine final : public Engine, public Sessions {
       return next_ == nullptr || stop_ || !lost_.ok();
     };
     mu_.Await(absl::Condition(&flipped));
-    if (next_ != nullptr && !lost_.ok()) return lost_;
+    RETURN_IF_ERROR(lost_);
     if (next_ != nullptr)
       return absl::UnavailableError("the engine stopped before the weights were flipped");
+    RETURN_IF_ERROR(flipped_);
     return UpdateResult{.version = version,
                         .load_seconds = absl::ToDoubleSeconds(loaded - begin),
                         .flip_seconds = absl::ToDoubleSeconds(clock_.Now() - loaded)};
@@ -202,7 +216,9 @@ class DecodeEngine final : public Engine, public Sessions {
     orders_.push_back([&](RunningBatch& batch) {
       try {
         result = what(batch);
-      } catch (const std::exception& error) {  // a device without memory for a fork's copy
+      } catch (const std::bad_alloc& error) {  // a device has none for a fork's copy
+        result = absl::ResourceExhaustedError(error.what());
+      } catch (const std::exception& error) {
         result = absl::InternalError(error.what());
       }
       done = true;
@@ -224,11 +240,9 @@ class DecodeEngine final : public Engine, public Sessions {
   // What the device cannot do is refused before anything happens.
   absl::Status CheckEvents(const context::ContextPolicy& policy,
                            std::span<const rl::Rollout> begun) const {
-    if (!std::holds_alternative<context::NoTrigger>(policy.trigger))
-      RETURN_IF_ERROR(device_->CheckEvents(policy.method, policy.parameters, false));
+    RETURN_IF_ERROR(device_->CheckPolicy(policy));
     for (const rl::Rollout& log : begun) {
-      for (const context::Event& e : log.events)
-        RETURN_IF_ERROR(device_->CheckEvents(e.method, e.parameters, true));
+      for (const context::Event& e : log.events) RETURN_IF_ERROR(device_->CheckForced(e));
     }
     return absl::OkStatus();
   }
@@ -322,7 +336,7 @@ class DecodeEngine final : public Engine, public Sessions {
         if (stop_) break;
         sessions_.DeleteIdle();
         CarryOut(*batch);
-        Flip(*batch);
+        Flip(batch);
         AdmitWaiting(*batch);
         version = version_;
         paused = paused_;
@@ -349,43 +363,47 @@ class DecodeEngine final : public Engine, public Sessions {
     try {
       batch->Step(version);
     } catch (const std::exception& error) {
-      const absl::Status usable = device_->Usable();
-      {
-        absl::MutexLock lock(&mu_);
-        for (const auto& s : active_) {
-          s->cancel_status =
-              absl::InternalError(absl::StrFormat("the step failed: %s", error.what()));
-          s->cancelled = true;
-        }
-        if (!usable.ok()) Lose(usable);
-      }
-      batch->Sweep();
-      StartBatch(batch);
+      absl::MutexLock lock(&mu_);
+      EndRunning(absl::StrFormat("the step failed: %s", error.what()), batch).IgnoreError();
     }
   }
 
-  void Lose(const absl::Status& why) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
-    lost_ = why;
-    for (auto* list : {&waiting_, &active_}) {
-      for (const auto& s : *list) {
-        s->cancel_status = why;
-        s->cancelled = true;
-      }
-    }
+  // Returns what they were told.
+  absl::Status EndRunning(const std::string& why, std::optional<RunningBatch>& batch)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    lost_ = device_->Usable();
+    const absl::Status told = lost_.ok() ? absl::InternalError(why) : lost_;
+    const auto end = [&](const std::shared_ptr<RequestState>& s) {
+      s->cancel_status = told;
+      s->cancelled = true;
+    };
+    std::for_each(active_.begin(), active_.end(), end);
+    if (!lost_.ok()) std::for_each(waiting_.begin(), waiting_.end(), end);
+    batch->Sweep();
+    StartBatch(batch);
+    return told;
   }
 
   void CarryOut(RunningBatch& batch) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
     for (; !orders_.empty(); orders_.pop_front()) orders_.front()(batch);
   }
 
-  void Flip(RunningBatch& batch) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+  // What the device throws there ends what runs, as in a step; the old weights stay.
+  void Flip(std::optional<RunningBatch>& batch) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
     if (next_ == nullptr || !lost_.ok()) return;
-    if (next_mode_ == WeightsMode::kFinish && !batch.empty()) return;
-    batch.NewWeights(next_mode_);
-    device_->Flip(std::move(next_weights_));
-    decoder_ = std::move(next_);
+    if (next_mode_ == WeightsMode::kFinish && !batch->empty()) return;
+    flipped_ = absl::OkStatus();
+    try {
+      batch->NewWeights(next_mode_);
+      device_->Flip(std::move(next_weights_));
+      decoder_ = next_;
+      version_ = next_version_;
+    } catch (const std::exception& error) {
+      flipped_ =
+          EndRunning(absl::StrFormat("new weights were not flipped: %s", error.what()), batch);
+    }
     next_ = nullptr;
-    version_ = next_version_;
+    next_weights_ = nullptr;
   }
 
   void SweepWaiting() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
@@ -405,8 +423,9 @@ class DecodeEngine final : public Engine, public Sessions {
       for (int32_t i = 0; i < s->request.n; ++i) {
         Failure told{.sample = s->request.first_sample + i,
                      .status = status,
-                     .retryable = false,
-                     .outcome = rl::Outcome::kCancelled,
+                     .retryable = IsOfInfrastructure(status),
+                     .outcome = IsOfInfrastructure(status) ? rl::Outcome::kInfraFailed
+                                                           : rl::Outcome::kCancelled,
                      .partial = {}};
         if (const rl::Rollout* begun = FindBegun(s->request, told.sample)) told.partial = *begun;
         s->sink->OnFailure(std::move(told));
@@ -460,6 +479,7 @@ class DecodeEngine final : public Engine, public Sessions {
   std::unique_ptr<StagedWeights> next_weights_;  // of next_
   PolicyVersion version_, next_version_;
   WeightsMode next_mode_ = WeightsMode::kKeep;
+  absl::Status flipped_ ABSL_GUARDED_BY(mu_);  // how it went with the last that were next_
   Load load_ ABSL_GUARDED_BY(mu_);
   int32_t queued_ ABSL_GUARDED_BY(mu_) = 0;
   bool paused_ ABSL_GUARDED_BY(mu_) = false;

@@ -3,17 +3,9 @@
 #include <algorithm>
 #include <span>
 
-#include "common/cuda/memory.h"
+#include "services/inference/engine/device_shelf.h"
 
 namespace palimpsest::inference {
-
-// Grows `memory` to at least `bytes` (what stood in it is lost). True: it has moved.
-inline bool Grow(cuda::DeviceMemory& memory, size_t bytes) {
-  if (bytes <= memory.bytes()) return false;
-  memory = {};
-  memory = cuda::DeviceMemory(bytes);
-  return true;
-}
 
 // Arrays that go to a device in one copy: filled here one after another, at addresses that hang on
 // their sizes alone.
@@ -21,18 +13,18 @@ class DeviceUpload {
  public:
   static constexpr size_t kAlign = 256;
 
+  // The shelf outlives it.
+  explicit DeviceUpload(DeviceShelf& shelf) : shelf_(shelf) {}
+
   // Begins anew, with room for so many bytes and kAlign for each array; waits for the copy before.
-  // True: arrays stand elsewhere than before.
-  bool Begin(size_t bytes, cuda::Stream stream) {
+  void Begin(size_t bytes, cuda::Stream stream) {
     cuda::Wait(stream);
     used_ = 0;
-    if (bytes <= device_.bytes()) return false;
-    const size_t room = std::max(bytes, 2 * device_.bytes());
-    device_ = {};
-    host_ = {};
-    device_ = cuda::DeviceMemory(room);
-    host_ = cuda::HostMemory(room);
-    return true;
+    const size_t both = std::min(device_.bytes(), host_.bytes());  // one may have been left empty
+    if (bytes <= both) return;
+    const size_t room = std::max(bytes, 2 * both);
+    Grow(device_, room, shelf_);
+    Grow(host_, room, shelf_);
   }
   // An array of `count`; `here` is where it is filled, the answer where kernels read it.
   template <class T>
@@ -45,8 +37,11 @@ class DeviceUpload {
   void Send(cuda::Stream stream) {
     cuda::CopyToDevice(device_.as<char>(), host_.as<char>(), used_, stream);
   }
+  // Where the arrays stand on the device.
+  const void* place() const { return device_.as<void>(); }
 
  private:
+  DeviceShelf& shelf_;
   cuda::DeviceMemory device_;
   cuda::HostMemory host_;
   size_t used_ = 0;

@@ -3,6 +3,7 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
+#include <new>
 #include <utility>
 
 #include "common/context/log.h"
@@ -205,7 +206,8 @@ void RunningBatch::CloseJob(EventJob& job) {
     Sequence& s = *due.sequence;
     if (!status.ok()) {
       s.stopped = StopCause::kLength;
-      Fail(s, status, true, rl::Outcome::kInfraFailed);
+      const bool refused = absl::IsInvalidArgument(status);  // and would be again
+      Fail(s, status, !refused, refused ? rl::Outcome::kCancelled : rl::Outcome::kInfraFailed);
       continue;
     }
     if (due.forced) continue;
@@ -280,9 +282,17 @@ void RunningBatch::StartSamples() {
            static_cast<int64_t>(running_.size()) < limits_.max_running &&
            (running_.empty() ||
             RoomFor(QueryBytes(r, model_) + g->prompt->cache->carried_bytes() + Headroom()))) {
+      std::unique_ptr<SequenceCache> cache;
+      try {
+        cache = g->prompt->cache->Fork();
+      } catch (const std::bad_alloc& error) {  // a device's memory for recorded queries
+        FailGroup(*g, absl::ResourceExhaustedError(error.what()), true, rl::Outcome::kInfraFailed);
+        g->to_start.clear();
+        break;
+      }
       auto s = NewSequence(g->owner, g->to_start.front());
       g->to_start.pop_front();
-      s->cache = g->prompt->cache->Fork();
+      s->cache = std::move(cache);
       s->events = g->prompt->events;
       s->events_in_cache = s->events.size();
       s->prompt_logprobs = g->prompt->prompt_logprobs;

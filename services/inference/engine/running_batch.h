@@ -39,6 +39,10 @@ class RunningBatch {
   // Is there room for its prompt now, with nobody waiting to come back? Resting sessions make some.
   bool MakeRoomFor(const GenerationRequest& request);
   void Admit(std::shared_ptr<RequestState> owner, PolicyVersion version);
+  // Log-probabilities of a request without events by the device's pass, under the live weights. Its
+  // pages are taken from whoever has them, as for the oldest; RESOURCE_EXHAUSTED: the pool is too
+  // small.
+  absl::StatusOr<ScoreResult> Score(const ScoreRequest& request, PolicyVersion version);
   // After a fork, which copies recorded queries: resting sessions lose KV until the bound holds.
   void KeepBound();
 
@@ -96,6 +100,7 @@ class RunningBatch {
   void KeepPrefix(const Sequence& s);
   void LoseCache(Sequence& s);
   bool PreemptYoungest(const Sequence* than);
+  bool PreemptLast();
   void Resume();
   std::unique_ptr<SequenceCache> NewCache(const GenerationRequest& request);
   void AdmitStep(std::shared_ptr<RequestState> owner, PolicyVersion version);

@@ -28,7 +28,7 @@ std::optional<std::string> FirstStop(const std::string& text,
 
 // A failure of ours is one of infrastructure; the rest is somebody's wish.
 rl::Outcome OutcomeOf(const absl::Status& status) {
-  return absl::IsInternal(status) ? rl::Outcome::kInfraFailed : rl::Outcome::kCancelled;
+  return IsOfInfrastructure(status) ? rl::Outcome::kInfraFailed : rl::Outcome::kCancelled;
 }
 
 }  // namespace
@@ -201,14 +201,14 @@ void RunningBatch::Sweep() {
   DropStopped();  // whoever has had the last word gets no other
   for (Group& g : groups_) {
     const absl::Status status = verdict(*g.owner);
-    if (!status.ok()) FailGroup(g, status, absl::IsInternal(status), OutcomeOf(status));
+    if (!status.ok()) FailGroup(g, status, IsOfInfrastructure(status), OutcomeOf(status));
   }
   for (auto* list : {&running_, &preempted_}) {
     for (auto& s : *list) {
       const absl::Status status = verdict(*s->owner);
       if (status.ok()) continue;
       s->stopped = StopCause::kLength;
-      Fail(*s, status, absl::IsInternal(status), OutcomeOf(status));
+      Fail(*s, status, IsOfInfrastructure(status), OutcomeOf(status));
     }
   }
   DropStopped();

@@ -12,20 +12,19 @@
 #include "services/inference/core/sampler.h"
 
 namespace palimpsest::inference {
-namespace {
 
-absl::Status Check(const ScoreRequest& r, const model::ModelConfig& config) {
+absl::Status CheckScore(const ScoreRequest& r, int32_t vocab, int32_t max_position) {
   if (r.tokens.size() < 2)
     return absl::InvalidArgumentError(
         absl::StrFormat("ids has %d tokens, at least 2 are scored", r.tokens.size()));
-  if (static_cast<int64_t>(r.tokens.size()) > config.max_position) {
+  if (static_cast<int64_t>(r.tokens.size()) > max_position) {
     return absl::InvalidArgumentError(absl::StrFormat(
-        "ids has %d tokens, the model's max_position is %d", r.tokens.size(), config.max_position));
+        "ids has %d tokens, the model's max_position is %d", r.tokens.size(), max_position));
   }
   for (size_t i = 0; i < r.tokens.size(); ++i) {
-    if (r.tokens[i] < 0 || r.tokens[i] >= config.vocab) {
+    if (r.tokens[i] < 0 || r.tokens[i] >= vocab) {
       return absl::InvalidArgumentError(
-          absl::StrFormat("ids[%d]=%d is not in [0, %d)", i, r.tokens[i], config.vocab));
+          absl::StrFormat("ids[%d]=%d is not in [0, %d)", i, r.tokens[i], vocab));
     }
   }
   if (r.temperature == 0) return absl::InvalidArgumentError("temperature=0 is not > 0");
@@ -34,8 +33,12 @@ absl::Status Check(const ScoreRequest& r, const model::ModelConfig& config) {
     return absl::InvalidArgumentError(
         absl::StrFormat("top_logprobs=%d is not in [0, %d]", *r.top, rl::kMaxAlternatives));
   }
+  if (r.as_decoded && !r.events.empty())
+    return absl::InvalidArgumentError("as_decoded: events are replayed, none can be scored so");
   return absl::OkStatus();
 }
+
+namespace {
 
 constexpr int64_t kTopRows = 64;  // whose logits stand in memory at once
 
@@ -63,7 +66,7 @@ std::vector<Alternatives> TopOf(const model::Decoder& decoder, const at::Tensor&
 absl::StatusOr<ScoreResult> ScoreTokens(const model::Decoder& decoder, PolicyVersion version,
                                         const ScoreRequest& request) {
   const model::ModelConfig& config = decoder.config();
-  RETURN_IF_ERROR(Check(request, config));
+  RETURN_IF_ERROR(CheckScore(request, config.vocab, config.max_position));
   const context::Shape shape{.layers = config.layers, .kv_heads = config.kv_heads};
   ScoreResult result{.logprobs = {}, .top = {}, .events = request.events, .version = version};
   if (!result.events.empty()) {

@@ -115,9 +115,11 @@ absl::StatusOr<std::vector<SessionInfo>> SessionTable::Fork(const std::string& r
   if (origin->busy)
     return absl::AbortedError(absl::StrFormat("session_id=%s: a step of it runs", id));
   RETURN_IF_ERROR(CheckRoom(seeds.size()));
+  std::vector<std::unique_ptr<Sequence>> sequences;  // all, or a device had no memory for one
+  for (size_t i = 0; i < seeds.size(); ++i) sequences.push_back(origin->resting->Fork());
   for (size_t i = 0; i < seeds.size(); ++i) {
     const std::string fork = NewId();
-    std::unique_ptr<Sequence> s = origin->resting->Fork();
+    std::unique_ptr<Sequence> s = std::move(sequences[i]);
     Entry& e = open_[fork];
     e = {.spec = origin->spec,
          .forked_from = id,

@@ -9,7 +9,7 @@
 #include "common/attention/packed_batch.h"
 #include "common/base/status.h"
 #include "common/compaction/carried.h"
-#include "common/context/state.h"
+#include "common/context/policy.h"
 
 namespace palimpsest::model {
 class Decoder;
@@ -55,7 +55,8 @@ struct EventTask {
   // Answers.
   std::vector<std::vector<int32_t>> kept;  // of each head of the slice: positions, ascending
   context::Quality quality = {};           // added to: sums over heads; the residual is the worst
-  absl::Status status;                     // an error: this event cannot be made here
+  // An error: this event cannot be made here; INVALID_ARGUMENT: whoever asks again gets it again.
+  absl::Status status;
 };
 
 // The live slots of a head, where they stand in the pool.
@@ -69,15 +70,16 @@ class StagedWeights {
 };
 
 // Owner: the engine's thread, but for Stage. What goes wrong in a step (no memory, a device that
-// fails) is thrown: the step is lost then, and what was running with it.
+// fails) is thrown: the step is lost then, and what was running with it. What is thrown where a
+// ring finds no memory is a std::bad_alloc, and nothing has changed.
 class StepDevice {
  public:
   virtual ~StepDevice() = default;
 
-  // Can it make such events, with positions of its own choice or `forced` ones? INVALID_ARGUMENT
-  // naming field and value.
-  virtual absl::Status CheckEvents(context::Method method, const context::Parameters& parameters,
-                                   bool forced) const = 0;
+  // Can it make the events of a policy, as far as that alone tells, and one whose positions are
+  // given? INVALID_ARGUMENT naming field and value.
+  virtual absl::Status CheckPolicy(const context::ContextPolicy& policy) const = 0;
+  virtual absl::Status CheckForced(const context::Event& event) const = 0;
 
   // New weights of the same model beside those that are live. Thread: any.
   virtual absl::StatusOr<std::unique_ptr<StagedWeights>> Stage(

@@ -20,7 +20,8 @@ absl::StatusOr<std::optional<double>> CanaryError(const weights::VersionInfo& ve
   ASSIGN_OR_RETURN(const std::vector<weights::CanaryPrompt> prompts, weights::CanaryFromJson(text));
   double worst = 0;
   for (const weights::CanaryPrompt& prompt : prompts) {
-    ASSIGN_OR_RETURN(const ScoreResult score, engine.Score({.tokens = prompt.ids}));
+    ASSIGN_OR_RETURN(const ScoreResult score,
+                     engine.Score({.tokens = prompt.ids, .as_decoded = true}));
     for (size_t i = 0; i < prompt.logprobs.size(); ++i) {
       worst = std::max(worst, std::abs(double{score.logprobs[i]} - double{prompt.logprobs[i]}));
     }

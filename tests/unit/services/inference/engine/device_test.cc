@@ -1,3 +1,4 @@
+#include "services/inference/engine/cuda_event_limits.h"
 #include "tests/unit/services/inference/engine/device_testing.h"
 
 namespace palimpsest::inference {
@@ -231,6 +232,47 @@ TEST_F(DeviceTest, WhatTheKernelsDoNotKnowIsRefusedByName) {
   refused([](auto& c) { c.parameters.reference_kind = context::ReferenceKind::kKeys; },
           "parameters.reference_kind=keys");
   refused([](auto& c) { c.parameters.holdout_every = 4; }, "parameters.holdout_every=4");
+  refused(
+      [](auto& c) {
+        c.trigger = context::KvBudget{.budget = 20100, .window = 20000, .keep_ratio = 0.01};
+      },
+      "context.kv_budget.window=20000");
+  refused(
+      [](auto& c) {
+        c.trigger = context::Segments{.every = 64, .window = 4096, .keep_ratio = 0.26};
+      },
+      "context.segments.keep_ratio=0.26 keeps 1064 of window=4096");
+}
+
+// Of manual events nobody knows the window before it is asked for.
+TEST(CudaEventLimitsTest, WhatOnlyTheWindowTellsIsNamedThen) {
+  attention::ReplayEvent asked;
+  asked.event.at = 9000;
+  asked.event.window = {100, 8100};
+  EXPECT_TRUE(CheckDeviceWindow(asked, true, true, 8000, 1024).ok());
+  for (const absl::Status& refused : {CheckDeviceWindow(asked, true, true, 8000, 1025),
+                                      CheckDeviceWindow(asked, false, true, 16385, 10)}) {
+    EXPECT_TRUE(absl::IsInvalidArgument(refused));
+    EXPECT_NE(refused.message().find("window=[100, 8100) of the event at=9000"), std::string::npos)
+        << refused;
+  }
+}
+
+// By the pass that decodes and by replay, of more tokens than a chunk has.
+TEST_F(DeviceTest, ScoresAsItDecodes) {
+  Limits limits = SmallPool();
+  limits.prefill_tokens = 23;
+  auto engine = Start(On("cuda", limits));
+  ScoreRequest r{.tokens = Ask("scored", 1, 1, 70).prompt, .top = 2};
+  const auto replayed = engine->Score(r);
+  r.as_decoded = true;
+  const auto decoded = engine->Score(r);
+  ASSERT_TRUE(replayed.ok() && decoded.ok()) << replayed.status() << decoded.status();
+  ASSERT_EQ(decoded->logprobs.size(), 69u);
+  ASSERT_EQ(decoded->top.size(), 69u);
+  for (size_t i = 0; i < 69; ++i)
+    EXPECT_NEAR(replayed->logprobs[i], decoded->logprobs[i], kBound) << i;
+  ExpectPoolWhole(*engine);
 }
 
 }  // namespace
