@@ -38,8 +38,14 @@ class CallMetrics final : public grpc::experimental::Interceptor {
   }
 
   void Intercept(grpc::experimental::InterceptorBatchMethods* methods) override {
+    if (methods->QueryInterceptionHookPoint(InterceptionHookPoints::POST_RECV_MESSAGE)) {
+      asked_ = asked_ || methods->GetRecvMessage() != nullptr;
+    }
     if (methods->QueryInterceptionHookPoint(InterceptionHookPoints::PRE_SEND_STATUS)) {
       code_ = static_cast<absl::StatusCode>(methods->GetSendStatus().error_code());
+      // What gRPC itself says of a call whose client went before its request was read.
+      if (code_ == absl::StatusCode::kUnimplemented && !asked_)
+        code_ = absl::StatusCode::kCancelled;
     }
     methods->Proceed();
   }
@@ -49,6 +55,7 @@ class CallMetrics final : public grpc::experimental::Interceptor {
   Clock& clock_;
   std::string method_;
   absl::Time start_;
+  bool asked_ = false;                                    // a request came
   absl::StatusCode code_ = absl::StatusCode::kCancelled;  // when no status is sent
 };
 
