@@ -15,12 +15,12 @@ namespace {
 constexpr int kUnwritten = 0xff;                 // of bytes: a NaN of every width
 constexpr size_t kKeptBytes = size_t{32} << 20;  // of memory that was given back
 
-struct Block {
+struct GivenBack {
   unsigned char* data;
   size_t bytes;
 };
 
-void CheckUnwritten(const Block& b) {
+void CheckUnwritten(const GivenBack& b) {
   if (std::all_of(b.data, b.data + b.bytes, [](unsigned char c) { return c == kUnwritten; }))
     return;
   std::fprintf(stderr, "emulation: memory was written after it was given back (%zu bytes)\n",
@@ -32,7 +32,7 @@ void CheckUnwritten(const Block& b) {
 struct Heap {
   std::mutex mu;
   std::map<void*, size_t> taken;
-  std::deque<Block> given_back;
+  std::deque<GivenBack> given_back;
   size_t kept_bytes = 0;
   int64_t takes = 0, fails_at = 0;
 
@@ -50,13 +50,13 @@ struct Heap {
     if (data == nullptr) return;
     const std::lock_guard lock(mu);
     const auto found = taken.find(data);
-    const Block block = {static_cast<unsigned char*>(data), found->second};
+    const GivenBack block = {static_cast<unsigned char*>(data), found->second};
     taken.erase(found);
     std::memset(data, kUnwritten, block.bytes);
     given_back.push_back(block);
     kept_bytes += block.bytes;
     for (; kept_bytes > kKeptBytes; given_back.pop_front()) {
-      const Block& oldest = given_back.front();
+      const GivenBack& oldest = given_back.front();
       CheckUnwritten(oldest);
       kept_bytes -= oldest.bytes;
       std::free(oldest.data);
@@ -79,7 +79,7 @@ int64_t FailTake(int64_t nth) {
 
 void CheckGivenBack() {
   const std::lock_guard lock(heap().mu);
-  for (const Block& block : heap().given_back) CheckUnwritten(block);
+  for (const GivenBack& block : heap().given_back) CheckUnwritten(block);
 }
 
 std::string WhyNoDevice() { return {}; }
