@@ -6,6 +6,9 @@ namespace palimpsest::bench {
 namespace {
 
 constexpr double kPasses = 3;  // forward, and twice as much backward
+// AdamW of one number: the gradient scaled, two moments (2 and 3), decay, the root of the corrected
+// square (3), the step (2).
+constexpr double kAdam = 12;
 constexpr double kSolves = 5;  // systems that the weights of an event take, 2 to 8
 
 // One head's event (design section 4): scores, outputs, two Gram matrices, right-hand sides,
@@ -15,15 +18,25 @@ double SolveCost(double queries, double window, double kept, double d) {
          (kSolves + 1) * kept * kept * kept / 3;
 }
 
+// Weights of one layer's products; norms are too few to count.
+double LinearNumbers(const model::ModelConfig& model) {
+  const double attention_width = model.heads * model.head_dim;
+  const double kv_width = model.kv_heads * model.head_dim;
+  return model.hidden * (2 * attention_width + 2 * kv_width) +
+         3.0 * model.hidden * model.intermediate;
+}
+
 }  // namespace
 
 double StepCost(const model::ModelConfig& model, double rows, double pairs, double loss_rows) {
-  const double attention_width = model.heads * model.head_dim;
-  const double kv_width = model.kv_heads * model.head_dim;
-  const double linear =
-      model.hidden * (2 * attention_width + 2 * kv_width) + 3.0 * model.hidden * model.intermediate;
-  return model.layers * (rows * linear + pairs * 2 * attention_width) +
+  return model.layers * (rows * LinearNumbers(model) + pairs * 2 * model.heads * model.head_dim) +
          loss_rows * model.hidden * model.vocab;
+}
+
+double TrainCost(const model::ModelConfig& model, double rows, double pairs, double loss_rows) {
+  const double tables = (model.tied_embeddings ? 1.0 : 2.0) * model.vocab * model.hidden;
+  return kPasses * StepCost(model, rows, pairs, loss_rows) +
+         kAdam * (model.layers * LinearNumbers(model) + tables);
 }
 
 EventCost CostOf(const Rollouts& rollouts, const context::KvBudget& budget,

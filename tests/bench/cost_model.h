@@ -4,12 +4,16 @@
 #include "common/model/config.h"
 #include "tests/bench/workload.h"
 
-// Multiply-adds that a training step cannot do without: no kernel, no padding and no copy enters.
+// Operations (multiply-adds) that a training step cannot do without: no kernel, no padding and no
+// copy enters.
 namespace palimpsest::bench {
 
 // Of a forward pass: linear layers by rows, attention by visible (query, key) pairs, the head by
 // the rows that a loss looks at.
 double StepCost(const model::ModelConfig& model, double rows, double pairs, double loss_rows);
+
+// Of a whole step: forward, backward, and AdamW over all parameters, whatever the batch.
+double TrainCost(const model::ModelConfig& model, double rows, double pairs, double loss_rows);
 
 // What a step with events takes at least over the same tokens without, prompts shared.
 struct EventCost {

@@ -9,6 +9,7 @@
 
 #include "common/base/clock.h"
 #include "common/model/huge_pages.h"
+#include "common/model/logprob.h"
 #include "services/trainer/engine/loss.h"
 #include "services/trainer/engine/peak_memory.h"
 #include "services/trainer/engine/replay_pass.h"
@@ -17,7 +18,8 @@
 
 // What a trainer's pass (packing, forward, loss, backward, no optimiser) adds to the memory of the
 // process at its peak, with events and without, activations kept or made again, in fp32 and bf16.
-// Medians of runs that take turns. One JSON object per line. Usage: memory_bench [repetitions]
+// Medians of runs that take turns. Then a pass with a vocabulary of 151,936 and several chunks of
+// loss rows beside one of 1,024. One JSON object per line. Usage: memory_bench [repetitions]
 // [prompts of 4 rollouts] [layers]
 namespace palimpsest::bench {
 namespace {
@@ -49,8 +51,8 @@ constexpr Density kDensities[] = {{"none", false, GradientMode::kFull},
                                   {"straight_through", true, GradientMode::kStraightThrough},
                                   {"full", true, GradientMode::kFull}};
 
-std::unique_ptr<model::Decoder> Model(const Way& way, int layers) {
-  auto decoder = model::Decoder::Random(SmallModel(layers, kVocab), 1, way.dtype);
+std::unique_ptr<model::Decoder> Model(const Way& way, int layers, int vocab = kVocab) {
+  auto decoder = model::Decoder::Random(SmallModel(layers, vocab), 1, way.dtype);
   decoder->SetActivations(way.activations);
   for (auto [name, tensor] : decoder->Parameters()) {
     tensor.requires_grad_(true);
@@ -65,13 +67,13 @@ struct Batch {
   std::vector<LossSequence> sequences;
   std::vector<const LossSequence*> pointers;
 
-  Batch(int prompts, int layers, bool events)
+  Batch(int prompts, int layers, bool events, int vocab = kVocab)
       : rollouts(
             MakeRollouts({.prompts = prompts,
                           .samples = 4,
                           .prompt_tokens = 24,
                           .response_tokens = 146,
-                          .vocab = kVocab},
+                          .vocab = vocab},
                          events ? context::ContextPolicy{.trigger = context::KvBudget{57, 28, 0.4},
                                                          .reference_tokens = 48}
                                 : context::ContextPolicy{},
@@ -83,6 +85,11 @@ struct Batch {
       }
     }
     for (const LossSequence& sequence : sequences) pointers.push_back(&sequence);
+  }
+  size_t loss_rows() const {
+    size_t rows = 0;
+    for (const LossSequence& sequence : sequences) rows += sequence.tokens.size();
+    return rows;
   }
 };
 
@@ -138,6 +145,34 @@ void Print(int repetitions, int prompts, int layers) {
   }
 }
 
+// Whether logits of all loss rows, [T, V], are ever there at once. What grows with the vocabulary
+// otherwise: a chunk of logits and the gradients of embedding and head.
+void PrintVocabularies(int repetitions) {
+  constexpr int kPrompts = 8, kLayers = 2;
+  const auto megabytes = [](double numbers) { return numbers * sizeof(float) / 1048576; };
+  double narrow = 0;  // peak, MB
+  for (const int vocab : {1024, 151936}) {
+    const auto decoder = Model(kWays[0], kLayers, vocab);
+    const Batch batch(kPrompts, kLayers, false, vocab);
+    Cost cost, warm;
+    for (int r = 0; r <= repetitions; ++r)
+      Step(*decoder, batch, GradientMode::kFull, r == 0 ? warm : cost);
+    const double peak = static_cast<double>(cost.peak) / 1048576;
+    if (vocab == 1024) narrow = peak;
+    const auto rows = static_cast<double>(batch.loss_rows());
+    const double all = megabytes(rows * vocab);
+    std::printf(
+        "{\"bench\": \"memory_vocabulary\", \"vocab\": %d, \"layers\": %d, \"loss_rows\": %.0f, "
+        "\"step_s\": %.3f, \"peak_mb\": %.1f, \"more_than_narrow_mb\": %.1f, "
+        "\"chunk_of_logits_mb\": %.1f, \"gradients_of_head_and_embedding_mb\": %.1f, "
+        "\"all_logits_mb\": %.1f, \"peak_of_all_logits\": %.2f}\n",
+        vocab, kLayers, rows, cost.median(), peak, peak - narrow,
+        megabytes(double{model::kLogProbChunkRows} * vocab),
+        megabytes(2.0 * vocab * decoder->config().hidden), all, peak / all);
+    std::fflush(stdout);
+  }
+}
+
 }  // namespace
 }  // namespace palimpsest::bench
 
@@ -149,5 +184,6 @@ int main(int argc, char** argv) {
   std::printf("{\"bench\": \"setup\", \"threads\": %d, \"repetitions\": %d}\n",
               at::get_num_threads(), repetitions);
   palimpsest::bench::Print(repetitions, prompts, layers);
+  palimpsest::bench::PrintVocabularies(std::min(repetitions, 2));
   return 0;
 }

@@ -8,13 +8,17 @@
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
+#include <optional>
 #include <string>
 #include <string_view>
 
 #include "common/attention/replay.h"
+#include "common/collective/collective.h"
 #include "common/model/decoder.h"
 #include "common/model/huge_pages.h"
 #include "common/model/logprob.h"
+#include "services/trainer/engine/adamw.h"
+#include "services/trainer/engine/parameter_shards.h"
 #include "tests/bench/cost_model.h"
 #include "tests/bench/small_model.h"
 #include "tests/bench/workload.h"
@@ -46,19 +50,30 @@ context::Shape ShapeOf(const model::ModelConfig& c) {
   return {.layers = c.layers, .kv_heads = c.kv_heads};
 }
 
+// What a step ends with: gradients, or weights that the trainer's optimiser has moved.
+enum class Ends { kGradients, kWeights };
+
+struct Optimizer {
+  trainer::ParameterShards shards;
+  trainer::AdamW adam;
+  explicit Optimizer(const model::Decoder& decoder)
+      : shards(decoder.Parameters(), Alone()), adam(shards, {}) {}
+};
+
 class Bench {
  public:
-  Bench(const model::ModelConfig& config, DType dtype)
+  Bench(const model::ModelConfig& config, DType dtype, Ends ends = Ends::kGradients)
       : config_(config), decoder_(model::Decoder::Random(config, 1, dtype)) {
     for (const auto& [name, tensor] : decoder_->Parameters()) {
       parameters_.push_back(tensor);
       parameters_.back().requires_grad_(true);
     }
+    if (ends == Ends::kWeights) optimizer_.emplace(*decoder_);
   }
 
-  // Packing, forward and backward of one batch; `head`: up to the log-probabilities of what was
-  // sampled, else of the layers alone.
-  void Step(const Rollouts& rollouts, GradientMode mode, bool share, bool head = true) const {
+  // Packing, forward and backward of one batch, and what the step ends with; `head`: up to the
+  // log-probabilities of what was sampled, else of the layers alone.
+  void Step(const Rollouts& rollouts, GradientMode mode, bool share, bool head = true) {
     const auto batch = PackedBatch::Create(rollouts.sequences, ShapeOf(config_), share);
     if (!batch.ok()) {
       std::fprintf(stderr, "%s\n", batch.status().ToString().c_str());
@@ -80,14 +95,27 @@ class Bench {
     const at::Tensor loss =
         head ? model::TokenLogProbs(*decoder_, ends, at::tensor(targets, at::kLong), 1.0).mean()
              : ends.to(at::kFloat).square().mean();
-    torch::autograd::grad({loss}, parameters_, {}, std::nullopt, /*create_graph=*/false,
-                          /*allow_unused=*/true);
+    if (!optimizer_) {
+      torch::autograd::grad({loss}, parameters_, {}, std::nullopt, /*create_graph=*/false,
+                            /*allow_unused=*/true);
+      return;
+    }
+    loss.backward();
+    gradients_ = *optimizer_->shards.TakeGradients();  // alone: nobody to wait for
+    Optimize();
+  }
+
+  // Clipping and AdamW, with the gradients of the last step.
+  void Optimize() {
+    optimizer_->adam.Step(1e-6, std::sqrt(trainer::SquaredNorm(gradients_)), gradients_);
   }
 
  private:
   model::ModelConfig config_;
   std::unique_ptr<model::Decoder> decoder_;
   std::vector<at::Tensor> parameters_;
+  std::optional<Optimizer> optimizer_;
+  std::vector<at::Tensor> gradients_;
 };
 
 double Seconds(const std::function<void()>& run) {
@@ -117,7 +145,7 @@ struct Density {
   int32_t reference;
 };
 
-void EventRow(const Bench& bench, const char* dtype, const Density& density, int repetitions,
+void EventRow(Bench& bench, const char* dtype, const Density& density, int repetitions,
               int prompts) {
   const Workload work{.prompts = prompts,
                       .samples = 4,
@@ -159,7 +187,7 @@ void EventRows(int repetitions, int prompts) {
                                {146, {.budget = 56, .window = 28, .keep_ratio = 0.43}, 48}};
   for (const auto& [name, dtype] :
        {std::pair{"float32", DType::kFloat32}, {"bfloat16", DType::kBFloat16}}) {
-    const Bench bench(kModel, dtype);
+    Bench bench(kModel, dtype);
     for (const Density& density : densities) {
       const int fewer = density.response_tokens > 200 ? 3 : 1;  // about as many tokens
       EventRow(bench, name, density, repetitions, std::max(1, prompts / fewer));
@@ -171,9 +199,9 @@ struct GroupShape {
   int n, p, r;  // samples, tokens of the prompt and of each response
 };
 
-// One group behind one prompt / the same with a prompt each.
-void SharedRow(const char* name, const Bench& bench, const model::ModelConfig& model, bool head,
-               const GroupShape& shape, int repetitions) {
+// One group behind one prompt / the same with a prompt each. Whole steps, or one layer's gradients.
+void SharedRow(Bench& bench, const model::ModelConfig& model, Ends ends, const GroupShape& shape,
+               int repetitions) {
   const auto [n, p, r] = shape;
   const Rollouts rollouts = MakeRollouts({.prompts = 1,
                                           .samples = n,
@@ -182,35 +210,40 @@ void SharedRow(const char* name, const Bench& bench, const model::ModelConfig& m
                                           .ragged = false,
                                           .vocab = model.vocab},
                                          {}, ShapeOf(model));
-  const auto m = Medians({[&] { bench.Step(rollouts, GradientMode::kFull, true, head); },
-                          [&] { bench.Step(rollouts, GradientMode::kFull, false, head); }},
-                         repetitions);
+  const bool whole = ends == Ends::kWeights;
+  std::vector<std::function<void()>> runs = {
+      [&] { bench.Step(rollouts, GradientMode::kFull, true, whole); },
+      [&] { bench.Step(rollouts, GradientMode::kFull, false, whole); }};
+  if (whole) runs.emplace_back([&] { bench.Optimize(); });
+  const auto m = Medians(runs, repetitions);
   const double own = r * (r + 1) / 2.0 + double{1} * r * p, prompt = p * (p + 1) / 2.0;
-  const double loss_rows = head ? n * r : 0;
-  const double ideal = StepCost(model, n * (p + r), n * (prompt + own), loss_rows) /
-                       StepCost(model, p + n * r, prompt + n * own, loss_rows);
-  std::printf(
-      "{\"bench\": \"%s\", \"n\": %d, \"p\": %d, \"r\": %d, \"shared_s\": %.3f, "
-      "\"replicated_s\": %.3f, \"ratio\": %.2f, \"ideal\": %.2f, \"of_ideal\": %.2f}\n",
-      name, n, p, r, m[0], m[1], m[1] / m[0], ideal, m[1] / m[0] / ideal);
+  const auto cost = [&](double rows, double pairs) {
+    return whole ? TrainCost(model, rows, pairs, n * r) : StepCost(model, rows, pairs, 0);
+  };
+  const double ideal = cost(n * (p + r), n * (prompt + own)) / cost(p + n * r, prompt + n * own);
+  std::printf("{\"bench\": \"%s\", \"n\": %d, \"p\": %d, \"r\": %d, \"shared_s\": %.4f, ",
+              whole ? "shared_prompt" : "shared_layer", n, p, r, m[0]);
+  if (whole) std::printf("\"optimizer_s\": %.4f, ", m[2]);
+  std::printf("\"replicated_s\": %.4f, \"ratio\": %.2f, \"ideal\": %.2f, \"of_ideal\": %.2f}\n",
+              m[1], m[1] / m[0], ideal, m[1] / m[0] / ideal);
   std::fflush(stdout);
 }
 
 void SharedRows(int repetitions) {
-  const Bench bench(kModel, DType::kFloat32);
+  Bench bench(kModel, DType::kFloat32, Ends::kWeights);
   for (const GroupShape& shape :
        {GroupShape{8, 64, 64}, GroupShape{8, 256, 64}, GroupShape{16, 256, 128},
         GroupShape{8, 512, 128}, GroupShape{8, 64, 256}})
-    SharedRow("shared_prompt", bench, kModel, true, shape, repetitions);
+    SharedRow(bench, kModel, Ends::kWeights, shape, repetitions);
 }
 
 void LayerRows(int repetitions) {
-  const Bench bench(kLayer, DType::kFloat32);
+  Bench bench(kLayer, DType::kFloat32);
   for (const GroupShape& shape :
        {GroupShape{4, 256, 64}, GroupShape{8, 256, 64}, GroupShape{8, 512, 128},
         GroupShape{16, 512, 64}, GroupShape{8, 1024, 128}, GroupShape{8, 256, 256},
         GroupShape{8, 64, 256}})
-    SharedRow("shared_layer", bench, kLayer, false, shape, repetitions);
+    SharedRow(bench, kLayer, Ends::kGradients, shape, repetitions);
 }
 
 }  // namespace

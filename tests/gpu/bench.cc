@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <string_view>
 #include <vector>
 
 #include "tests/gpu/device_array.h"
@@ -16,18 +17,28 @@ void Check(cudaError_t error, const char* what) {
   std::exit(2);
 }
 
+void Launch(const std::function<cuda::Launched(cudaStream_t)>& work, cudaStream_t stream) {
+  const cuda::Launched launched = work(stream);
+  if (launched.ok()) return;
+  std::fprintf(stderr, "a launch was refused: %s\n", launched.error.c_str());
+  std::exit(2);
+}
+
+// Milliseconds between `begin` and `end`, once `end` has come.
+float Between(cudaEvent_t begin, cudaEvent_t end) {
+  Check(cudaEventSynchronize(end), "a run");
+  float milliseconds = 0;
+  Check(cudaEventElapsedTime(&milliseconds, begin, end), "event");
+  return milliseconds;
+}
+
 }  // namespace
 
 double MedianMilliseconds(const std::function<cuda::Launched(cudaStream_t)>& work,
                           int repetitions) {
   cudaStream_t stream;
   Check(cudaStreamCreate(&stream), "cudaStreamCreate");
-  const auto run = [&] {
-    const cuda::Launched launched = work(stream);
-    if (launched.ok()) return;
-    std::fprintf(stderr, "a launch was refused: %s\n", launched.error.c_str());
-    std::exit(2);
-  };
+  const auto run = [&] { Launch(work, stream); };
   run();  // loads the kernels, which a capture must not
   Check(cudaStreamSynchronize(stream), "the first run");
   Check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal), "capture");
@@ -44,15 +55,27 @@ double MedianMilliseconds(const std::function<cuda::Launched(cudaStream_t)>& wor
     Check(cudaEventRecord(begin, stream), "event");
     Check(cudaGraphLaunch(replay, stream), "graph");
     Check(cudaEventRecord(end, stream), "event");
-    Check(cudaEventSynchronize(end), "a run");
-    float milliseconds = 0;
-    Check(cudaEventElapsedTime(&milliseconds, begin, end), "event");
+    const float milliseconds = Between(begin, end);
     if (i >= 0) times.push_back(milliseconds);
   }
   cudaEventDestroy(begin), cudaEventDestroy(end);
   cudaGraphExecDestroy(replay), cudaGraphDestroy(graph), cudaStreamDestroy(stream);
   std::nth_element(times.begin(), times.begin() + repetitions / 2, times.end());
   return times[repetitions / 2];
+}
+
+double OnceMilliseconds(const std::function<cuda::Launched(cudaStream_t)>& work) {
+  cudaStream_t stream;
+  cudaEvent_t begin, end;
+  Check(cudaStreamCreate(&stream), "cudaStreamCreate");
+  Check(cudaEventCreate(&begin), "event");
+  Check(cudaEventCreate(&end), "event");
+  Check(cudaEventRecord(begin, stream), "event");
+  Launch(work, stream);
+  Check(cudaEventRecord(end, stream), "event");
+  const float milliseconds = Between(begin, end);
+  cudaEventDestroy(begin), cudaEventDestroy(end), cudaStreamDestroy(stream);
+  return milliseconds;
 }
 
 double CopyBandwidth() {
@@ -87,10 +110,19 @@ void PrintRow(const std::string& what, double milliseconds, double bytes, double
 
 }  // namespace palimpsest::gpu_testing
 
-int main() {
+int main(int argc, char** argv) {
   using namespace palimpsest::gpu_testing;
+  const bool prompts = argc == 2 && std::string_view(argv[1]) == "prompts";
+  if (argc > 1 && !prompts) {
+    std::fprintf(stderr, "usage: gpu_bench [prompts] (got: %s)\n", argv[1]);
+    return 2;
+  }
   std::printf("%s, copy on the device %.0f GB/s (read and written)\n\n", DeviceName(),
               CopyBandwidth() * 1e-9);
+  if (prompts) {
+    BenchPrompts();
+    return 0;
+  }
   std::printf("| what | ms | GB/s (of the copy's) | TFLOP/s |\n|---|---|---|---|\n");
   BenchRows();
   BenchEvents();

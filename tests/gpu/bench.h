@@ -16,6 +16,9 @@ namespace palimpsest::gpu_testing {
 double MedianMilliseconds(const std::function<cuda::Launched(cudaStream_t)>& work,
                           int repetitions = 21);
 
+// Of one run, for what takes seconds. Kernels are loaded by who ran them before.
+double OnceMilliseconds(const std::function<cuda::Launched(cudaStream_t)>& work);
+
 // Bytes read and written by a large copy on the device, per second.
 double CopyBandwidth();
 
@@ -25,5 +28,7 @@ void PrintRow(const std::string& what, double milliseconds, double bytes, double
 void BenchRows();
 void BenchEvents();
 void BenchSegments();
+// A shared prompt against one copy per response at the lengths of long prompts, a table of its own.
+void BenchPrompts();
 
 }  // namespace palimpsest::gpu_testing

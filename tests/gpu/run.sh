@@ -14,6 +14,7 @@ bench=gpu_bench
 engine_bench=gpu_engine_bench
 test_seconds=100
 bench_seconds=150
+prompts_seconds=1200
 engine_bench_seconds=600
 
 binaries='' out=build/gpu
@@ -68,6 +69,8 @@ done
 
 printf '\nBench:\n\n' >> "$report"
 timeout "$bench_seconds" "$binaries/$bench" 2>&1 | tee -a "$report" || failed=1
+printf '\nPrompts shared and replicated:\n\n' >> "$report"
+timeout "$prompts_seconds" "$binaries/$bench" prompts 2>&1 | tee -a "$report" || failed=1
 if [ "$with_engine" = 1 ]; then
   printf '\nEngine:\n\n' >> "$report"
   timeout "$engine_bench_seconds" "$binaries/$engine_bench" 2>&1 | tee -a "$report" || failed=1

@@ -43,6 +43,7 @@ class WatchedRanks final : public Collective {
     return ranks_.Broadcast(root, bytes, patience);
   }
   absl::StatusOr<std::vector<std::string>> AllGatherBytes(std::string_view mine) override {
+    if (tells) tells();
     return ranks_.AllGatherBytes(mine);
   }
   absl::Status Barrier() override { return ranks_.Barrier(); }
@@ -52,6 +53,7 @@ class WatchedRanks final : public Collective {
   void WriteBegun(const std::string& path) const { std::ofstream(path) << begun_; }
 
   std::function<void()> gathers, reduces;  // called while the operation goes on
+  std::function<void()> tells;             // called before this rank tells the others bytes
 
  private:
   Collective& ranks_;
