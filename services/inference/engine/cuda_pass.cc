@@ -243,7 +243,8 @@ void DevicePass<Stored>::Run(const DeviceWeights<Stored>& weights,
   Fill(sequences, in);
   inputs_.Send(stream_);
   if (in.captured) {
-    // All that Launch reads and writes, but for the pool, which never moves.
+    // All that Launch reads and writes, but for the pool, which never moves. Each is large enough
+    // for this shape by now, so a graph of it is right wherever all of them stand as they did.
     std::vector<const void*> places = {weights.memory.template as<void>(), inputs_.place()};
     for (const auto* memory :
          {&x_, &normed_, &add_, &qkv_, &q_, &mixed_, &inner_, &gated_, &parts_})
