@@ -150,9 +150,8 @@ void Bind(Binder& b, TrainerSection& c) {
   b.Enum("activations", e.activations,
          {{"kept", model::Activations::kKept}, {"recomputed", model::Activations::kRecomputed}},
          "of a layer until its backward pass; recomputed: a forward pass more, little memory");
-  b.Enum(
-      "weights", e.weights, {{"whole", WeightsHeld::kWhole}, {"sharded", WeightsHeld::kSharded}},
-      "that a rank holds between passes; sharded: its slices, gathered part by part in a pass");
+  b.Enum("weights", e.weights, {{"whole", WeightsHeld::kWhole}, {"sharded", WeightsHeld::kSharded}},
+         "that a rank holds between passes; sharded: its slices, gathered part by part in a pass");
   b.Field("threads", e.threads, "of the math");
   b.Field("max_tokens_per_micro_batch", e.max_tokens_per_micro_batch,
           "rows of one forward pass; a group's prompt counts once");
@@ -173,7 +172,10 @@ void Bind(Binder& b, TrainerSection& c) {
   b.Field("max_skipped_in_a_row", e.max_skipped_in_a_row,
           "steps that were not finite until no batch is taken; 0: never");
   b.Field("checkpoint_every", c.checkpoint_every, "steps; 0: only when asked and at the end");
-  b.Field("keep_checkpoints", e.keep_checkpoints, "the newest ones");
+  b.Field("keep_checkpoints", e.keep_checkpoints, "the newest whole ones");
+  b.Field("keep_every", e.keep_every, "those of steps that are multiples of it stay, too; 0: none");
+  b.Field("resume", e.resume,
+          "step of the checkpoint to go on from, newer ones are set aside; -1: the newest whole");
   b.Field("keep_versions", e.keep_versions, "of the weights store, whatever its readers hold");
 }
 
