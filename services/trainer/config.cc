@@ -172,7 +172,10 @@ void Bind(Binder& b, TrainerSection& c) {
   b.Field("max_skipped_in_a_row", e.max_skipped_in_a_row,
           "steps that were not finite until no batch is taken; 0: never");
   b.Field("checkpoint_every", c.checkpoint_every, "steps; 0: only when asked and at the end");
-  b.Field("keep_checkpoints", e.keep_checkpoints, "the newest ones");
+  b.Field("keep_checkpoints", e.keep_checkpoints, "the newest whole ones");
+  b.Field("keep_every", e.keep_every, "those of steps that are multiples of it stay, too; 0: none");
+  b.Field("resume", e.resume,
+          "step of the checkpoint to go on from, newer ones are set aside; -1: the newest whole");
   b.Field("keep_versions", e.keep_versions, "of the weights store, whatever its readers hold");
 }
 

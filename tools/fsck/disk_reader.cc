@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_format.h"
 #include "common/base/clock.h"
 #include "common/weights/durable_file.h"
@@ -118,6 +119,20 @@ absl::StatusOr<std::vector<StoredCheckpoint>> ReadCheckpoints(const std::string&
         return name.starts_with("step-") && weights::ListFolder(path).ok();
       },
       LookAtCheckpoint);
+}
+
+absl::StatusOr<int64_t> NewestSetAside(const std::string& folder) {
+  ASSIGN_OR_RETURN(const std::vector<std::string> names, NamesIn(folder));
+  int64_t newest = -1;
+  for (const std::string& name : names) {
+    for (const std::string_view kind : {"broken-step-", "abandoned-step-"}) {
+      int64_t step = -1;
+      if (name.starts_with(kind) && absl::SimpleAtoi(name.substr(kind.size()), &step)) {
+        newest = std::max(newest, step);
+      }
+    }
+  }
+  return newest;
 }
 
 }  // namespace palimpsest::tools

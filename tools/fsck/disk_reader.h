@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -16,5 +17,7 @@ absl::StatusOr<std::vector<StoredVersion>> ReadStore(const std::string& folder,
                                                      absl::Duration settle);
 absl::StatusOr<std::vector<StoredCheckpoint>> ReadCheckpoints(const std::string& folder,
                                                               absl::Duration settle);
+// The highest step of the checkpoints that the trainer has set aside, by their names alone; -1.
+absl::StatusOr<int64_t> NewestSetAside(const std::string& folder);
 
 }  // namespace palimpsest::tools

@@ -116,6 +116,7 @@ struct StoredCheckpoint {
 struct Evidence {
   std::vector<StoredVersion> versions;
   std::vector<StoredCheckpoint> checkpoints;
+  int64_t set_aside = -1;  // the newest step whose checkpoint the trainer has set aside; -1: none
   LedgerRows ledger;
 };
 

@@ -22,6 +22,7 @@ absl::StatusOr<Evidence> Gather(const FsckOptions& options) {
   const RunSection run{.folder = options.run};
   Evidence evidence;
   ASSIGN_OR_RETURN(evidence.checkpoints, ReadCheckpoints(run.CheckpointFolder(), options.settle));
+  ASSIGN_OR_RETURN(evidence.set_aside, NewestSetAside(run.CheckpointFolder()));
   ASSIGN_OR_RETURN(evidence.versions, ReadStore(run.StoreFolder(), options.settle));
   ASSIGN_OR_RETURN(evidence.ledger, ReadLedger(options.run + "/ledger.sqlite"));
   return evidence;

@@ -130,6 +130,13 @@ void CheckThereAreWeights(const Evidence& evidence, int64_t trained, Check& chec
         return !checkpoint.damage.empty() || checkpoint.step >= last->first_step;
       });
   if (there) return;
+  if (evidence.set_aside >= last->first_step) {
+    check.notes.push_back(absl::StrFormat(
+        "the checkpoint of step %d is set aside: the trainer has gone on from an older one, and "
+        "learns the batches since then again",
+        evidence.set_aside));
+    return;
+  }
   Find(check,
        "the run is trained to its end, which was saved, but no checkpoint of step %d is there (of "
        "%d checkpoints)",

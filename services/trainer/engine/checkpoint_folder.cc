@@ -9,6 +9,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "common/telemetry/log.h"
 #include "common/weights/durable_file.h"
 #include "common/weights/seal.h"
@@ -20,7 +21,10 @@ namespace fs = std::filesystem;
 
 constexpr char kStateName[] = "state.json";
 constexpr std::string_view kPrefix = "step-";
-constexpr int64_t kMaxState = 64 << 20;  // bytes
+constexpr int64_t kMaxState = 64 << 20;      // bytes
+constexpr int64_t kMaxAttempt = 1 << 30;     // the contract has 32 bits
+constexpr char kBroken[] = "broken-";        // before the name of a folder that is set aside
+constexpr char kAbandoned[] = "abandoned-";  // likewise
 
 absl::Status MakeFolder(const std::string& path) {
   std::error_code error;
@@ -44,9 +48,8 @@ absl::Status DeleteWhole(const std::string& root, const std::string& folder) {
   return DeleteTree(leftover);
 }
 
-std::string FolderOf(const std::string& root, int64_t step) {
-  return absl::StrFormat("%s/%s%08d", root, std::string(kPrefix), step);
-}
+std::string NameOf(int64_t step) { return absl::StrFormat("%s%08d", std::string(kPrefix), step); }
+std::string FolderOf(const std::string& root, int64_t step) { return root + "/" + NameOf(step); }
 
 // Steps that have a folder, ascending.
 absl::StatusOr<std::vector<int64_t>> ListSteps(const std::string& root) {
@@ -54,9 +57,9 @@ absl::StatusOr<std::vector<int64_t>> ListSteps(const std::string& root) {
   std::vector<int64_t> steps;
   for (const std::string& name : names) {
     int64_t step = 0;
-    if (name.starts_with(kPrefix) && absl::SimpleAtoi(name.substr(kPrefix.size()), &step)) {
-      steps.push_back(step);
-    }
+    if (!name.starts_with(kPrefix)) continue;
+    const bool read = absl::SimpleAtoi(name.substr(kPrefix.size()), &step);
+    if (read && name == NameOf(step)) steps.push_back(step);
   }
   std::sort(steps.begin(), steps.end());
   return steps;
@@ -103,56 +106,168 @@ absl::StatusOr<FoundCheckpoint> Open(const std::string& folder) {
 
 }  // namespace
 
-absl::Status WriteCheckpoint(const std::string& root, CheckpointState state, int keep,
-                             const std::function<absl::Status(const std::string& folder)>& fill) {
-  RETURN_IF_ERROR(MakeFolder(root));
-  RETURN_IF_ERROR(DeleteLeftovers(root));
-  const std::string temporary = root + "/" + weights::TemporaryName();
-  const std::string folder = FolderOf(root, state.ledger.step());
-  RETURN_IF_ERROR(MakeFolder(temporary));
-  RETURN_IF_ERROR(FillFolder(temporary, state, fill));
-  RETURN_IF_ERROR(DeleteWhole(root, folder));
-  if (std::rename(temporary.c_str(), folder.c_str()) != 0) {
-    return weights::IoError(errno, "rename to", folder);
-  }
-  RETURN_IF_ERROR(weights::SyncPath(root));
-  ASSIGN_OR_RETURN(const std::vector<int64_t> steps, ListSteps(root));
-  for (size_t i = 0; i + static_cast<size_t>(keep) < steps.size(); ++i) {
-    RETURN_IF_ERROR(DeleteWhole(root, FolderOf(root, steps[i])));
-  }
-  return absl::OkStatus();
+absl::StatusOr<FoundCheckpoint> CheckpointFolder::Look(int64_t step) const {
+  ASSIGN_OR_RETURN(FoundCheckpoint found, Open(FolderOf(root_, step)));
+  if (found.state.ledger.step() == step) return found;
+  return absl::DataLossError(
+      absl::StrFormat("%s holds the state of step %d", found.folder, found.state.ledger.step()));
 }
 
-absl::StatusOr<std::optional<FoundCheckpoint>> NewestCheckpoint(const std::string& root) {
-  RETURN_IF_ERROR(MakeFolder(root));
-  ASSIGN_OR_RETURN(const std::vector<int64_t> steps, ListSteps(root));
+absl::StatusOr<std::optional<FoundCheckpoint>> CheckpointFolder::Newest() {
+  RETURN_IF_ERROR(MakeFolder(root_));
+  ASSIGN_OR_RETURN(const std::vector<int64_t> steps, ListSteps(root_));
   for (auto step = steps.rbegin(); step != steps.rend(); ++step) {
-    const std::string folder = FolderOf(root, *step);
-    absl::StatusOr<FoundCheckpoint> found = Open(folder);
-    if (found.ok() && found->state.ledger.step() == *step) return *std::move(found);
+    absl::StatusOr<FoundCheckpoint> found = Look(*step);
+    if (found.ok()) {
+      whole_.insert(*step);
+      from_ = *step;
+      return *std::move(found);
+    }
+    broken_[*step] = found.status().ToString();
     Log(Severity::kError, "checkpoint passed over: it is broken",
-        {{"folder", folder}, {"why", found.status().ToString()}});
+        {{"folder", FolderOf(root_, *step)}, {"why", broken_[*step]}});
   }
   if (!steps.empty()) {
     return absl::DataLossError(
-        absl::StrFormat("%s: all %d checkpoints are broken", root, steps.size()));
+        absl::StrFormat("%s: all %d checkpoints are broken", root_, steps.size()));
   }
   return std::nullopt;
 }
 
-absl::StatusOr<int64_t> NextAttempt(const std::string& root) {
+absl::StatusOr<FoundCheckpoint> CheckpointFolder::At(int64_t step) {
+  RETURN_IF_ERROR(MakeFolder(root_));
+  ASSIGN_OR_RETURN(const std::vector<int64_t> steps, ListSteps(root_));
+  if (std::find(steps.begin(), steps.end(), step) == steps.end()) {
+    return absl::NotFoundError(
+        absl::StrFormat("no checkpoint of step %d stands in %s; there are: %s", step, root_,
+                        steps.empty() ? "none" : absl::StrJoin(steps, ", ")));
+  }
+  absl::StatusOr<FoundCheckpoint> found = Look(step);
+  if (!found.ok()) {
+    return absl::FailedPreconditionError(
+        absl::StrFormat("the checkpoint is broken: %s; there are: %s", found.status().ToString(),
+                        absl::StrJoin(steps, ", ")));
+  }
+  whole_.insert(step);
+  from_ = step;
+  for (const int64_t newer : steps) {
+    if (newer <= step) continue;
+    if (const absl::Status looked = Look(newer).status(); !looked.ok()) {
+      broken_[newer] = looked.ToString();
+    }
+    Log(Severity::kWarning, "checkpoint passed over: an older one was asked for",
+        {{"folder", FolderOf(root_, newer)},
+         {"broken", broken_.contains(newer) ? broken_[newer] : "no"}});
+  }
+  return *std::move(found);
+}
+
+absl::Status CheckpointFolder::SetAside(int64_t step, const std::string& why, const char* kind) {
+  const std::string folder = FolderOf(root_, step), aside = root_ + "/" + kind + NameOf(step);
+  RETURN_IF_ERROR(DeleteWhole(root_, aside));
+  if (std::rename(folder.c_str(), aside.c_str()) != 0) {
+    return weights::IoError(errno, "set aside", folder);
+  }
+  Log(Severity::kWarning, "checkpoint set aside: it is no longer of the run",
+      {{"folder", folder}, {"now", aside}, {"why", why}});
+  ASSIGN_OR_RETURN(const std::vector<std::string> names, weights::ListFolder(root_));
+  for (const std::string& name : names) {
+    const bool before =
+        name.starts_with(std::string(kind) + std::string(kPrefix)) && name != kind + NameOf(step);
+    if (before) RETURN_IF_ERROR(DeleteWhole(root_, root_ + "/" + name));
+  }
+  return absl::OkStatus();
+}
+
+// Ascending, so that of each kind the newest is left.
+absl::Status CheckpointFolder::SetNewerAside() {
+  if (!from_) return absl::OkStatus();
+  ASSIGN_OR_RETURN(const std::vector<int64_t> steps, ListSteps(root_));
+  for (const int64_t step : steps) {
+    if (step <= *from_) continue;
+    const auto broken = broken_.find(step);
+    RETURN_IF_ERROR(
+        broken != broken_.end()
+            ? SetAside(step, broken->second, kBroken)
+            : SetAside(step, absl::StrFormat("the run went on from step %d", *from_), kAbandoned));
+  }
+  from_.reset();
+  return absl::OkStatus();
+}
+
+absl::Status CheckpointFolder::DeleteOld() {
+  ASSIGN_OR_RETURN(const std::vector<int64_t> steps, ListSteps(root_));
+  int whole = 0;
+  for (auto step = steps.rbegin(); step != steps.rend(); ++step) {
+    if (whole >= keep_.newest) {
+      if (keep_.every > 0 && *step % keep_.every == 0) continue;
+      RETURN_IF_ERROR(DeleteWhole(root_, FolderOf(root_, *step)));
+      whole_.erase(*step);
+      continue;
+    }
+    absl::Status looked;
+    if (!whole_.contains(*step)) looked = Look(*step).status();
+    if (looked.ok()) {
+      whole_.insert(*step);
+      ++whole;
+    } else {
+      RETURN_IF_ERROR(SetAside(*step, looked.ToString(), kBroken));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckpointFolder::Write(CheckpointState state,
+                                     const std::function<absl::Status(const std::string&)>& fill) {
+  RETURN_IF_ERROR(MakeFolder(root_));
+  RETURN_IF_ERROR(DeleteLeftovers(root_));
+  const std::string temporary = root_ + "/" + weights::TemporaryName();
+  const int64_t step = state.ledger.step();
+  const std::string folder = FolderOf(root_, step);
+  RETURN_IF_ERROR(MakeFolder(temporary));
+  if (const absl::Status filled = FillFolder(temporary, state, fill); !filled.ok()) {
+    DeleteTree(temporary).IgnoreError();  // the disk may be full
+    return filled;
+  }
+  RETURN_IF_ERROR(SetNewerAside());
+  RETURN_IF_ERROR(DeleteWhole(root_, folder));
+  if (std::rename(temporary.c_str(), folder.c_str()) != 0) {
+    return weights::IoError(errno, "rename to", folder);
+  }
+  RETURN_IF_ERROR(weights::SyncPath(root_));
+  whole_.insert(step);
+  if (const absl::Status deleted = DeleteOld(); !deleted.ok()) {
+    Log(Severity::kWarning, "old checkpoints stay", {{"why", deleted.ToString()}});
+  }
+  return absl::OkStatus();
+}
+
+int64_t CheckpointFolder::Durable() const {
+  for (auto step = whole_.rbegin(); step != whole_.rend(); ++step) {
+    std::error_code ignored;
+    if (fs::exists(FolderOf(root_, *step) + "/" + kStateName, ignored)) return *step;
+  }
+  return 0;
+}
+
+absl::StatusOr<int64_t> NextAttempt(const std::string& root, int64_t used) {
   RETURN_IF_ERROR(MakeFolder(root));
   const std::string path = root + "/attempt";
   const absl::StatusOr<std::string> text = weights::ReadSmallFile(path, 64);
-  int64_t attempt = 0;
-  if (text.ok()) {
-    if (!absl::SimpleAtoi(*text, &attempt) || attempt < 0) {
-      return absl::DataLossError(absl::StrFormat("%s holds no number", path));
-    }
-    ++attempt;
-  } else if (!absl::IsNotFound(text.status())) {
+  if (!text.ok() && !absl::IsNotFound(text.status()) && !absl::IsResourceExhausted(text.status())) {
     return text.status();
   }
+  int64_t last = -1;
+  const bool fresh = absl::IsNotFound(text.status()) && used < 0;
+  const bool read = text.ok() && absl::SimpleAtoi(*text, &last) && last >= 0 && last < kMaxAttempt;
+  if (!fresh && (!read || last < used)) {
+    Log(Severity::kWarning, "the number of this attempt is taken from the store",
+        {{"file", path},
+         {"why", read ? "the file holds a lower one" : "the file holds no number"},
+         {"attempt", used + 1}});
+    last = used;
+  }
+  const int64_t attempt = last + 1;
   RETURN_IF_ERROR(weights::WriteFileDurably(path, absl::StrFormat("%d\n", attempt)));
   return attempt;
 }

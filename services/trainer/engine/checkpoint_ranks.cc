@@ -2,20 +2,32 @@
 
 #include <utility>
 
-namespace palimpsest::trainer {
+#include "absl/strings/str_format.h"
 
-absl::Status WriteCheckpointTogether(Collective& ranks, const std::string& root,
-                                     CheckpointState state, int keep,
-                                     const std::function<absl::Status(const std::string&)>& fill) {
+namespace palimpsest::trainer {
+namespace {
+
+absl::StatusOr<std::optional<FoundCheckpoint>> Resume(CheckpointFolder& folder, int64_t resume) {
+  if (resume < 0) return folder.Newest();
+  absl::StatusOr<FoundCheckpoint> found = folder.At(resume);
+  if (found.ok()) return *std::move(found);
+  return absl::Status(found.status().code(),
+                      absl::StrFormat("trainer.resume=%d: %s", resume, found.status().message()));
+}
+
+}  // namespace
+
+absl::Status WriteTogether(Collective& ranks, CheckpointFolder& folder, CheckpointState state,
+                           const std::function<absl::Status(const std::string&)>& fill) {
   bool told = false;  // the others, where to write
-  const auto together = [&](const std::string& folder) -> absl::Status {
+  const auto together = [&](const std::string& begun) -> absl::Status {
     told = true;
-    ASSIGN_OR_RETURN(const std::string where, OfFirst(ranks, folder));
+    ASSIGN_OR_RETURN(const std::string where, OfFirst(ranks, begun));
     return where.empty() ? absl::OkStatus() : Agree(ranks, fill(where));
   };
   absl::Status written;
   if (ranks.rank() == 0) {
-    written = WriteCheckpoint(root, std::move(state), keep, together);
+    written = folder.Write(std::move(state), together);
     if (!told) together("").IgnoreError();  // it came to nothing before there was a folder
   } else {
     together("").IgnoreError();  // rank 0 tells
@@ -23,12 +35,13 @@ absl::Status WriteCheckpointTogether(Collective& ranks, const std::string& root,
   return Agree(ranks, written);
 }
 
-absl::StatusOr<std::optional<FoundCheckpoint>> NewestCheckpointTogether(Collective& ranks,
-                                                                        const std::string& root) {
+absl::StatusOr<std::optional<FoundCheckpoint>> ResumeTogether(Collective& ranks,
+                                                              CheckpointFolder& folder,
+                                                              int64_t resume) {
   absl::StatusOr<std::optional<FoundCheckpoint>> found = std::nullopt;
   absl::StatusOr<std::string> text = "";  // the folder, a newline, the state; empty: none
   if (ranks.rank() == 0) {
-    found = NewestCheckpoint(root);
+    found = Resume(folder, resume);
     if (!found.ok()) {
       text = found.status();
     } else if (*found) {

@@ -14,7 +14,6 @@
 #include "common/telemetry/log.h"
 #include "common/weights/durable_file.h"
 #include "services/trainer/engine/canary.h"
-#include "services/trainer/engine/checkpoint_folder.h"
 #include "services/trainer/engine/checkpoint_ranks.h"
 #include "services/trainer/engine/loss.h"
 #include "services/trainer/engine/mismatch.h"
@@ -84,14 +83,15 @@ struct TrainerEngine::Accumulated {
   ReplayedTokens replayed;
 };
 
-TrainerEngine::TrainerEngine(const EngineOptions& options, SourceModel model, Clock& clock,
-                             Collective& ranks)
+TrainerEngine::TrainerEngine(const EngineOptions& options, SourceModel model,
+                             CheckpointFolder checkpoints, Clock& clock, Collective& ranks)
     : options_(options),
       clock_(clock),
       ranks_(ranks),
       model_(std::move(model)),
       shards_(model_.decoder->Parameters(), ranks, options.weights),
-      optimizer_(shards_, options.optimizer) {
+      optimizer_(shards_, options.optimizer),
+      checkpoints_(std::move(checkpoints)) {
   model_.decoder->SetActivations(options.activations);
   if (shards_.sharded()) model_.decoder->SetLayerKeeper(&shards_);
   const model::ModelConfig& config = model_.decoder->config();
@@ -112,13 +112,15 @@ absl::StatusOr<std::unique_ptr<TrainerEngine>> TrainerEngine::Open(const EngineO
   RETURN_IF_ERROR(Validate(options));
   model::UseThreads(options.threads);
   const model::BorrowedThreads threads;  // steps are another thread's
+  CheckpointFolder checkpoints(options.run.CheckpointFolder(),
+                               {options.keep_checkpoints, options.keep_every});
   ASSIGN_OR_RETURN(const std::optional<FoundCheckpoint> found,
-                   NewestCheckpointTogether(ranks, options.run.CheckpointFolder()));
+                   ResumeTogether(ranks, checkpoints, options.resume));
   ASSIGN_OR_RETURN(SourceModel source,
                    found ? LoadModel(found->folder, options.dtype)
                          : MakeModel(options.model, options.run.seed, options.dtype));
   std::unique_ptr<TrainerEngine> engine(
-      new TrainerEngine(options, std::move(source), clock, ranks));
+      new TrainerEngine(options, std::move(source), std::move(checkpoints), clock, ranks));
   if (found) {
     RETURN_IF_ERROR(
         engine->optimizer_.Load(found->folder, ranks.rank(), ranks.size(), found->state.updates));
@@ -136,7 +138,11 @@ absl::StatusOr<std::unique_ptr<TrainerEngine>> TrainerEngine::Open(const EngineO
 }
 
 absl::Status TrainerEngine::OpenStore() {
-  ASSIGN_OR_RETURN(const int64_t attempt, NextAttempt(options_.run.CheckpointFolder()));
+  int64_t used = -1;
+  if (const auto published = Published(); published.ok()) {
+    for (const PublishedVersion& version : *published) used = std::max(used, version.attempt);
+  }
+  ASSIGN_OR_RETURN(const int64_t attempt, NextAttempt(options_.run.CheckpointFolder(), used));
   ASSIGN_OR_RETURN(store_, weights::StoreWriter::Open(options_.run.StoreFolder(),
                                                       {.run = options_.run.name,
                                                        .attempt = attempt,
@@ -401,7 +407,19 @@ absl::StatusOr<TrainOutcome> TrainerEngine::Train(const Batch& batch) {
   return TrainOutcome{*std::move(result), false, replayed_};
 }
 
+// Somebody may have deleted what was durable.
+absl::Status TrainerEngine::LookAtDisk() {
+  absl::StatusOr<std::string> text = "";
+  if (ranks_.rank() == 0) text = absl::StrFormat("%d", checkpoints_.Durable());
+  ASSIGN_OR_RETURN(const std::string told, OfFirst(ranks_, std::move(text)));
+  if (!absl::SimpleAtoi(told, &durable_step_)) {
+    return absl::InternalError(absl::StrFormat("rank 0 tells the durable step '%s'", told));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status TrainerEngine::Save() {
+  RETURN_IF_ERROR(LookAtDisk());
   if (durable_step_ == step() && step() > 0) return absl::OkStatus();
   const PhaseScope scope(phase_, Phase::kCheckpoint);
   const auto fill = [&](const std::string& folder) -> absl::Status {
@@ -409,9 +427,8 @@ absl::Status TrainerEngine::Save() {
     return optimizer_.Save(folder, ranks_.rank(), ranks_.size());
   };
   RETURN_IF_ERROR(shards_.WhileWhole([&] {
-    return WriteCheckpointTogether(ranks_, options_.run.CheckpointFolder(),
-                                   {.updates = optimizer_.updates(), .ledger = ledger_},
-                                   options_.keep_checkpoints, fill);
+    return WriteTogether(ranks_, checkpoints_, {.updates = optimizer_.updates(), .ledger = ledger_},
+                         fill);
   }));
   durable_step_ = step();
   return absl::OkStatus();

@@ -15,6 +15,7 @@
 #include "services/trainer/core/step_ledger.h"
 #include "services/trainer/core/trainer.h"
 #include "services/trainer/engine/adamw.h"
+#include "services/trainer/engine/checkpoint_folder.h"
 #include "services/trainer/engine/model_source.h"
 #include "services/trainer/engine/options.h"
 #include "services/trainer/engine/parameter_shards.h"
@@ -34,8 +35,8 @@ namespace palimpsest::trainer {
 // collective's.
 class TrainerEngine final : public Trainer {
  public:
-  // Goes on from the newest whole checkpoint of the run, of any number of ranks, or makes the
-  // model. `clock` and `ranks` outlive it.
+  // Goes on from the checkpoint of the run that options.resume names, of any number of ranks, or
+  // makes the model. `clock` and `ranks` outlive it.
   static absl::StatusOr<std::unique_ptr<TrainerEngine>> Open(const EngineOptions& options,
                                                              Clock& clock,
                                                              Collective& ranks = Alone());
@@ -62,8 +63,10 @@ class TrainerEngine final : public Trainer {
   };
   struct Accumulated;  // over micro-batches
 
-  TrainerEngine(const EngineOptions& options, SourceModel model, Clock& clock, Collective& ranks);
+  TrainerEngine(const EngineOptions& options, SourceModel model, CheckpointFolder checkpoints,
+                Clock& clock, Collective& ranks);
   absl::Status OpenStore();
+  absl::Status LookAtDisk();
   absl::StatusOr<std::optional<PolicyVersion>> NewestVersion() const;
   absl::StatusOr<Admitted> Admit(const Batch& batch, std::optional<PolicyVersion> newest) const;
   absl::StatusOr<StepResult> Learn(const Batch& batch);
@@ -86,6 +89,7 @@ class TrainerEngine final : public Trainer {
   ParameterShards shards_;
   AdamW optimizer_;
   StepLedger ledger_;
+  CheckpointFolder checkpoints_;  // of rank 0
   int64_t durable_step_ = 0;
   std::vector<rl::Replayed> replayed_;           // in the latest step of this process
   std::unique_ptr<weights::StoreWriter> store_;  // of rank 0

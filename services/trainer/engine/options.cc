@@ -26,6 +26,11 @@ absl::Status Validate(const EngineOptions& o) {
   RETURN_IF_ERROR(AtLeast("threads", o.threads, 1));
   RETURN_IF_ERROR(AtLeast("max_tokens_per_micro_batch", o.max_tokens_per_micro_batch, 2));
   RETURN_IF_ERROR(AtLeast("keep_checkpoints", o.keep_checkpoints, 1));
+  RETURN_IF_ERROR(AtLeast("keep_every", o.keep_every, 0));
+  if (o.resume < -1) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "trainer.resume=%d is neither a step nor -1, the newest whole checkpoint", o.resume));
+  }
   RETURN_IF_ERROR(AtLeast("keep_versions", o.keep_versions, 2));
   RETURN_IF_ERROR(AtLeast("max_skipped_in_a_row", o.max_skipped_in_a_row, 0));
   if (o.max_skipped_in_a_row > static_cast<int32_t>(StepLedger::kRemembered)) {

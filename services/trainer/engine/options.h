@@ -37,7 +37,9 @@ struct EngineOptions {
   bool take_greedy = false;
   // Steps that were not finite, one after the other, after which no batch is taken; 0: never.
   int32_t max_skipped_in_a_row = 0;
-  int32_t keep_checkpoints = 2;  // >= 1
+  int32_t keep_checkpoints = 2;  // whole ones; >= 1
+  int32_t keep_every = 0;        // of steps that are multiples of it stay for good; 0: none
+  int64_t resume = -1;           // the step of the checkpoint to go on from; -1: the newest whole
   int32_t keep_versions = 3;     // >= 2, whatever readers hold
   bool operator==(const EngineOptions&) const = default;
 };

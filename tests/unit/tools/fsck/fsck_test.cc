@@ -237,6 +237,17 @@ TEST_F(FsckTest, TrainedBatchesWithoutAnyWeightsAreFound) {
 }
 
 // It may have been told to save at its end only: that is no finding, but it is said.
+TEST_F(FsckTest, ALastCheckpointThatIsSetAsideIsToldAndOneThatIsGoneIsFound) {
+  const std::string last = folder_ + "/checkpoints/step-00000006";
+  const std::string aside = folder_ + "/checkpoints/broken-step-00000006";
+  fs::rename(last, aside);
+  Look();
+  EXPECT_EQ(code_, 0) << table_;
+  EXPECT_THAT(table_, HasSubstr("the checkpoint of step 6 is set aside"));
+  fs::rename(aside, folder_ + "/checkpoints/broken-step-00000005");
+  ExpectOnly("weights_contain_each_batch_once", "no checkpoint of step 6 is there");
+}
+
 TEST_F(FsckTest, ARunWithoutACheckpointThatIsNotOverIsToldOf) {
   fs::remove_all(folder_ + "/checkpoints");
   Corrupt("DELETE FROM stages WHERE name LIKE 'heldout.last%'");

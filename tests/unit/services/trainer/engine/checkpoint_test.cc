@@ -6,6 +6,8 @@
 #include <fstream>
 #include <limits>
 
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "common/weights/durable_file.h"
 #include "services/trainer/engine/checkpoint_folder.h"
 #include "services/trainer/engine/weight_decay.h"
@@ -15,6 +17,7 @@ namespace {
 
 namespace fs = std::filesystem;
 using ::testing::ElementsAre;
+using ::testing::HasSubstr;
 
 class CheckpointTest : public ::testing::Test {
  protected:
@@ -26,29 +29,144 @@ class CheckpointTest : public ::testing::Test {
   }
   ~CheckpointTest() override { fs::remove_all(root_); }
 
-  absl::Status Write(int64_t step, int keep = 2) {
+  // As a process does that goes on from the newest one, or from that of `resume`.
+  absl::StatusOr<int64_t> Start(KeptCheckpoints keep = {}, int64_t resume = -1) {
+    folder_ = CheckpointFolder(root_, keep);
+    if (resume >= 0) {
+      ASSIGN_OR_RETURN(const FoundCheckpoint found, folder_.At(resume));
+      return found.state.ledger.step();
+    }
+    ASSIGN_OR_RETURN(const auto found, folder_.Newest());
+    return found ? found->state.ledger.step() : -1;
+  }
+  absl::Status Write(int64_t step) {
     CheckpointState state{.updates = step};
     for (int64_t i = 1; i <= step; ++i) {
       state.ledger.Add({.step = i, .batch_id = "b" + std::to_string(i), .loss = 0.1 * i});
     }
-    return WriteCheckpoint(root_, std::move(state), keep, [&](const std::string& folder) {
+    return folder_.Write(std::move(state), [&](const std::string& folder) {
       return weights::WriteFileDurably(folder + "/data", "step " + std::to_string(step));
     });
   }
-  int64_t Newest() {
-    const auto found = NewestCheckpoint(root_);
-    return found.ok() && *found ? (*found)->state.ledger.step() : -1;
+  int64_t Newest() { return Start().value_or(-1); }
+  void Break(int64_t step) {
+    std::ofstream(absl::StrFormat("%s/step-%08d/data", root_, step)) << "stop";
+  }
+  // Names of folders, shortened: "3 broken-6".
+  std::string There() const {
+    std::vector<std::string> names;
+    const auto listed = weights::ListFolder(root_);
+    for (const std::string& name : listed.value_or(std::vector<std::string>())) {
+      const size_t at = name.find("step-0");
+      if (at == std::string::npos) continue;
+      names.push_back(name.substr(0, at) + std::to_string(std::stoi(name.substr(at + 5))));
+    }
+    return absl::StrJoin(names, " ");
   }
 
   std::string root_;
+  CheckpointFolder folder_{root_, {}};
 };
 
 TEST_F(CheckpointTest, TheNewestOnesStayAndTheNewestIsFound) {
-  EXPECT_FALSE(NewestCheckpoint(root_)->has_value());
+  EXPECT_EQ(*Start(), -1);
   for (int64_t step : {1, 2, 5}) ASSERT_TRUE(Write(step).ok());
+  EXPECT_EQ(There(), "2 5");
   EXPECT_EQ(Newest(), 5);
-  EXPECT_FALSE(fs::exists(root_ + "/step-00000001"));
-  EXPECT_TRUE(fs::exists(root_ + "/step-00000002"));
+}
+
+TEST_F(CheckpointTest, ThoseOfEverySoManyStepsStayForGood) {
+  ASSERT_TRUE(Start({.newest = 1, .every = 4}).ok());
+  for (int64_t step : {3, 4, 6, 8, 9, 10}) ASSERT_TRUE(Write(step).ok());
+  EXPECT_EQ(There(), "4 8 10");
+}
+
+// Broken folders counted as the newest: what had just been written was deleted.
+TEST_F(CheckpointTest, AfterAFallBackWhatIsWrittenStaysAndTheBrokenNewerOnesAreSetAside) {
+  for (const int keep : {1, 2, 3}) {
+    fs::remove_all(root_);
+    ASSERT_TRUE(Start({.newest = 3}).ok());
+    for (int64_t step : {3, 6, 9}) ASSERT_TRUE(Write(step).ok());
+    Break(6);
+    Break(9);
+    ASSERT_EQ(*Start({.newest = keep}), 3);
+    EXPECT_EQ(There(), "3 6 9") << "nothing is newer yet";
+    ASSERT_TRUE(Write(4).ok());
+    EXPECT_EQ(There(), keep == 1 ? "broken-9 4" : "broken-9 3 4");
+    EXPECT_EQ(folder_.Durable(), 4);
+    EXPECT_EQ(Newest(), 4);
+    for (int64_t step : {6, 9}) ASSERT_TRUE(Write(step).ok());
+    EXPECT_EQ(Newest(), 9);
+  }
+}
+
+// Its first save comes behind the broken ones.
+TEST_F(CheckpointTest, BrokenOnesBetweenTheOldStateAndTheNextSaveDoNotCount) {
+  ASSERT_TRUE(Start({.newest = 3}).ok());
+  for (int64_t step : {1, 2, 3}) ASSERT_TRUE(Write(step).ok());
+  Break(2);
+  Break(3);
+  ASSERT_EQ(*Start(), 1);
+  ASSERT_TRUE(Write(5).ok());
+  EXPECT_EQ(There(), "broken-3 1 5");
+}
+
+TEST_F(CheckpointTest, AnOlderOneThatIsBrokenDoesNotCountEither) {
+  ASSERT_TRUE(Start({.newest = 4}).ok());
+  for (int64_t step : {1, 2, 3, 4}) ASSERT_TRUE(Write(step).ok());
+  Break(3);
+  ASSERT_EQ(*Start({.newest = 3}), 4);
+  ASSERT_TRUE(Write(5).ok());
+  EXPECT_EQ(There(), "broken-3 2 4 5");
+}
+
+TEST_F(CheckpointTest, OneOfAStepIsTakenOrRefusedAndTheWholeNewerOnesAreAbandoned) {
+  EXPECT_TRUE(absl::IsNotFound(Start({}, 3).status()));
+  ASSERT_TRUE(Start({.newest = 4}).ok());
+  for (int64_t step : {3, 6, 9, 12}) ASSERT_TRUE(Write(step).ok());
+  Break(12);
+  const absl::Status missing = Start({}, 5).status(), broken = Start({}, 12).status();
+  EXPECT_TRUE(absl::IsNotFound(missing));
+  EXPECT_THAT(std::string(missing.message()), HasSubstr("there are: 3, 6, 9, 12"));
+  EXPECT_TRUE(absl::IsFailedPrecondition(broken));
+  EXPECT_THAT(std::string(broken.message()), HasSubstr("data is not what was written"));
+  ASSERT_EQ(*Start({}, 3), 3);
+  EXPECT_EQ(There(), "3 6 9 12");
+  ASSERT_TRUE(Write(4).ok());
+  EXPECT_EQ(There(), "abandoned-9 broken-12 3 4");
+  EXPECT_EQ(Newest(), 4);
+}
+
+TEST_F(CheckpointTest, OneThatIsNotOfTheStepOfItsNameIsPassedOver) {
+  for (int64_t step : {3, 6}) ASSERT_TRUE(Write(step).ok());
+  fs::rename(root_ + "/step-00000006", root_ + "/step-00000009");
+  fs::create_directories(root_ + "/step-7");
+  EXPECT_EQ(Newest(), 3);
+  EXPECT_THAT(std::string(Start({}, 9).status().message()), HasSubstr("holds the state of step 6"));
+}
+
+TEST_F(CheckpointTest, WhatIsDeletedUnderTheProcessIsNotDurable) {
+  for (int64_t step : {1, 2}) ASSERT_TRUE(Write(step).ok());
+  EXPECT_EQ(folder_.Durable(), 2);
+  fs::remove_all(root_ + "/step-00000002");
+  EXPECT_EQ(folder_.Durable(), 1);
+  fs::remove_all(root_);
+  EXPECT_EQ(folder_.Durable(), 0);
+  ASSERT_TRUE(Write(2).ok());
+  EXPECT_EQ(folder_.Durable(), 2);
+}
+
+TEST_F(CheckpointTest, AWriteThatFailsLeavesAllAsItWas) {
+  ASSERT_TRUE(Start({.newest = 1}).ok());
+  ASSERT_TRUE(Write(1).ok());
+  CheckpointState state;
+  for (int64_t step : {1, 2}) state.ledger.Add({.step = step, .batch_id = "b"});
+  EXPECT_TRUE(absl::IsResourceExhausted(folder_.Write(state, [](const std::string& folder) {
+    std::ofstream(folder + "/half") << "x";
+    return absl::ResourceExhaustedError("disk full");
+  })));
+  EXPECT_EQ(folder_.Durable(), 1);
+  EXPECT_EQ(weights::ListFolder(root_)->size(), 1u);
 }
 
 // What JSON still reads: a number that is another one.
@@ -70,7 +188,7 @@ TEST_F(CheckpointTest, ABrokenOneIsPassedOverAndAllBrokenIsAnError) {
   std::ofstream(root_ + "/step-00000002/data") << "step 3";
   EXPECT_EQ(Newest(), 1);
   fs::remove(root_ + "/step-00000001/state.json");
-  EXPECT_TRUE(absl::IsDataLoss(NewestCheckpoint(root_).status()));
+  EXPECT_TRUE(absl::IsDataLoss(Start().status()));
 }
 
 TEST_F(CheckpointTest, WhatADeadWriterLeftIsNoCheckpointAndGoesAway) {
@@ -82,8 +200,21 @@ TEST_F(CheckpointTest, WhatADeadWriterLeftIsNoCheckpointAndGoesAway) {
 }
 
 TEST_F(CheckpointTest, AttemptsRise) {
-  EXPECT_EQ(*NextAttempt(root_), 0);
-  EXPECT_EQ(*NextAttempt(root_), 1);
+  EXPECT_EQ(*NextAttempt(root_, -1), 0);
+  EXPECT_EQ(*NextAttempt(root_, -1), 1);
+  EXPECT_EQ(*NextAttempt(root_, 1), 2);
+}
+
+// "3": a flipped bit may leave a number. 16 digits: more than the contract holds.
+TEST_F(CheckpointTest, AFileOfTheAttemptThatIsDamagedCostsNothing) {
+  for (const char* text : {"", "q7\n", "-1\n", "3\n", "4000000000000000\n", "\xff"}) {
+    fs::create_directories(root_);
+    std::ofstream(root_ + "/attempt") << text;
+    EXPECT_EQ(*NextAttempt(root_, 17), 18) << text;
+    EXPECT_EQ(*NextAttempt(root_, 18), 19);
+  }
+  fs::remove(root_ + "/attempt");
+  EXPECT_EQ(*NextAttempt(root_, 4), 5) << "of a run whose file is gone";
 }
 
 TEST(CheckpointStateTest, EveryFieldOfAResultComesBack) {

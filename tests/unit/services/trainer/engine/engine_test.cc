@@ -7,8 +7,10 @@
 
 #include <cmath>
 #include <filesystem>
+#include <fstream>
 #include <limits>
 
+#include "absl/strings/str_format.h"
 #include "common/model/causal.h"
 #include "common/weights/canary.h"
 #include "common/weights/durable_file.h"
@@ -198,6 +200,74 @@ TEST_F(EngineTest, ResumingIsExact) {
   EXPECT_TRUE(cut->Train(SftBatch(1, Budget()))->already_trained);
   for (int64_t step = 2; step <= 3; ++step) Trained(*cut, SftBatch(step, Budget()));
   EXPECT_TRUE(BitEqual(Weights(*whole), Weights(*cut)));
+}
+
+// Flips a bit of the weights of a checkpoint of run "a".
+void Break(const EngineOptions& options, int64_t step) {
+  const std::string path =
+      absl::StrFormat("%s/step-%08d/model.safetensors", options.run.CheckpointFolder(), step);
+  std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
+  file.seekp(-1, std::ios::end);
+  file.put('\x55');
+  ASSERT_TRUE(file.good()) << path;
+}
+
+// Keeps one, falls back, saves: what was saved is what the next process finds.
+TEST_F(EngineTest, ARunThatFellBackToAnOlderCheckpointLosesNothingByItsNextSave) {
+  const auto whole = Open(Options("whole"));
+  for (int64_t step = 1; step <= 4; ++step) Trained(*whole, SftBatch(step, Budget()));
+  EngineOptions options = Options();
+  options.keep_checkpoints = 3;
+  auto engine = Open(options);
+  for (int64_t step = 1; step <= 3; ++step) {
+    Trained(*engine, SftBatch(step, Budget()));
+    ASSERT_TRUE(engine->Save().ok());
+  }
+  for (int64_t step : {2, 3}) Break(options, step);
+  std::ofstream(options.run.CheckpointFolder() + "/attempt");  // empty
+  options.keep_checkpoints = 1;
+  engine = Open(options);
+  ASSERT_EQ(engine->step(), 1);
+  Trained(*engine, SftBatch(2, Budget()));
+  ASSERT_TRUE(engine->Save().ok());
+  EXPECT_EQ(engine->durable_step(), 2);
+  engine = Open(options);
+  ASSERT_EQ(engine->step(), 2);
+  for (int64_t step : {3, 4}) Trained(*engine, SftBatch(step, Budget()));
+  EXPECT_TRUE(BitEqual(Weights(*whole), Weights(*engine)));
+}
+
+TEST_F(EngineTest, ARunGoesOnFromTheStepThatItIsToldOrNotAtAll) {
+  EngineOptions options = Options();
+  options.keep_checkpoints = 1;
+  options.keep_every = 2;
+  auto engine = Open(options);
+  for (int64_t step = 1; step <= 5; ++step) {
+    Trained(*engine, SftBatch(step, Budget()));
+    ASSERT_TRUE(engine->Save().ok());
+  }
+  const auto weights = Weights(*engine);
+  options.resume = 3;
+  const absl::Status refused = TrainerEngine::Open(options, SystemClock()).status();
+  EXPECT_TRUE(absl::IsNotFound(refused));
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("trainer.resume=3: no checkpoint of step"));
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("there are: 2, 4, 5"));
+  options.resume = 2;
+  engine = Open(options);
+  EXPECT_EQ(engine->step(), 2);
+  for (int64_t step = 3; step <= 5; ++step) Trained(*engine, SftBatch(step, Budget()));
+  EXPECT_TRUE(BitEqual(weights, Weights(*engine)));
+  EXPECT_EQ(Open(Options())->step(), 5) << "nothing is lost before it saves";
+}
+
+TEST_F(EngineTest, ASaveSeesThatItsCheckpointIsGone) {
+  const auto engine = Open(Options());
+  Trained(*engine, SftBatch(1, Budget()));
+  ASSERT_TRUE(engine->Save().ok());
+  fs::remove_all(Options().run.CheckpointFolder());
+  ASSERT_TRUE(engine->Save().ok());
+  EXPECT_EQ(engine->durable_step(), 1);
+  EXPECT_EQ(Open(Options())->step(), 1);
 }
 
 TEST_F(EngineTest, ABatchIsInTheWeightsOnce) {

@@ -41,6 +41,8 @@ TEST(ConfigTest, DefaultsAreLegalAndWhatIsPrintedReadsBack) {
   config.trainer.engine.optimizer.decay = DecayGroup::kInnerMatrices;
   config.trainer.engine.reference_folder = ".";
   config.trainer.engine.max_skipped_in_a_row = 4;
+  config.trainer.engine.keep_every = 100;
+  config.trainer.engine.resume = 1 << 20;
   config.trainer.engine.activations = model::Activations::kRecomputed;
   config.trainer.engine.dtype = model::DType::kBFloat16;
   const auto read = Read(PrintConfig(config));
@@ -74,6 +76,8 @@ TEST(ConfigTest, WhatCannotWorkIsRefusedByItsField) {
       {"trainer: {schedule: {decay: cosine}}", "trainer.schedule.decay=cosine"},
       {"trainer: {optimizer: {beta1: 1}}", "trainer.optimizer.beta1=1"},
       {"trainer: {schedule: {learning_rate: 0}}", "trainer.schedule.learning_rate=0"},
+      {"trainer: {keep_every: -1}", "trainer.keep_every=-1"},
+      {"trainer: {resume: -2}", "trainer.resume=-2"},
       {"trainer: {keep_versions: 1}", "trainer.keep_versions=1"},
       {"trainer: {listen: nowhere}", "trainer.listen=\"nowhere\""},
       {"trainer: {listen: \"0.0.0.0:0\"}", "trainer.insecure"},
