@@ -4,9 +4,10 @@
 // "kill:save", .., "kill:gather" and "kill:reduce" (while the next layer's weights, or a layer's
 // gradients, are under way), "throw:forward", after which the batch is given again. VIEWS: "none",
 // "dense" (the learner's view), "d1", "d2" or "d3" (distillation); with all but "none" each step is
-// rollouts of every method. DTYPE: "float32" or "bfloat16", or "float32-sharded", ..: ranks hold
+// rollouts of every method. "kill:write" strikes while the part of the checkpoint is written.
+// DTYPE: "float32" or "bfloat16", or "float32-sharded", ..: ranks hold
 // slices of the layers; "float32-waits-sharded": and compute nothing meanwhile; with "-tied" the
-// head is the embedding.
+// head is the embedding, with "-beside" checkpoints are written while the next step is taken.
 #include <ATen/core/Tensor.h>
 
 #include <atomic>
@@ -46,8 +47,11 @@ class StrikingClock final : public Clock {
  public:
   explicit StrikingClock(const Fault& fault) : fault_(fault) {}
   void Arm(int reads) { left_ = reads; }
+  // Strikes when another thread than this one reads it, which is the one that writes.
+  void ArmForOthers() { others_ = true; }
   absl::Time Now() override {
     if (left_ > 0 && --left_ == 0) fault_.Strike();
+    if (others_ && std::this_thread::get_id() != own_) fault_.Strike();
     return SystemClock().Now();
   }
   void SleepFor(absl::Duration d) override { SystemClock().SleepFor(d); }
@@ -55,6 +59,8 @@ class StrikingClock final : public Clock {
  private:
   const Fault& fault_;
   std::atomic<int> left_ = 0;
+  std::atomic<bool> others_ = false;
+  const std::thread::id own_ = std::this_thread::get_id();
 };
 
 // Rollouts are of the weights that the run began with, so that no batch depends on how ranks round.
@@ -173,7 +179,9 @@ absl::Status Train(const Arguments& args, Collective& joined) {
         fault.Strike();
       });
     }
-    RETURN_IF_ERROR(engine->Save());
+    if (step == 2 && !struck && args.fault.ends_with("write")) clock.ArmForOthers();
+    const bool beside = absl::StrContains(args.dtype, "beside") && step < args.last_step;
+    RETURN_IF_ERROR(beside ? engine->BeginSave() : engine->Save());
   }
   if (watch.joinable()) watch.join();
   NoteHeld(args, engine->decoder());
