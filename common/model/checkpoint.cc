@@ -137,6 +137,11 @@ absl::Status Decoder::LoadWeights(const std::string& folder) {
 }
 
 absl::Status Decoder::Save(const std::string& folder) const {
+  return SaveNamed(config(), Parameters(), folder);
+}
+
+absl::Status SaveNamed(const ModelConfig& config, const NamedTensors& parameters,
+                       const std::string& folder) {
   std::error_code error;
   std::filesystem::create_directories(folder, error);
   if (error) {
@@ -145,7 +150,7 @@ absl::Status Decoder::Save(const std::string& folder) const {
   }
   std::vector<at::Tensor> alive;
   std::vector<weights::NamedTensor> out;
-  for (const auto& [name, tensor] : Parameters()) {
+  for (const auto& [name, tensor] : parameters) {
     const at::Tensor& host = alive.emplace_back(tensor.detach().cpu().contiguous());
     weights::TensorView view;
     for (const auto& [type, scalar_type] : kTypes) {
@@ -157,7 +162,7 @@ absl::Status Decoder::Save(const std::string& folder) const {
   }
   RETURN_IF_ERROR(
       weights::WriteSafetensors(folder + "/model.safetensors", out, {{"format", "pt"}}));
-  return WriteText(folder + "/config.json", ModelConfigJson(config()));
+  return WriteText(folder + "/config.json", ModelConfigJson(config));
 }
 
 }  // namespace palimpsest::model

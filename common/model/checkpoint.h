@@ -11,4 +11,8 @@ namespace palimpsest::model {
 // head an lm_head.weight of the embedding's shape.
 absl::Status CopyNamed(const NamedTensors& source, bool tied, const NamedTensors& target);
 
+// Decoder::Save of a decoder that has this config and these parameters. Any thread.
+absl::Status SaveNamed(const ModelConfig& config, const NamedTensors& parameters,
+                       const std::string& folder);
+
 }  // namespace palimpsest::model

@@ -173,8 +173,9 @@ int64_t MemoryBytes(const RunNeeds& needs, const ParameterCount& parameters) {
   const int64_t slice = (parameters.sliced + needs.slices - 1) / needs.slices;
   const int64_t held = parameters.all - parameters.sliced + slice;
   const int64_t rank = 2 * held + (needs.reference ? parameters.all : 0);
-  const int64_t moments = needs.ranks > 0 ? 2 : 0;
-  const int64_t floats = needs.ranks * rank + (moments + needs.replicas) * parameters.all;
+  // Moments, and the copy of them and of the weights that becomes a checkpoint beside the steps.
+  const int64_t together = needs.ranks > 0 ? 2 + 3 : 0;
+  const int64_t floats = needs.ranks * rank + (together + needs.replicas) * parameters.all;
   return floats * kBytesOfFloat + needs.replicas * needs.kv_pool_bytes;
 }
 

@@ -68,8 +68,8 @@ absl::StatusOr<ParameterCount> ParametersOf(const ModelSection& model);
 int64_t DiskBytes(const RunNeeds& needs, int64_t parameters);
 
 // Of the trainer's ranks (weights and gradients each, or its slice of them; a reference model
-// where there is one; two moments together) and the replicas of inference (weights, KV pool) before
-// the first row.
+// where there is one; together two moments, and a copy of these and the weights while a checkpoint
+// is written) and the replicas of inference (weights, KV pool) before the first row.
 int64_t MemoryBytes(const RunNeeds& needs, const ParameterCount& parameters);
 
 }  // namespace palimpsest::tools

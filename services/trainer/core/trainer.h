@@ -48,8 +48,11 @@ class Trainer {
   virtual const TrainerInfo& info() const = 0;  // any thread
   virtual Phase phase() const = 0;              // any thread
 
-  virtual int64_t step() const = 0;          // optimiser steps in the weights
-  virtual int64_t durable_step() const = 0;  // covered by a checkpoint
+  virtual int64_t step() const = 0;  // optimiser steps in the weights
+  // Covered by a checkpoint; by one if what is being written succeeds; writes that failed so far.
+  virtual int64_t durable_step() const = 0;   // any thread
+  virtual int64_t saving_step() const = 0;    // any thread
+  virtual int64_t save_failures() const = 0;  // any thread
   virtual std::string last_batch_id() const = 0;
   virtual absl::StatusOr<std::vector<PublishedVersion>> Published() const = 0;  // ascending
 
@@ -63,7 +66,10 @@ class Trainer {
   virtual absl::StatusOr<TrainOutcome> Train(const Batch& batch) = 0;
   // The weights of step() as a version; the same step again is the same version.
   virtual absl::StatusOr<PublishedVersion> Publish() = 0;
-  // Makes step() durable.
+  // Returns when step() is copied; it becomes durable beside what follows, or the log says why not.
+  // Waits for the write before.
+  virtual absl::Status BeginSave() = 0;
+  // Makes step() durable; looks whether it still is.
   virtual absl::Status Save() = 0;
 };
 

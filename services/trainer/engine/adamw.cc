@@ -136,17 +136,22 @@ void AdamW::Step(double learning_rate, double norm, std::span<const at::Tensor> 
   }
 }
 
-absl::Status AdamW::Save(const std::string& folder, int rank, int size) const {
-  std::vector<weights::NamedTensor> tensors;
+model::NamedTensors AdamW::ToSave(int size) const {
+  model::NamedTensors tensors;
   for (size_t i = 0; i < state_.size(); ++i) {
     const auto& [name, tensor] = state_[i];
     if (i % kParts == kValue && !HasMaster(i / kParts)) continue;
-    tensors.push_back({name, View(tensor)});
-    if (size == 1) {
-      tensors.back().tensor.shape = shards_.parameters()[i / kParts].second.sizes().vec();
-    }
+    const at::Tensor& parameter = shards_.parameters()[i / kParts].second;
+    tensors.emplace_back(name, size == 1 ? tensor.view(parameter.sizes()) : tensor);
   }
-  return weights::WriteSafetensors(folder + "/" + FileOf(rank, size), tensors, {});
+  return tensors;
+}
+
+absl::Status SaveMoments(const model::NamedTensors& tensors, const std::string& folder, int rank,
+                         int size) {
+  std::vector<weights::NamedTensor> views;
+  for (const auto& [name, tensor] : tensors) views.push_back({name, View(tensor)});
+  return weights::WriteSafetensors(folder + "/" + FileOf(rank, size), views, {});
 }
 
 absl::Status AdamW::Load(const std::string& folder, int rank, int size, int64_t updates) {

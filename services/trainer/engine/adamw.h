@@ -38,11 +38,10 @@ class AdamW {
 
   int64_t updates() const { return updates_; }
 
-  // What rank `rank` of `size` owns, as a file of a checkpoint's folder with tensors
-  // "m.<parameter>", "v.<parameter>" and, where there are masters, "w.<parameter>": of one rank
-  // optimizer.safetensors with the shapes of the parameters, of more
-  // optimizer-<rank>-of-<size>.safetensors with flat slices.
-  absl::Status Save(const std::string& folder, int rank, int size) const;
+  // What this rank of `size` saves, the tensors themselves: "m.<parameter>", "v.<parameter>" and,
+  // where there are masters, "w.<parameter>"; of one rank with the shapes of the parameters, of
+  // more flat slices.
+  model::NamedTensors ToSave(int size) const;
   // As saved after `updates` updates by any number of ranks. Parameters may have another dtype than
   // then: saved masters become the values of fp32 slices (gather them), and where none were saved
   // masters are what the slices hold. DATA_LOSS names a tensor that is missing or of another shape.
@@ -59,6 +58,11 @@ class AdamW {
   model::NamedTensors state_;  // [kParts * parameters]
   int64_t updates_ = 0;
 };
+
+// AdamW::ToSave of rank `rank` of `size` as a file of a checkpoint's folder: of one rank
+// optimizer.safetensors, of more optimizer-<rank>-of-<size>.safetensors. Any thread.
+absl::Status SaveMoments(const model::NamedTensors& tensors, const std::string& folder, int rank,
+                         int size);
 
 // L2 norm of the gradients that a rank owns, squared.
 double SquaredNorm(std::span<const at::Tensor> gradients);

@@ -75,9 +75,7 @@ absl::Status DeleteLeftovers(const std::string& root) {
   return absl::OkStatus();
 }
 
-absl::Status FillFolder(const std::string& folder, CheckpointState& state,
-                        const std::function<absl::Status(const std::string&)>& fill) {
-  RETURN_IF_ERROR(fill(folder));
+absl::Status WriteState(const std::string& folder, CheckpointState& state) {
   ASSIGN_OR_RETURN(const std::vector<std::string> names, weights::ListFolder(folder));
   state.files.clear();
   for (const std::string& name : names) {
@@ -217,24 +215,34 @@ absl::Status CheckpointFolder::DeleteOld() {
   return absl::OkStatus();
 }
 
-absl::Status CheckpointFolder::Write(CheckpointState state,
-                                     const std::function<absl::Status(const std::string&)>& fill) {
+absl::StatusOr<std::string> CheckpointFolder::Begin() {
   RETURN_IF_ERROR(MakeFolder(root_));
   RETURN_IF_ERROR(DeleteLeftovers(root_));
-  const std::string temporary = root_ + "/" + weights::TemporaryName();
-  const int64_t step = state.ledger.step();
+  const std::string begun = root_ + "/" + weights::TemporaryName();
+  RETURN_IF_ERROR(MakeFolder(begun));
+  return begun;
+}
+
+void CheckpointFolder::Drop(const std::string& begun) { DeleteTree(begun).IgnoreError(); }
+
+absl::Status CheckpointFolder::Name(const std::string& begun, int64_t step) {
   const std::string folder = FolderOf(root_, step);
-  RETURN_IF_ERROR(MakeFolder(temporary));
-  if (const absl::Status filled = FillFolder(temporary, state, fill); !filled.ok()) {
-    DeleteTree(temporary).IgnoreError();  // the disk may be full
-    return filled;
-  }
   RETURN_IF_ERROR(SetNewerAside());
   RETURN_IF_ERROR(DeleteWhole(root_, folder));
-  if (std::rename(temporary.c_str(), folder.c_str()) != 0) {
+  if (std::rename(begun.c_str(), folder.c_str()) != 0) {
     return weights::IoError(errno, "rename to", folder);
   }
-  RETURN_IF_ERROR(weights::SyncPath(root_));
+  return weights::SyncPath(root_);
+}
+
+absl::Status CheckpointFolder::Commit(const std::string& begun, CheckpointState state) {
+  const int64_t step = state.ledger.step();
+  absl::Status written = WriteState(begun, state);
+  if (written.ok()) written = Name(begun, step);
+  if (!written.ok()) {
+    Drop(begun);  // the disk may be full
+    return written;
+  }
   whole_.insert(step);
   if (const absl::Status deleted = DeleteOld(); !deleted.ok()) {
     Log(Severity::kWarning, "old checkpoints stay", {{"why", deleted.ToString()}});

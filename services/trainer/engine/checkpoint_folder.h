@@ -1,11 +1,11 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <map>
 #include <optional>
 #include <set>
 #include <string>
+#include <utility>
 
 #include "common/base/status.h"
 #include "services/trainer/engine/checkpoint_state.h"
@@ -39,12 +39,15 @@ class CheckpointFolder {
   // That of `step`. NOT_FOUND, with the steps that are there; FAILED_PRECONDITION: it is broken.
   absl::StatusOr<FoundCheckpoint> At(int64_t step);
 
-  // `fill` writes plain files into an empty folder; state.json with their digests and its own seal
-  // follow, and the folder gets its name by a rename when everything is on disk. A folder of the
-  // same step is replaced. Then all go that `keep` does not name; older ones that turn out to be
-  // broken are set aside too. An error: the state is not durable.
-  absl::Status Write(CheckpointState state,
-                     const std::function<absl::Status(const std::string& folder)>& fill);
+  // An empty folder for the plain files of a checkpoint. What was begun before goes.
+  absl::StatusOr<std::string> Begin();
+  // The files are there: state.json with their digests and its own seal follow, and the folder gets
+  // its name by a rename when everything is on disk. A folder of the same step is replaced. Then
+  // all go that `keep` does not name; older ones that turn out to be broken are set aside too. An
+  // error: the state is not durable, and what was begun is gone.
+  absl::Status Commit(const std::string& begun, CheckpointState state);
+  // What was begun comes to nothing.
+  void Drop(const std::string& begun);
 
   // Of the latest that this process has read or written and that still stands there; 0: none.
   int64_t Durable() const;
@@ -52,6 +55,7 @@ class CheckpointFolder {
  private:
   absl::StatusOr<FoundCheckpoint> Look(int64_t step) const;
   absl::Status SetAside(int64_t step, const std::string& why, const char* kind);
+  absl::Status Name(const std::string& begun, int64_t step);
   absl::Status SetNewerAside();
   absl::Status DeleteOld();
 

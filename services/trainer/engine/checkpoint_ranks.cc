@@ -17,24 +17,6 @@ absl::StatusOr<std::optional<FoundCheckpoint>> Resume(CheckpointFolder& folder, 
 
 }  // namespace
 
-absl::Status WriteTogether(Collective& ranks, CheckpointFolder& folder, CheckpointState state,
-                           const std::function<absl::Status(const std::string&)>& fill) {
-  bool told = false;  // the others, where to write
-  const auto together = [&](const std::string& begun) -> absl::Status {
-    told = true;
-    ASSIGN_OR_RETURN(const std::string where, OfFirst(ranks, begun));
-    return where.empty() ? absl::OkStatus() : Agree(ranks, fill(where));
-  };
-  absl::Status written;
-  if (ranks.rank() == 0) {
-    written = folder.Write(std::move(state), together);
-    if (!told) together("").IgnoreError();  // it came to nothing before there was a folder
-  } else {
-    together("").IgnoreError();  // rank 0 tells
-  }
-  return Agree(ranks, written);
-}
-
 absl::StatusOr<std::optional<FoundCheckpoint>> ResumeTogether(Collective& ranks,
                                                               CheckpointFolder& folder,
                                                               int64_t resume) {

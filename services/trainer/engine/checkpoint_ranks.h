@@ -1,6 +1,5 @@
 #pragma once
 
-#include <functional>
 #include <optional>
 #include <string>
 
@@ -9,12 +8,6 @@
 
 // Checkpoints of a model whose parts several ranks hold. All ranks call, all get the same answer.
 namespace palimpsest::trainer {
-
-// CheckpointFolder::Write by rank 0, whose folder alone is used, the state and its digests last;
-// `fill` is called on every rank with the same folder, at the same time. The files of the ranks
-// have names of their own.
-absl::Status WriteTogether(Collective& ranks, CheckpointFolder& folder, CheckpointState state,
-                           const std::function<absl::Status(const std::string&)>& fill);
 
 // The checkpoint that trainer.resume names: the newest whole one for -1, else that of the step; as
 // rank 0 sees it, the others take its word for what is whole. nullopt: -1, and there is none.

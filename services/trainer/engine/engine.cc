@@ -84,14 +84,16 @@ struct TrainerEngine::Accumulated {
 };
 
 TrainerEngine::TrainerEngine(const EngineOptions& options, SourceModel model,
-                             CheckpointFolder checkpoints, Clock& clock, Collective& ranks)
+                             CheckpointFolder checkpoints, StepLedger ledger, Clock& clock,
+                             Collective& ranks)
     : options_(options),
       clock_(clock),
       ranks_(ranks),
       model_(std::move(model)),
       shards_(model_.decoder->Parameters(), ranks, options.weights),
       optimizer_(shards_, options.optimizer),
-      checkpoints_(std::move(checkpoints)) {
+      ledger_(std::move(ledger)),
+      writer_(std::move(checkpoints), ledger_.step(), clock, ranks) {
   model_.decoder->SetActivations(options.activations);
   if (shards_.sharded()) model_.decoder->SetLayerKeeper(&shards_);
   const model::ModelConfig& config = model_.decoder->config();
@@ -120,13 +122,12 @@ absl::StatusOr<std::unique_ptr<TrainerEngine>> TrainerEngine::Open(const EngineO
                    found ? LoadModel(found->folder, options.dtype)
                          : MakeModel(options.model, options.run.seed, options.dtype));
   std::unique_ptr<TrainerEngine> engine(
-      new TrainerEngine(options, std::move(source), std::move(checkpoints), clock, ranks));
+      new TrainerEngine(options, std::move(source), std::move(checkpoints),
+                        found ? found->state.ledger : StepLedger(), clock, ranks));
   if (found) {
     RETURN_IF_ERROR(
         engine->optimizer_.Load(found->folder, ranks.rank(), ranks.size(), found->state.updates));
     RETURN_IF_ERROR(engine->shards_.Gather());
-    engine->ledger_ = found->state.ledger;
-    engine->durable_step_ = engine->step();
   }
   if (options.loss.reference_kl.coefficient > 0) {
     ASSIGN_OR_RETURN(engine->reference_, LoadReference(options, engine->decoder().config()));
@@ -336,6 +337,7 @@ absl::Status TrainerEngine::TakeStep(const Batch& batch, StepResult& result) {
 
 absl::StatusOr<StepResult> TrainerEngine::Learn(const Batch& batch) {
   ResetPeakMemory();
+  RETURN_IF_ERROR(writer_.Meet());
   ASSIGN_OR_RETURN(const std::optional<PolicyVersion> newest, NewestVersion());
   Admitted admitted;
   Accumulated sums;
@@ -407,31 +409,31 @@ absl::StatusOr<TrainOutcome> TrainerEngine::Train(const Batch& batch) {
   return TrainOutcome{*std::move(result), false, replayed_};
 }
 
-// Somebody may have deleted what was durable.
-absl::Status TrainerEngine::LookAtDisk() {
-  absl::StatusOr<std::string> text = "";
-  if (ranks_.rank() == 0) text = absl::StrFormat("%d", checkpoints_.Durable());
-  ASSIGN_OR_RETURN(const std::string told, OfFirst(ranks_, std::move(text)));
-  if (!absl::SimpleAtoi(told, &durable_step_)) {
-    return absl::InternalError(absl::StrFormat("rank 0 tells the durable step '%s'", told));
-  }
-  return absl::OkStatus();
+absl::Status TrainerEngine::BeginWrite() {
+  const auto copy = [&]() -> absl::StatusOr<CheckpointPart> {
+    CheckpointPart part;
+    RETURN_IF_ERROR(shards_.WhileWhole([&] {
+      return Caught(step(), [&] {
+        part = CopyToSave(model_, optimizer_, ranks_.rank(), ranks_.size());
+        return absl::OkStatus();
+      });
+    }));
+    return part;
+  };
+  return writer_.Begin({.updates = optimizer_.updates(), .ledger = ledger_}, copy);
+}
+
+absl::Status TrainerEngine::BeginSave() {
+  const PhaseScope scope(phase_, Phase::kCheckpoint);
+  return BeginWrite();
 }
 
 absl::Status TrainerEngine::Save() {
-  RETURN_IF_ERROR(LookAtDisk());
-  if (durable_step_ == step() && step() > 0) return absl::OkStatus();
   const PhaseScope scope(phase_, Phase::kCheckpoint);
-  const auto fill = [&](const std::string& folder) -> absl::Status {
-    if (ranks_.rank() == 0) RETURN_IF_ERROR(SaveModel(model_, folder));
-    return optimizer_.Save(folder, ranks_.rank(), ranks_.size());
-  };
-  RETURN_IF_ERROR(shards_.WhileWhole([&] {
-    return WriteTogether(ranks_, checkpoints_, {.updates = optimizer_.updates(), .ledger = ledger_},
-                         fill);
-  }));
-  durable_step_ = step();
-  return absl::OkStatus();
+  RETURN_IF_ERROR(writer_.Look());
+  if (durable_step() == step() && step() > 0) return absl::OkStatus();
+  RETURN_IF_ERROR(BeginWrite());
+  return writer_.Wait();
 }
 
 absl::StatusOr<std::vector<PublishedVersion>> TrainerEngine::Published() const {
@@ -458,6 +460,7 @@ absl::StatusOr<std::vector<PublishedVersion>> TrainerEngine::Published() const {
 
 absl::StatusOr<PublishedVersion> TrainerEngine::Publish() {
   const PhaseScope scope(phase_, Phase::kPublish);
+  RETURN_IF_ERROR(writer_.Meet());
   absl::StatusOr<PolicyVersion> written = absl::FailedPreconditionError(
       absl::StrFormat("rank %d publishes nothing: rank 0 does", ranks_.rank()));
   RETURN_IF_ERROR(shards_.WhileWhole([&] {

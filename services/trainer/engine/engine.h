@@ -15,7 +15,7 @@
 #include "services/trainer/core/step_ledger.h"
 #include "services/trainer/core/trainer.h"
 #include "services/trainer/engine/adamw.h"
-#include "services/trainer/engine/checkpoint_folder.h"
+#include "services/trainer/engine/checkpoint_writer.h"
 #include "services/trainer/engine/model_source.h"
 #include "services/trainer/engine/options.h"
 #include "services/trainer/engine/parameter_shards.h"
@@ -25,14 +25,14 @@
 namespace palimpsest::trainer {
 
 // The weights and what moves them: replays batches with their recorded events, steps, saves,
-// publishes. One thread, save for info() and phase().
+// publishes. One thread, save for what Trainer allows to any.
 //
 // Of several ranks each holds all weights, or its slices of them, replays its share of a batch and
-// owns a part of the optimiser's state. All ranks call Open, Train, Publish and Save with the same
-// arguments in the same order and get the same answers; rank 0 alone writes versions and says which
-// there are. What fails on one rank before gradients meet fails on all, under its name, and the
-// weights are as before; a failure after that, or in a pass over sharded layers, is the
-// collective's.
+// owns a part of the optimiser's state. All ranks call Open, Train, Publish, BeginSave and Save
+// with the same arguments in the same order and get the same answers; rank 0 alone writes versions
+// and says which there are. What fails on one rank before gradients meet fails on all, under its
+// name, and the weights are as before; a failure after that, or in a pass over sharded layers, is
+// the collective's.
 class TrainerEngine final : public Trainer {
  public:
   // Goes on from the checkpoint of the run that options.resume names, of any number of ranks, or
@@ -44,12 +44,15 @@ class TrainerEngine final : public Trainer {
   const TrainerInfo& info() const override { return info_; }
   Phase phase() const override { return phase_.load(); }
   int64_t step() const override { return ledger_.step(); }
-  int64_t durable_step() const override { return durable_step_; }
+  int64_t durable_step() const override { return writer_.durable_step(); }
+  int64_t saving_step() const override { return writer_.saving_step(); }
+  int64_t save_failures() const override { return writer_.failures(); }
   std::string last_batch_id() const override;
   absl::StatusOr<std::vector<PublishedVersion>> Published() const override;
   absl::Status Sound() const override;
   absl::StatusOr<TrainOutcome> Train(const Batch& batch) override;
   absl::StatusOr<PublishedVersion> Publish() override;
+  absl::Status BeginSave() override;
   absl::Status Save() override;
 
   const model::Decoder& decoder() const { return *model_.decoder; }
@@ -64,9 +67,9 @@ class TrainerEngine final : public Trainer {
   struct Accumulated;  // over micro-batches
 
   TrainerEngine(const EngineOptions& options, SourceModel model, CheckpointFolder checkpoints,
-                Clock& clock, Collective& ranks);
+                StepLedger ledger, Clock& clock, Collective& ranks);
   absl::Status OpenStore();
-  absl::Status LookAtDisk();
+  absl::Status BeginWrite();
   absl::StatusOr<std::optional<PolicyVersion>> NewestVersion() const;
   absl::StatusOr<Admitted> Admit(const Batch& batch, std::optional<PolicyVersion> newest) const;
   absl::StatusOr<StepResult> Learn(const Batch& batch);
@@ -89,8 +92,7 @@ class TrainerEngine final : public Trainer {
   ParameterShards shards_;
   AdamW optimizer_;
   StepLedger ledger_;
-  CheckpointFolder checkpoints_;  // of rank 0
-  int64_t durable_step_ = 0;
+  CheckpointWriter writer_;
   std::vector<rl::Replayed> replayed_;           // in the latest step of this process
   std::unique_ptr<weights::StoreWriter> store_;  // of rank 0
 };

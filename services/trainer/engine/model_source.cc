@@ -70,7 +70,12 @@ absl::StatusOr<SourceModel> MakeModel(const ModelSection& section, uint64_t seed
 
 absl::Status SaveModel(const SourceModel& model, const std::string& folder) {
   RETURN_IF_ERROR(model.decoder->Save(folder));
-  for (const auto& [name, text] : model.companions) {
+  return SaveCompanions(model.companions, folder);
+}
+
+absl::Status SaveCompanions(const std::map<std::string, std::string>& companions,
+                            const std::string& folder) {
+  for (const auto& [name, text] : companions) {
     RETURN_IF_ERROR(weights::WriteFileDurably(folder + "/" + name, text));
   }
   return absl::OkStatus();

@@ -24,6 +24,10 @@ absl::StatusOr<SourceModel> MakeModel(const ModelSection& section, uint64_t seed
 // A folder with weights and companions: a Hugging Face folder, a version, a checkpoint.
 absl::StatusOr<SourceModel> LoadModel(const std::string& folder, model::DType dtype);
 
+// The companions alone.
+absl::Status SaveCompanions(const std::map<std::string, std::string>& companions,
+                            const std::string& folder);
+
 // The weights and the companions; any Hugging Face tool can read them.
 absl::Status SaveModel(const SourceModel& model, const std::string& folder);
 

@@ -9,6 +9,7 @@ namespace {
 
 // A command is one of these, then its argument.
 constexpr char kTrain = 'T';  // a serialized TrainBatchRequest
+constexpr char kBeginSave = 'B';
 constexpr char kSave = 'S';
 constexpr char kPublish = 'P';
 constexpr char kEnd = 'E';
@@ -23,6 +24,10 @@ absl::StatusOr<Batch> BatchOf(const std::string& source) {
 
 // Of one command; an error that does not part the ranks is rank 0's to tell.
 absl::Status Obey(const std::string& command, Trainer& trainer) {
+  if (command.front() == kBeginSave) {
+    trainer.BeginSave().IgnoreError();
+    return absl::OkStatus();
+  }
   if (command.front() == kSave) {
     trainer.Save().IgnoreError();
     return absl::OkStatus();
@@ -67,6 +72,11 @@ absl::StatusOr<PublishedVersion> LeadingTrainer::Publish() {
   absl::StatusOr<PublishedVersion> published = trainer_.Publish();
   RETURN_IF_ERROR(Judged(absl::OkStatus()));
   return published;
+}
+
+absl::Status LeadingTrainer::BeginSave() {
+  RETURN_IF_ERROR(Judged(Tell(kBeginSave, "")));
+  return Judged(trainer_.BeginSave());
 }
 
 absl::Status LeadingTrainer::Save() {

@@ -9,9 +9,9 @@
 // do next, and each does it with a Trainer of its own. Alone nothing is told.
 namespace palimpsest::trainer {
 
-// Rank 0's trainer as its server sees it. Once the ranks have parted Train, Publish and Save answer
-// UNAVAILABLE, with the collective's error: clients wait for the next life. `broken` has been
-// called by then: the daemon is to end. One thread calls.
+// Rank 0's trainer as its server sees it. Once the ranks have parted Train, Publish and the saves
+// answer UNAVAILABLE, with the collective's error: clients wait for the next life. `broken` has
+// been called by then: the daemon is to end. One thread calls.
 class LeadingTrainer final : public Trainer {
  public:
   // `trainer` and `ranks` outlive it. Batches carry their source.
@@ -22,6 +22,8 @@ class LeadingTrainer final : public Trainer {
   Phase phase() const override { return trainer_.phase(); }
   int64_t step() const override { return trainer_.step(); }
   int64_t durable_step() const override { return trainer_.durable_step(); }
+  int64_t saving_step() const override { return trainer_.saving_step(); }
+  int64_t save_failures() const override { return trainer_.save_failures(); }
   std::string last_batch_id() const override { return trainer_.last_batch_id(); }
   absl::StatusOr<std::vector<PublishedVersion>> Published() const override {
     return trainer_.Published();
@@ -29,6 +31,7 @@ class LeadingTrainer final : public Trainer {
   absl::Status Sound() const override { return trainer_.Sound(); }
   absl::StatusOr<TrainOutcome> Train(const Batch& batch) override;
   absl::StatusOr<PublishedVersion> Publish() override;
+  absl::Status BeginSave() override;
   absl::Status Save() override;
 
   // The others end. The collective's error when they no longer listen.

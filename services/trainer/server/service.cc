@@ -45,15 +45,15 @@ TrainerServer::TrainerServer(Options options, Trainer& trainer, Telemetry& telem
 
 void TrainerServer::TakeSnapshot() {
   Snapshot now{.step = trainer_.step(),
-               .durable_step = trainer_.durable_step(),
                .last_batch_id = trainer_.last_batch_id(),
                .sound = trainer_.Sound()};
   auto published = trainer_.Published();
+  for (; told_failures_ < trainer_.save_failures(); ++told_failures_) telemetry_.SaveFailed();
   const absl::MutexLock lock(&mu_);
   now.published = published.ok() ? *std::move(published) : snapshot_.published;
   snapshot_ = std::move(now);
   TellReady();
-  telemetry_.Status(snapshot_.step, snapshot_.durable_step,
+  telemetry_.Status(snapshot_.step, trainer_.durable_step(),
                     snapshot_.published.empty() ? -1 : snapshot_.published.back().version.value());
 }
 
@@ -122,11 +122,9 @@ absl::StatusOr<v1::TrainBatchResponse> TrainerServer::TrainNow(const Batch& batc
     if (const absl::Status sound = trainer_.Sound(); !sound.ok()) {
       Log(Severity::kError, "no more is learnt", {{"why", sound.ToString()}});
     }
-    const int64_t behind = trainer_.step() - trainer_.durable_step();
-    if (options_.checkpoint_every > 0 && behind >= options_.checkpoint_every) {
-      SaveNow().IgnoreError();  // told in the log; the next step tries again
-    }
     TakeSnapshot();
+    const int64_t behind = trainer_.step() - trainer_.saving_step();
+    if (options_.checkpoint_every > 0 && behind >= options_.checkpoint_every) SaveBeside();
   }
   return ToProto(outcome);
 }
@@ -165,9 +163,13 @@ absl::StatusOr<int64_t> TrainerServer::SaveNow() {
   const absl::Status saved = trainer_.Save();
   TakeSnapshot();
   if (saved.ok()) return trainer_.durable_step();
-  telemetry_.SaveFailed();
-  Log(Severity::kError, "checkpoint failed", {{"why", saved.ToString()}});
   return saved;
+}
+
+// What fails is told by the log; the next step tries again.
+void TrainerServer::SaveBeside() {
+  if (trainer_.step() > 0 && trainer_.saving_step() == trainer_.step()) return;
+  trainer_.BeginSave().IgnoreError();
 }
 
 grpc::Status TrainerServer::GetServerInfo(grpc::ServerContext*,
@@ -194,7 +196,8 @@ grpc::Status TrainerServer::GetStatus(grpc::ServerContext*, const v1::GetStatusR
                                       v1::GetStatusResponse* response) {
   const Snapshot now = snapshot();
   response->set_step(now.step);
-  response->set_durable_step(now.durable_step);
+  // What has been written since is of a step that the snapshot may not know yet.
+  response->set_durable_step(std::min(now.step, trainer_.durable_step()));
   response->set_policy_version(now.published.empty() ? -1 : now.published.back().version.value());
   for (const PublishedVersion& version : now.published) {
     *response->add_published() = ToProto(version);
@@ -229,11 +232,10 @@ grpc::Status TrainerServer::Publish(grpc::ServerContext* context, const v1::Publ
 grpc::Status TrainerServer::SaveCheckpoint(grpc::ServerContext* context,
                                            const v1::SaveCheckpointRequest* request,
                                            v1::SaveCheckpointResponse* response) {
-  absl::StatusOr<int64_t> durable = snapshot().durable_step;
+  absl::StatusOr<int64_t> durable = trainer_.durable_step();
   if (request->wait()) {
     durable = worker_.Run<int64_t>(DeadlineOf(context), [this] { return SaveNow(); });
-  } else if (absl::Status posted = worker_.Post([this] { SaveNow().IgnoreError(); });
-             !posted.ok()) {
+  } else if (absl::Status posted = worker_.Post([this] { SaveBeside(); }); !posted.ok()) {
     durable = posted;
   }
   if (!durable.ok()) return ToGrpc(durable.status());

@@ -54,7 +54,7 @@ class TrainerServer final : public v1::TrainerService::Service {
  private:
   // What GetStatus tells while the worker is busy.
   struct Snapshot {
-    int64_t step = 0, durable_step = 0;
+    int64_t step = 0;
     std::string last_batch_id;
     std::vector<PublishedVersion> published;
     absl::Status sound;
@@ -64,6 +64,7 @@ class TrainerServer final : public v1::TrainerService::Service {
   absl::StatusOr<v1::TrainBatchResponse> TrainNow(const Batch& batch);
   absl::StatusOr<v1::PublishResponse> PublishNow(int64_t step);
   absl::StatusOr<int64_t> SaveNow();  // the durable step
+  void SaveBeside();
   void TakeSnapshot();
 
   Snapshot snapshot() const;
@@ -76,6 +77,7 @@ class TrainerServer final : public v1::TrainerService::Service {
   Trainer& trainer_;
   Telemetry& telemetry_;
   Clock& clock_;
+  int64_t told_failures_ = 0;  // to telemetry, by the worker
   mutable absl::Mutex mu_;
   Snapshot snapshot_ ABSL_GUARDED_BY(mu_);
   v1::ServingState state_ ABSL_GUARDED_BY(mu_) = v1::SERVING_STATE_SERVING;

@@ -44,11 +44,11 @@ TEST(JudgeTest, LowLimitsAreNamedWithTheCommandThatRaisesThem) {
   Expect(JudgeProcesses({.processes = 10}), "processes", Verdict::kFail);
 }
 
-TEST(JudgeTest, MemoryIsThatOfTheKvPoolAndFiveCopiesOfTheWeights) {
+TEST(JudgeTest, MemoryIsThatOfTheKvPoolAndEightCopiesOfTheWeights) {
   RunNeeds needs;
   needs.kv_pool_bytes = 512 * kMiB;
   const int64_t bytes = MemoryBytes(needs, {.all = 10 * kMiB});
-  EXPECT_EQ(bytes, 512 * kMiB + 200 * kMiB);
+  EXPECT_EQ(bytes, 512 * kMiB + 320 * kMiB);
   Expect(JudgeMemory(bytes, {.memory_bytes = 2 * bytes}), "memory", Verdict::kPass);
   Expect(JudgeMemory(bytes, {.memory_bytes = bytes + 1}), "memory", Verdict::kWarn);
   Expect(JudgeMemory(bytes, {.memory_bytes = bytes - 1}), "memory", Verdict::kFail);
@@ -58,12 +58,12 @@ TEST(JudgeTest, EachRankHoldsWeightsAndGradientsAndAReferenceIfThereIsOne) {
   RunNeeds needs;
   needs.kv_pool_bytes = 7;
   needs.ranks = 3;
-  EXPECT_EQ(MemoryBytes(needs, {.all = 1000, .sliced = 900}), 4000 * (3 * 2 + 2 + 1) + 7);
+  EXPECT_EQ(MemoryBytes(needs, {.all = 1000, .sliced = 900}), 4000 * (3 * 2 + 5 + 1) + 7);
   needs.reference = true;
-  EXPECT_EQ(MemoryBytes(needs, {.all = 1000, .sliced = 900}), 4000 * (3 * 3 + 2 + 1) + 7);
+  EXPECT_EQ(MemoryBytes(needs, {.all = 1000, .sliced = 900}), 4000 * (3 * 3 + 5 + 1) + 7);
   needs.slices = 5;  // one for each rank, two of which are on other nodes
   EXPECT_EQ(MemoryBytes(needs, {.all = 1000, .sliced = 900}),
-            4 * (3 * (2 * (100 + 180) + 1000) + (2 + 1) * 1000) + 7);
+            4 * (3 * (2 * (100 + 180) + 1000) + (5 + 1) * 1000) + 7);
   needs.ranks = 0;  // another node's
   needs.replicas = 2;
   EXPECT_EQ(MemoryBytes(needs, {.all = 1000, .sliced = 900}), 2 * (4000 + 7));

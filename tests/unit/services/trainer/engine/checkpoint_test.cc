@@ -44,9 +44,9 @@ class CheckpointTest : public ::testing::Test {
     for (int64_t i = 1; i <= step; ++i) {
       state.ledger.Add({.step = i, .batch_id = "b" + std::to_string(i), .loss = 0.1 * i});
     }
-    return folder_.Write(std::move(state), [&](const std::string& folder) {
-      return weights::WriteFileDurably(folder + "/data", "step " + std::to_string(step));
-    });
+    ASSIGN_OR_RETURN(const std::string begun, folder_.Begin());
+    RETURN_IF_ERROR(weights::WriteFileDurably(begun + "/data", "step " + std::to_string(step)));
+    return folder_.Commit(begun, std::move(state));
   }
   int64_t Newest() { return Start().value_or(-1); }
   void Break(int64_t step) {
@@ -156,15 +156,14 @@ TEST_F(CheckpointTest, WhatIsDeletedUnderTheProcessIsNotDurable) {
   EXPECT_EQ(folder_.Durable(), 2);
 }
 
-TEST_F(CheckpointTest, AWriteThatFailsLeavesAllAsItWas) {
+TEST_F(CheckpointTest, ACommitThatFailsLeavesAllAsItWas) {
   ASSERT_TRUE(Start({.newest = 1}).ok());
   ASSERT_TRUE(Write(1).ok());
   CheckpointState state;
   for (int64_t step : {1, 2}) state.ledger.Add({.step = step, .batch_id = "b"});
-  EXPECT_TRUE(absl::IsResourceExhausted(folder_.Write(state, [](const std::string& folder) {
-    std::ofstream(folder + "/half") << "x";
-    return absl::ResourceExhaustedError("disk full");
-  })));
+  const std::string begun = *folder_.Begin();
+  fs::create_directories(begun + "/no file");
+  EXPECT_FALSE(folder_.Commit(begun, state).ok());
   EXPECT_EQ(folder_.Durable(), 1);
   EXPECT_EQ(weights::ListFolder(root_)->size(), 1u);
 }

@@ -9,8 +9,10 @@
 #include <filesystem>
 #include <fstream>
 #include <limits>
+#include <thread>
 
 #include "absl/strings/str_format.h"
+#include "absl/synchronization/notification.h"
 #include "common/model/causal.h"
 #include "common/weights/canary.h"
 #include "common/weights/durable_file.h"
@@ -268,6 +270,53 @@ TEST_F(EngineTest, ASaveSeesThatItsCheckpointIsGone) {
   ASSERT_TRUE(engine->Save().ok());
   EXPECT_EQ(engine->durable_step(), 1);
   EXPECT_EQ(Open(Options())->step(), 1);
+}
+
+// Holds every thread but its own that asks it for the time, until it is opened.
+class HoldingClock final : public Clock {
+ public:
+  absl::Time Now() override {
+    if (std::this_thread::get_id() != own_) go_on.WaitForNotification();
+    return SystemClock().Now();
+  }
+  void SleepFor(absl::Duration d) override { SystemClock().SleepFor(d); }
+
+  absl::Notification go_on;
+
+ private:
+  const std::thread::id own_ = std::this_thread::get_id();
+};
+
+// The write is held when the next steps are taken; what a kill then would leave is looked at.
+TEST_F(EngineTest, StepsGoOnWhileACheckpointIsWrittenAndItHoldsTheStepThatWasSaved) {
+  const auto whole = Open(Options("whole"));
+  for (int64_t step = 1; step <= 4; ++step) Trained(*whole, SftBatch(step, Budget()));
+  HoldingClock clock;
+  const EngineOptions options = Options();
+  auto engine = Open(options);
+  Trained(*engine, SftBatch(1, Budget()));
+  ASSERT_TRUE(engine->Save().ok());
+  engine = *TrainerEngine::Open(options, clock);
+  Trained(*engine, SftBatch(2, Budget()));
+  ASSERT_TRUE(engine->BeginSave().ok());
+  EXPECT_EQ(engine->saving_step(), 2);
+  Trained(*engine, SftBatch(3, Budget()));
+  ASSERT_TRUE(engine->Publish().ok());
+  EXPECT_EQ(engine->durable_step(), 1);
+  fs::copy(root_ + "/a", root_ + "/killed", fs::copy_options::recursive);
+  clock.go_on.Notify();
+  engine.reset();  // waits for the write, as no kill does
+  EngineOptions as_killed = options;
+  as_killed.run.folder = root_ + "/killed";
+  const auto killed = Open(as_killed), resumed = Open(options);
+  EXPECT_EQ(killed->step(), 1);
+  EXPECT_EQ(resumed->step(), 2);
+  for (TrainerEngine* life : {killed.get(), resumed.get()}) {
+    for (int64_t step = life->step() + 1; step <= 4; ++step) {
+      Trained(*life, SftBatch(step, Budget()));
+    }
+    EXPECT_TRUE(BitEqual(Weights(*whole), Weights(*life)));
+  }
 }
 
 TEST_F(EngineTest, ABatchIsInTheWeightsOnce) {

@@ -206,6 +206,20 @@ TEST_F(RanksTest, WhatGoesOnBesideTheComputationChangesNoBitAndHasOneOrderOnAllR
   }
 }
 
+TEST_F(RanksTest, CheckpointsThatAreWrittenBesideTheStepsAreThoseOfStepsThatWait) {
+  for (const std::string dtype : {"float32", "float32-sharded"}) {
+    Train(dtype, 2, kSteps, "none", dtype);
+    const std::string beside = "float32-beside" + dtype.substr(7);
+    Train(beside, 2, kSteps, "none", beside);
+    for (int64_t step = 1; step <= kSteps; ++step) {
+      EXPECT_EQ(Distance(Weights(beside, step), Weights(dtype, step)), 0) << step;
+      EXPECT_EQ(Distance(Load(beside, step, "optimizer", ""), Load(dtype, step, "optimizer", "")),
+                0)
+          << step;
+    }
+  }
+}
+
 TEST_F(RanksTest, WithSlicesTooBothViewsAreLearntAndAnyRanksGoOn) {
   for (const char* way : {"dense", "d1", "d3"}) {
     const std::string views = way;
@@ -348,6 +362,10 @@ INSTANTIATE_TEST_SUITE_P(OfTheFirst, FaultTest,
                                            Struck{"kill:backward:0", "float32"},
                                            Struck{"kill:save:0", "float32"},
                                            Struck{"stop:save:0", "float32"}),
+                         NameOf);
+INSTANTIATE_TEST_SUITE_P(BesideTheSteps, FaultTest,
+                         ::testing::Values(Struck{"kill:write:1", "float32-beside"},
+                                           Struck{"stop:write:1", "float32-beside"}),
                          NameOf);
 INSTANTIATE_TEST_SUITE_P(WithSlices, FaultTest,
                          ::testing::Values(Struck{"kill:backward:1", "float32-sharded"},

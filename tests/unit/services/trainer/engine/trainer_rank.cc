@@ -2,12 +2,13 @@
 // run, trains each step up to LAST_STEP, prints its numbers and saves it. FAULT: "none", or how
 // and where which rank is struck, once in the life of the run, in step 2: "kill:forward:1",
 // "stop:backward:0", .., "kill:save:0" (its files are written, nobody knows of them, and rank 0 has
-// not written the state), "kill:gather:1" and "kill:reduce:1" (while the next layer's weights, or a
-// layer's gradients, are under way), "throw:forward:1", after which the batch is given again.
-// VIEWS: "none", "dense" (the learner's view), "d1", "d2" or "d3" (distillation); with all but
-// "none" each step is rollouts of every method. DTYPE: "float32" or "bfloat16", or
-// "float32-sharded", ..: ranks hold slices of the layers; "float32-waits-sharded": and compute
-// nothing meanwhile; with "-tied" the head is the embedding.
+// not written the state), "kill:write:1" (while its files are written), "kill:gather:1" and
+// "kill:reduce:1" (while the next layer's weights, or a layer's gradients, are under way),
+// "throw:forward:1", after which the batch is given again. VIEWS: "none", "dense" (the learner's
+// view), "d1", "d2" or "d3" (distillation); with all but "none" each step is rollouts of every
+// method. DTYPE: "float32" or "bfloat16", or "float32-sharded", ..: ranks hold slices of the
+// layers; "float32-waits-sharded": and compute nothing meanwhile; with "-tied" the head is the
+// embedding, with "-beside" checkpoints are written while the next step is taken.
 #include <ATen/core/Tensor.h>
 
 #include <atomic>
@@ -18,6 +19,7 @@
 #include <fstream>
 #include <set>
 #include <stdexcept>
+#include <thread>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_format.h"
@@ -46,8 +48,11 @@ class StrikingClock final : public Clock {
  public:
   explicit StrikingClock(const Fault& fault) : fault_(fault) {}
   void Arm(int reads) { left_ = reads; }
+  // Strikes when another thread than this one reads it, which is the one that writes.
+  void ArmForOthers() { others_ = true; }
   absl::Time Now() override {
     if (left_ > 0 && --left_ == 0) fault_.Strike();
+    if (others_ && std::this_thread::get_id() != own_) fault_.Strike();
     return SystemClock().Now();
   }
   void SleepFor(absl::Duration d) override { SystemClock().SleepFor(d); }
@@ -55,6 +60,8 @@ class StrikingClock final : public Clock {
  private:
   const Fault& fault_;
   std::atomic<int> left_ = 0;
+  std::atomic<bool> others_ = false;
+  const std::thread::id own_ = std::this_thread::get_id();
 };
 
 // Rollouts are of the weights that the run began with, so that no batch depends on how ranks round.
@@ -163,7 +170,8 @@ absl::Status Train(const Arguments& args, Collective& joined) {
     }
     if (step == 2 && strikes("save")) {
       ranks.tells = [&, told = 0]() mutable {
-        if (engine->phase() == Phase::kCheckpoint && ++told == 2) fault.Strike();
+        // What is on the disk, where to write; then that the files are there.
+        if (engine->phase() == Phase::kCheckpoint && ++told == 3) fault.Strike();
       };
     }
     const Batch batch =
@@ -176,7 +184,9 @@ absl::Status Train(const Arguments& args, Collective& joined) {
     RETURN_IF_ERROR(outcome.status());
     Print(outcome->result);
     PrintReplayed(outcome->replayed);
-    RETURN_IF_ERROR(engine->Save());
+    if (step == 2 && strikes("write")) clock.ArmForOthers();
+    const bool beside = absl::StrContains(args.dtype, "beside") && step < args.last_step;
+    RETURN_IF_ERROR(beside ? engine->BeginSave() : engine->Save());
   }
   NoteHeld(args, engine->decoder());
   ranks.WriteBegun(absl::StrFormat("%s/begun-%d.txt", args.run, args.rank));

@@ -70,6 +70,8 @@ class NotingTrainer final : public Trainer {
   Phase phase() const override { return Phase::kIdle; }
   int64_t step() const override { return 0; }
   int64_t durable_step() const override { return 0; }
+  int64_t saving_step() const override { return 0; }
+  int64_t save_failures() const override { return 0; }
   std::string last_batch_id() const override { return ""; }
   absl::StatusOr<std::vector<PublishedVersion>> Published() const override {
     return std::vector<PublishedVersion>();
@@ -82,6 +84,10 @@ class NotingTrainer final : public Trainer {
   absl::StatusOr<PublishedVersion> Publish() override {
     notes.push_back("publish");
     return PublishedVersion{};
+  }
+  absl::Status BeginSave() override {
+    notes.push_back("begin save");
+    return absl::OkStatus();
   }
   absl::Status Save() override {
     notes.push_back("save");
@@ -129,12 +135,13 @@ TEST_F(RanksTest, AllRanksTrainTheSameBatchPublishAndSave) {
   const absl::Status followed = FollowWhile([&] {
     EXPECT_TRUE(leading_.Train(BatchWithSource()).ok());
     EXPECT_TRUE(leading_.Publish().ok());
+    EXPECT_TRUE(leading_.BeginSave().ok());
     EXPECT_TRUE(absl::IsResourceExhausted(leading_.Save()));
     EXPECT_TRUE(leading_.End().ok());
   });
   EXPECT_TRUE(followed.ok()) << followed;
-  EXPECT_THAT(first_.notes, ElementsAre("b7 with 1", "publish", "save"));
-  EXPECT_THAT(second_.notes, ElementsAre("b7 with 1", "publish", "save"));
+  EXPECT_THAT(first_.notes, ElementsAre("b7 with 1", "publish", "begin save", "save"));
+  EXPECT_THAT(second_.notes, ElementsAre("b7 with 1", "publish", "begin save", "save"));
   EXPECT_EQ(broken_, 0);  // a full disk does not part the ranks
 }
 

@@ -22,6 +22,8 @@ class ScriptedTrainer final : public Trainer {
   Phase phase() const override { return Phase::kIdle; }
   int64_t step() const override { return ledger_.step(); }
   int64_t durable_step() const override { return durable_; }
+  int64_t saving_step() const override { return saving_; }
+  int64_t save_failures() const override { return failures_; }
   std::string last_batch_id() const override {
     return ledger_.results().empty() ? "" : ledger_.results().back().batch_id;
   }
@@ -59,13 +61,27 @@ class ScriptedTrainer final : public Trainer {
     }
     return published_.back();
   }
-  absl::Status Save() override {
-    if (disk_full) return absl::ResourceExhaustedError("disk full");
-    durable_ = step();
+  // Ends when it is told to, by EndWrite or Save.
+  absl::Status BeginSave() override {
+    saving_ = step();
+    if (!slow_disk) EndWrite();
     return absl::OkStatus();
   }
+  void EndWrite() {
+    if (disk_full) {
+      ++failures_;
+      saving_ = durable_.load();
+    } else {
+      durable_ = saving_.load();
+    }
+  }
+  absl::Status Save() override {
+    saving_ = step();
+    EndWrite();
+    return disk_full ? absl::ResourceExhaustedError("disk full") : absl::OkStatus();
+  }
 
-  std::atomic<bool> hold = false, disk_full = false, broken = false;
+  std::atomic<bool> hold = false, disk_full = false, slow_disk = false, broken = false;
   std::vector<rl::Replayed> replayed;
   absl::Notification go_on;
   struct Once {
@@ -78,7 +94,7 @@ class ScriptedTrainer final : public Trainer {
  private:
   TrainerInfo info_{.layers = 2, .kv_heads = 1, .vocab = 9};
   StepLedger ledger_;
-  int64_t durable_ = 0;
+  std::atomic<int64_t> durable_ = 0, saving_ = 0, failures_ = 0;
   std::vector<PublishedVersion> published_;
 };
 
@@ -200,9 +216,22 @@ TEST_F(ServerTest, CheckpointsAreTakenEveryFewStepsAndAFullDiskDoesNotStopTheSte
   v1::SaveCheckpointResponse saved;
   EXPECT_EQ(Call(&v1::TrainerService::Stub::SaveCheckpoint, save, &saved).error_code(),
             grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_THAT(metrics_.Text(), HasSubstr("trainer_save_failures_total 3"));
   trainer_.disk_full = false;
   ASSERT_TRUE(Call(&v1::TrainerService::Stub::SaveCheckpoint, save, &saved).ok());
   EXPECT_EQ(saved.durable_step(), 5);
+}
+
+TEST_F(ServerTest, StepsGoOnWhileACheckpointIsWrittenAndNoSecondOneIsBegunForThem) {
+  trainer_.slow_disk = true;
+  v1::TrainBatchResponse response;
+  for (int step : {1, 2, 3}) {
+    ASSERT_TRUE(Train(Sft(step, std::to_string(step)), &response).ok());
+  }
+  EXPECT_EQ(trainer_.saving_step(), 2);
+  EXPECT_EQ(Status().durable_step(), 0);
+  trainer_.EndWrite();
+  EXPECT_EQ(Status().durable_step(), 2) << "told before the next step";
 }
 
 TEST_F(ServerTest, ACallThatGaveUpFindsItsResultLater) {
