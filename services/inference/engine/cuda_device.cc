@@ -34,9 +34,11 @@ class CudaDevice final : public StepDevice {
       std::shared_ptr<const model::Decoder> decoder) const override {
     try {
       return shelf_.OrEmptied([&] { return CopyWeights<Stored>(*decoder); });
-    } catch (const std::exception& error) {
+    } catch (const cuda::NoMemory& error) {
       return absl::ResourceExhaustedError(
           absl::StrFormat("new weights beside the live ones on the GPU: %s", error.what()));
+    } catch (const std::exception& error) {
+      return absl::InternalError(absl::StrFormat("new weights to the GPU: %s", error.what()));
     }
   }
   void Flip(std::unique_ptr<StagedWeights> weights) override {

@@ -77,5 +77,24 @@ TEST_F(DeviceMemoryTest, TheShelfIsEmptiedBeforeAnAllocationFails) {
   EXPECT_EQ(sink->finished.at(0).rollout.tokens, expected);
 }
 
+TEST_F(DeviceMemoryTest, NewWeightsWithoutMemoryLeaveTheOldOnes) {
+  auto engine = Start(On("cuda"));
+  const auto update = [&] {
+    return engine->UpdateWeights(Folder(2), PolicyVersion(2), WeightsMode::kKeep).status();
+  };
+  const auto tokens = [&] {
+    return Generate(*engine, Ask("t", 1, 6))->finished.at(0).rollout.tokens;
+  };
+  const auto old = tokens();
+  cuda::FailTake(1);
+  const absl::Status refused = update();
+  cuda::FailTake(0);
+  EXPECT_TRUE(absl::IsResourceExhausted(refused)) << refused;
+  EXPECT_EQ(tokens(), old);
+  const absl::Status taken = update();
+  EXPECT_TRUE(taken.ok()) << taken;
+  EXPECT_NE(tokens(), old);
+}
+
 }  // namespace
 }  // namespace palimpsest::inference
