@@ -1,5 +1,6 @@
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 #include "common/cuda/emulated_device.h"
 #include "common/cuda/graphs.h"
@@ -35,6 +36,7 @@ void RefuseInCapture(const char* what) {
 }
 
 struct Graph::Work {
+  explicit Work(std::vector<std::function<void()>> work) : submitted(std::move(work)) {}
   std::vector<std::function<void()>> submitted;  // arguments are those of the capture
 };
 

@@ -243,7 +243,7 @@ TEST_F(ViewsTest, TheVocabularyOfAllRowsNeverExistsAtOnce) {
     return PeakMemory() - before;
   };
   peak(64);  // what is allocated once
-  const int64_t chunked = peak(64), whole = peak(kTall);
+  [[maybe_unused]] const int64_t chunked = peak(64), whole = peak(kTall);
 #ifndef __SANITIZE_ADDRESS__  // which keeps what was freed resident for a while
   EXPECT_LT(chunked, kAll / 2) << "of " << kAll;
 #endif
