@@ -44,7 +44,8 @@ class Cuts(case.Case):
         return crew
 
     def test_samples_that_are_cut_go_on_from_their_logs_and_the_ledger_is_that_of_an_undisturbed_run(self):
-        self.assert_cuts_do_not_show(100 if case.WORDS.long else 12, 0.3)
+        # One after the other, so that a step samples for long enough to be met by a cut.
+        self.assert_cuts_do_not_show(100 if case.WORDS.long else 12, 0.3, "inference.max_running=1")
 
     def test_episodes_that_are_cut_go_on_behind_their_last_whole_response_and_the_ledger_is_that_of_an_undisturbed_run(self):
         crew = self.assert_cuts_do_not_show(60 if case.WORDS.long else 8, 0.6, *TURNS)
