@@ -1,5 +1,6 @@
 #include "common/rpc/channel.h"
 
+#include <grpcpp/generic/generic_stub.h>
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/support/client_interceptor.h>
 
@@ -73,6 +74,25 @@ absl::StatusOr<std::shared_ptr<grpc::Channel>> MakeChannel(
   if (credentials == nullptr) credentials = grpc::InsecureChannelCredentials();
   return grpc::experimental::CreateCustomChannelWithInterceptors(address, credentials, arguments,
                                                                  std::move(guards));
+}
+
+void KeepCallbackQueue() {
+  struct Kept {
+    std::shared_ptr<grpc::Channel> channel =
+        grpc::CreateChannel("ipv4:127.0.0.1:1", grpc::InsecureChannelCredentials());
+    grpc::GenericStub stub{channel};
+    grpc::ClientContext context;
+    grpc::Slice nothing;
+    grpc::ByteBuffer request{&nothing, 1}, response;
+  };
+  static const Kept* const kept = [] {
+    auto* const one = new Kept;
+    one->context.set_deadline(std::chrono::system_clock::now());  // over before it begins
+    one->stub.UnaryCall(&one->context, "/none", {}, &one->request, &one->response,
+                        [](const grpc::Status&) {});
+    return one;
+  }();
+  static_cast<void>(kept);
 }
 
 std::unique_ptr<grpc::ClientContext> MakeContext(const ChannelConfig& config) {

@@ -23,6 +23,11 @@ absl::StatusOr<std::shared_ptr<grpc::Channel>> MakeChannel(
     const std::string& address, const ChannelConfig& config,
     std::shared_ptr<grpc::ChannelCredentials> credentials = nullptr);
 
+// For who makes callback calls. gRPC 1.51 takes the queue of such calls down with the last channel
+// that made one, under a thread that still waits in it, and aborts now and then. After this one
+// channel, which connects to nobody, keeps the queue for the life of the process.
+void KeepCallbackQueue();
+
 // A context whose deadline is config.call_deadline from now. One per attempt of a call.
 std::unique_ptr<grpc::ClientContext> MakeContext(const ChannelConfig& config);
 

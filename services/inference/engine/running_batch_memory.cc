@@ -115,7 +115,7 @@ void RunningBatch::AdoptPrefix(Sequence& s) {
 // Full pages of uncompacted tokens, made by the live weights alone.
 void RunningBatch::KeepPrefix(const Sequence& s) {
   if (!limits_.prefix_cache || !s.cache || s.in_event || !s.events.empty() ||
-      !s.cache->MadeBy(flips_)) {
+      s.cache->flips() != flips_) {
     return;
   }
   prefixes_.Insert(s.tokens, s.cache->table().first(s.processed() / kPageSlots));

@@ -58,8 +58,7 @@ class SequenceCache {
     if (carried_.empty()) return {};
     return std::span(carried_).subspan(Index(layer, first), count);
   }
-  // Was all of it made by the weights that came after `flips` others?
-  bool MadeBy(int64_t flips) const { return flips_ == flips; }
+  // How many weights the replica had had before those that made the first of it.
   int64_t flips() const { return flips_; }
   // Pages that hold the first tokens and nothing else. Before anything was processed.
   void Adopt(std::span<const int32_t> pages);

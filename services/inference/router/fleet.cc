@@ -54,7 +54,9 @@ Fleet::Fleet(Options options, RouterTelemetry& telemetry)
     : options_(std::move(options)),
       telemetry_(telemetry),
       sent_(kRememberSent),
-      thread_([this] { Run(); }) {}
+      thread_([this] { Run(); }) {
+  KeepCallbackQueue();
+}
 
 Fleet::~Fleet() {
   {

@@ -253,7 +253,7 @@ class BabyAI(Launched):
 
 class Reverse(Launched):
     """The run that docs/environments.md ends with, whole."""
-    config, steps = "../../../deploy/configs/reverse.yaml", 20
+    config, steps = "../../../deploy/configs/reverse.yaml", 40
 
     def test_the_run_of_the_example_learns_as_its_page_says(self):
         outcome = self.finish()

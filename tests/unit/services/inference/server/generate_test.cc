@@ -193,6 +193,16 @@ struct Refusal {
   std::function<void(v1::GenerateRequest&)> breaks;
 };
 
+TEST_P(GenerateContract, CallsThatAreGivenUpAtOnceAreCountedAsCancelled) {
+  StartServer();
+  for (int i = 0; i < 100; ++i) {
+    Stream stream = Call(Request("gone-" + std::to_string(i)));
+    stream.context->TryCancel();
+    stream.Rest();
+  }
+  EXPECT_THAT(metrics_.Text(), ::testing::Not(HasSubstr("code=\"UNIMPLEMENTED\"")));
+}
+
 TEST_P(GenerateContract, RefusalsNameTheField) {
   StartServer();
   using R = v1::GenerateRequest;

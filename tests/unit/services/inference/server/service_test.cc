@@ -16,16 +16,6 @@ class ServiceTest : public ServerTest {
 };
 using Stub = v1::InferenceService::StubInterface;
 
-TEST_F(ServiceTest, CallsThatAreGivenUpAtOnceAreCountedAsCancelled) {
-  StartServer();
-  for (int i = 0; i < 100; ++i) {
-    Stream stream = Call(Request("gone-" + std::to_string(i)));
-    stream.context->TryCancel();
-    stream.Rest();
-  }
-  EXPECT_THAT(metrics_.Text(), ::testing::Not(::testing::HasSubstr("code=\"UNIMPLEMENTED\"")));
-}
-
 TEST_F(ServiceTest, ServerInfoTellsWhoIsThereAndRefusesAnotherRevision) {
   StartServer(false);
   v1::InferenceServiceGetServerInfoRequest request;
