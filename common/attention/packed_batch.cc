@@ -19,6 +19,12 @@ bool SameEvents(std::span<const ReplayEvent> a, std::span<const ReplayEvent> b) 
   return std::equal(a.begin(), a.end(), b.begin(), b.end(), SameEvent);
 }
 
+// The first event that is not of the prompt.
+std::vector<ReplayEvent>::const_iterator FirstOwn(const ReplaySequence& s) {
+  return std::find_if(s.events.begin(), s.events.end(),
+                      [&](const ReplayEvent& e) { return e.event.at >= s.prompt_tokens; });
+}
+
 // Walks the log; the window and reference range of every event must fit what is there.
 absl::Status CheckStructure(const ReplaySequence& s, context::Shape shape) {
   if (s.prompt_tokens < 0 || s.rows < s.prompt_tokens ||
@@ -70,7 +76,7 @@ void PackedBatch::AddRows(Node& node, std::span<const int32_t> tokens) {
 }
 
 int PackedBatch::FindPrompt(const ReplaySequence& s, std::span<const ReplayEvent> events,
-                            std::vector<std::span<const int32_t>>& prompts) {
+                            const Prompts& prompts) const {
   const auto ids = s.tokens.first(s.prompt_tokens);
   // Groups come one after another: the newest prompt is the likeliest.
   for (int i = static_cast<int>(nodes_.size()) - 1; i >= 0; --i) {
@@ -81,45 +87,59 @@ int PackedBatch::FindPrompt(const ReplaySequence& s, std::span<const ReplayEvent
   return -1;
 }
 
-absl::StatusOr<PackedBatch> PackedBatch::Create(std::span<const ReplaySequence> sequences,
-                                                context::Shape shape, bool share_prompts) {
+// Made where there is none to share; -1: no prompt.
+int PackedBatch::PromptNode(const ReplaySequence& s, bool share, Prompts& prompts) {
+  if (s.prompt_tokens == 0) return -1;
+  const std::span<const ReplayEvent> own(s.events.begin(), FirstOwn(s));
+  const int found = share ? FindPrompt(s, own, prompts) : -1;
+  if (found >= 0) return found;
+  Node node{.events = {own.begin(), own.end()}};
+  AddRows(node, s.tokens.first(s.prompt_tokens));
+  prompts.push_back(s.tokens.first(s.prompt_tokens));
+  nodes_.push_back(std::move(node));
+  return static_cast<int>(nodes_.size()) - 1;
+}
+
+absl::StatusOr<PackedBatch> PackedBatch::Build(std::span<const ReplaySequence> sequences,
+                                               context::Shape shape, bool share_prompts,
+                                               std::span<const int32_t> held_prompt) {
   PackedBatch batch;
   batch.shape_ = shape;
   std::vector<int> parents;
-  std::vector<std::span<const int32_t>> prompts;
+  Prompts prompts;
+  if (!held_prompt.empty()) {
+    batch.nodes_.push_back({.count = static_cast<int32_t>(held_prompt.size()), .held = true});
+    prompts.push_back(held_prompt);
+  }
   for (size_t i = 0; i < sequences.size(); ++i) {
-    const ReplaySequence& s = sequences[i];
-    if (absl::Status status = CheckStructure(s, shape); !status.ok()) {
+    if (absl::Status status = CheckStructure(sequences[i], shape); !status.ok()) {
       return absl::Status(status.code(),
                           absl::StrFormat("sequences[%d].%s", i, std::string(status.message())));
     }
-    const auto first_own =
-        std::find_if(s.events.begin(), s.events.end(),
-                     [&](const ReplayEvent& e) { return e.event.at >= s.prompt_tokens; });
-    const std::span<const ReplayEvent> own(s.events.begin(), first_own);
-    int parent = s.prompt_tokens == 0 ? -1 : share_prompts ? batch.FindPrompt(s, own, prompts) : -1;
-    if (s.prompt_tokens > 0 && parent < 0) {
-      parent = static_cast<int>(batch.nodes_.size());
-      Node node{.events = {own.begin(), own.end()}};
-      batch.AddRows(node, s.tokens.first(s.prompt_tokens));
-      prompts.push_back(s.tokens.first(s.prompt_tokens));
-      batch.nodes_.push_back(std::move(node));
-    }
-    parents.push_back(parent);
+    parents.push_back(batch.PromptNode(sequences[i], share_prompts, prompts));
   }
   batch.prompt_nodes_ = static_cast<int>(batch.nodes_.size());
   for (size_t i = 0; i < sequences.size(); ++i) {
     const ReplaySequence& s = sequences[i];
-    const auto first_own =
-        std::find_if(s.events.begin(), s.events.end(),
-                     [&](const ReplayEvent& e) { return e.event.at >= s.prompt_tokens; });
     Node node{.position_begin = s.prompt_tokens,
               .parent = parents[i],
-              .events = {first_own, s.events.end()}};
+              .events = {FirstOwn(s), s.events.end()}};
     batch.AddRows(node, s.tokens.subspan(s.prompt_tokens, s.rows - s.prompt_tokens));
     batch.nodes_.push_back(std::move(node));
   }
+  if (!held_prompt.empty()) batch.nodes_.front().row_begin = batch.rows();
   return batch;
+}
+
+absl::StatusOr<PackedBatch> PackedBatch::Create(std::span<const ReplaySequence> sequences,
+                                                context::Shape shape, bool share_prompts) {
+  return Build(sequences, shape, share_prompts, {});
+}
+
+absl::StatusOr<PackedBatch> PackedBatch::CreateBehind(std::span<const int32_t> held_prompt,
+                                                      std::span<const ReplaySequence> sequences,
+                                                      context::Shape shape) {
+  return Build(sequences, shape, true, held_prompt);
 }
 
 }  // namespace palimpsest::attention

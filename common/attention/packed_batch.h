@@ -38,12 +38,19 @@ class PackedBatch {
     int32_t count = 0;
     int parent = -1;
     std::vector<ReplayEvent> events;
+    bool held = false;  // not of this pass; see CreateBehind
   };
 
   // INVALID_ARGUMENT "sequences[i]...." for a log that does not fit its sequence or `shape`
   // (digests are not looked at).
   static absl::StatusOr<PackedBatch> Create(std::span<const ReplaySequence> sequences,
                                             context::Shape shape, bool share_prompts = true);
+  // The same behind a prompt that has run in a pass of its own: sequences that begin with it (all
+  // of it, and no event before its end) go on from there. Its rows are none of this pass; they are
+  // numbered from rows() on.
+  static absl::StatusOr<PackedBatch> CreateBehind(std::span<const int32_t> held_prompt,
+                                                  std::span<const ReplaySequence> sequences,
+                                                  context::Shape shape);
 
   context::Shape shape() const { return shape_; }
   int64_t rows() const { return static_cast<int64_t>(ids_.size()); }
@@ -64,9 +71,14 @@ class PackedBatch {
   }
 
  private:
+  using Prompts = std::vector<std::span<const int32_t>>;  // of the prompt nodes
+  static absl::StatusOr<PackedBatch> Build(std::span<const ReplaySequence> sequences,
+                                           context::Shape shape, bool share_prompts,
+                                           std::span<const int32_t> held_prompt);
+  int PromptNode(const ReplaySequence& s, bool share, Prompts& prompts);
   void AddRows(Node& node, std::span<const int32_t> tokens);
   int FindPrompt(const ReplaySequence& s, std::span<const ReplayEvent> events,
-                 std::vector<std::span<const int32_t>>& prompts);
+                 const Prompts& prompts) const;
 
   context::Shape shape_;
   std::vector<int64_t> ids_, positions_;

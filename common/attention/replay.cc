@@ -9,6 +9,7 @@
 
 #include "common/attention/event_wave.h"
 #include "common/attention/execute_torch.h"
+#include "common/attention/held_prompt_torch.h"
 #include "common/attention/rows_torch.h"
 
 namespace palimpsest::attention {
@@ -16,11 +17,13 @@ namespace palimpsest::attention {
 struct ReplayContext::Impl {
   const PackedBatch& batch;
   ReplayOptions options;
+  const HeldPrompt* held;
   // [nodes][events], filled layer by layer
   std::vector<std::vector<context::Event>> replayed;
   int layers = 0;  // that have been asked; what a backward pass asks again is below
 
-  Impl(const PackedBatch& b, const ReplayOptions& o) : batch(b), options(o) {
+  Impl(const PackedBatch& b, const ReplayOptions& o, const HeldPrompt* h)
+      : batch(b), options(o), held(h) {
     for (const PackedBatch::Node& node : b.nodes()) {
       auto& events = replayed.emplace_back();
       for (const ReplayEvent& e : node.events) {
@@ -44,12 +47,24 @@ bool ChoosesByCarried(const PackedBatch& batch) {
   return false;
 }
 
+// Does an event look at rows of the prompt that is held?
+bool RefersToHeld(const PackedBatch& batch) {
+  for (const PackedBatch::Node& node : batch.nodes()) {
+    if (node.parent < 0 || !batch.nodes()[node.parent].held) continue;
+    for (const ReplayEvent& e : node.events) {
+      const context::Range& seen = e.event.reference;
+      if (!seen.empty() && seen.begin < node.position_begin) return true;
+    }
+  }
+  return false;
+}
+
 // One layer of the replay: walks all sequences run by run, event by event. Kept positions are noted
 // in `replayed` unless it is null.
 class LayerReplay {
  public:
   LayerReplay(const PackedBatch& batch, const ReplayOptions& options, int layer,
-              const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+              const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const HeldPrompt* held,
               std::vector<std::vector<context::Event>>* replayed)
       : batch_(batch),
         options_(options),
@@ -65,6 +80,9 @@ class LayerReplay {
                .k_compact = k.slice(0, 0, 0),
                .v_compact = v.slice(0, 0, 0),
                .bias = Wide(k.slice(0, 0, 0)).slice(2, 0, 1).squeeze(2)};
+    if (held != nullptr) GoOnFrom(*held);
+    if (!reference_q_.defined()) reference_q_ = q;
+    if (!reference_k_.defined()) reference_k_ = source_.k;
   }
 
   at::Tensor Run() {
@@ -84,6 +102,17 @@ class LayerReplay {
  private:
   using Live = std::vector<HeadSlots>;                         // [Hk]
   using Carried = std::vector<compaction::CarriedImportance>;  // [Hk]
+
+  // The rows of the prompt stand where compact slots do, before all others and with bias 0.
+  void GoOnFrom(const HeldPrompt& held) {
+    const std::vector<at::Tensor> rows = Borrow(held.layers[layer_], source_.k);
+    source_.k_compact = rows[1];
+    source_.v_compact = rows[2];
+    source_.bias = at::zeros({rows[1].size(0), heads_}, source_.bias.options());
+    if (!RefersToHeld(batch_)) return;
+    reference_q_ = at::cat({q_, rows[0]});
+    reference_k_ = at::cat({source_.k, rows[1]});
+  }
 
   // Nodes [first, last) advance together: all to their k-th event, one wave, and on.
   void Walk(int first, int last) {
@@ -125,7 +154,7 @@ class LayerReplay {
 
   void SolveWave(std::vector<PendingEvent>& due) {
     std::vector<at::Tensor> k = {source_.k_compact}, v = {source_.v_compact}, bias = {source_.bias};
-    EventWave(layer_, q_, source_.k, source_, options_.scale, options_.gradient)
+    EventWave(layer_, reference_q_, reference_k_, source_, options_.scale, options_.gradient)
         .Solve(due, k, v, bias);
     if (k.size() == 1) return;
     source_.k_compact = at::cat(k);
@@ -140,7 +169,7 @@ class LayerReplay {
     const int64_t begin = batch_.RowOfNode(n, from), count = to - from;
     std::vector<int64_t> own(count);
     std::iota(own.begin(), own.end(), begin);
-    builder_.AddCausal(begin, own);
+    if (!node.held) builder_.AddCausal(begin, own);
     Live& live = live_[n];
     const size_t shared = node.parent >= 0 ? SharedPrompt(node, live) : 0;
     if (shared > 0) {
@@ -179,6 +208,7 @@ class LayerReplay {
   const at::Tensor& q_;
   int64_t heads_;
   KeySource source_;
+  at::Tensor reference_q_, reference_k_;  // what events may look at, by row
   PlanBuilder builder_;
   std::vector<Live> live_;        // [nodes]
   std::vector<Carried> carried_;  // [nodes], or none where nobody will ask
@@ -189,15 +219,16 @@ class LayerReplay {
 
 }  // namespace
 
-ReplayContext::ReplayContext(const PackedBatch& batch, const ReplayOptions& options)
-    : impl_(std::make_unique<Impl>(batch, options)) {}
+ReplayContext::ReplayContext(const PackedBatch& batch, const ReplayOptions& options,
+                             const HeldPrompt* held)
+    : impl_(std::make_unique<Impl>(batch, options, held)) {}
 ReplayContext::~ReplayContext() = default;
 
 at::Tensor ReplayContext::Attend(int layer, const at::Tensor& q, const at::Tensor& k,
                                  const at::Tensor& v) {
   const bool again = layer < impl_->layers;
   if (!again) impl_->layers = layer + 1;
-  return LayerReplay(impl_->batch, impl_->options, layer, q, k, v,
+  return LayerReplay(impl_->batch, impl_->options, layer, q, k, v, impl_->held,
                      again ? nullptr : &impl_->replayed)
       .Run();
 }

@@ -9,6 +9,8 @@
 
 namespace palimpsest::attention {
 
+struct HeldPrompt;
+
 struct ReplayOptions {
   compaction::GradientMode gradient = compaction::GradientMode::kFull;
   double scale = 1;  // 1/sqrt(d)
@@ -22,8 +24,10 @@ struct ReplayOptions {
 // twice.
 class ReplayContext final : public model::AttentionContext {
  public:
-  // `batch` outlives the pass (and its backward).
-  ReplayContext(const PackedBatch& batch, const ReplayOptions& options);
+  // `batch` outlives the pass (and its backward); so does `held`, of a batch behind a prompt, whose
+  // forward pass is over.
+  ReplayContext(const PackedBatch& batch, const ReplayOptions& options,
+                const HeldPrompt* held = nullptr);
   ~ReplayContext() override;
 
   at::Tensor Attend(int layer, const at::Tensor& q, const at::Tensor& k,

@@ -10,7 +10,7 @@ if [ $# -gt 1 ]; then
 fi
 page=${1:-docs/results/bench.md}
 
-benches=("replay_bench all 5" "memory_bench 3 4 8" "shadow_bench 5" "shards_bench 5 2 24" "rows_bench 9" "kernels_bench 9" "event_bench 5 2"
+benches=("replay_bench all 5" "memory_bench 3 4 8" "cut_bench 5" "shadow_bench 5" "shards_bench 5 2 24" "rows_bench 9" "kernels_bench 9" "event_bench 5 2"
   "decode_bench 128 154 3" "decode_bench 128 154 3 8" "gap_bench 8 4 300" "gap_bench 8 4 300")
 
 # shellcheck source=../../deploy/build.sh

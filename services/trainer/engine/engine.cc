@@ -1,6 +1,7 @@
 #include "services/trainer/engine/engine.h"
 
 #include <ATen/core/Tensor.h>
+#include <c10/core/GradMode.h>
 
 #include <algorithm>
 #include <cmath>
@@ -18,6 +19,7 @@
 #include "services/trainer/engine/loss.h"
 #include "services/trainer/engine/mismatch.h"
 #include "services/trainer/engine/peak_memory.h"
+#include "services/trainer/engine/prompt_pass_torch.h"
 #include "services/trainer/engine/reference.h"
 #include "services/trainer/engine/replayed_tokens.h"
 #include "services/trainer/engine/sequences.h"
@@ -229,6 +231,26 @@ absl::StatusOr<size_t> TrainerEngine::PassesTogether(size_t micro_batches) const
   return *std::max_element(all.begin(), all.end());
 }
 
+// The pieces of a group, its prompt once.
+absl::Status TrainerEngine::LearnCut(std::span<const MicroBatch> pieces, bool rl,
+                                     const RunPiece& run, Accumulated& sums) {
+  const LossSequence& cut = *pieces.front().cut;
+  std::unique_ptr<PromptPass> reference;
+  if (rl && reference_ != nullptr) {
+    const c10::NoGradGuard no_grad;
+    const absl::Time start = clock_.Now();
+    ASSIGN_OR_RETURN(reference,
+                     PromptPass::Run(*reference_, OptionsFor(options_, *reference_), cut));
+    sums.reference_seconds += absl::ToDoubleSeconds(clock_.Now() - start);
+  }
+  const auto responses = [&](const PromptPass& prompt) -> absl::Status {
+    for (const MicroBatch& piece : pieces) RETURN_IF_ERROR(run(piece, &prompt, reference.get()));
+    return absl::OkStatus();
+  };
+  return LearnBehindPrompt(*model_.decoder, OptionsFor(options_, *model_.decoder), cut, clock_,
+                           sums.pass, responses);
+}
+
 absl::Status TrainerEngine::Accumulate(const MicroBatches& micro_batches, size_t together, bool rl,
                                        Accumulated& sums) {
   std::vector<double> reference;  // of the micro-batch
@@ -240,18 +262,30 @@ absl::Status TrainerEngine::Accumulate(const MicroBatches& micro_batches, size_t
   };
   // What a demonstration sees is not recorded but asked for: it has no other view.
   const PassViews views = rl ? ViewsOfNextStep() : PassViews{};
-  for (const std::vector<const LossSequence*>& micro_batch : micro_batches) {
+  const auto run = [&](const MicroBatch& micro_batch, const PromptPass* prompt,
+                       const PromptPass* reference_prompt) -> absl::Status {
     if (rl && reference_ != nullptr) {
       const absl::Time start = clock_.Now();
-      ASSIGN_OR_RETURN(reference, ReplayLogProbs(*reference_, OptionsFor(options_, *reference_),
-                                                 micro_batch, views.learner));
+      ASSIGN_OR_RETURN(reference,
+                       ReplayLogProbs(*reference_, OptionsFor(options_, *reference_),
+                                      micro_batch.sequences, views.learner, reference_prompt));
       sums.reference_seconds += absl::ToDoubleSeconds(clock_.Now() - start);
     }
     ASSIGN_OR_RETURN(const PassResult pass,
-                     RunPass(*model_.decoder, OptionsFor(options_, *model_.decoder), micro_batch,
-                             loss, clock_, views));
+                     RunPass(*model_.decoder, OptionsFor(options_, *model_.decoder),
+                             micro_batch.sequences, loss, clock_, views, prompt));
     sums.pass.Add(pass.sums);
     sums.gaps.insert(sums.gaps.end(), pass.gaps.begin(), pass.gaps.end());
+    return absl::OkStatus();
+  };
+  for (std::span<const MicroBatch> rest(micro_batches); !rest.empty();) {
+    // Ranks that gather layers pass by pass all make the same passes: there every piece of a cut
+    // group brings its prompt.
+    const bool whole = shards_.sharded() || rest.front().cut == nullptr;
+    const size_t count = whole ? 1 : PiecesInFront(rest);
+    RETURN_IF_ERROR(whole ? run(rest.front(), nullptr, nullptr)
+                          : LearnCut(rest.first(count), rl, run, sums));
+    rest = rest.subspan(count);
   }
   for (size_t i = micro_batches.size(); i < together; ++i) {
     for (const bool backward : BackwardOfPasses(views)) shards_.PassOfNothing(backward);

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <atomic>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -75,6 +76,10 @@ class TrainerEngine final : public Trainer {
   absl::StatusOr<StepResult> Learn(const Batch& batch);
   PassViews ViewsOfNextStep() const;
   absl::StatusOr<size_t> PassesTogether(size_t micro_batches) const;
+  using RunPiece = std::function<absl::Status(const MicroBatch&, const PromptPass* prompt,
+                                              const PromptPass* reference_prompt)>;
+  absl::Status LearnCut(std::span<const MicroBatch> pieces, bool rl, const RunPiece& run,
+                        Accumulated& sums);
   absl::Status Accumulate(const MicroBatches& micro_batches, size_t together, bool rl,
                           Accumulated& sums);
   absl::Status Replay(const Batch& batch, const std::optional<PolicyVersion>& newest,

@@ -5,6 +5,7 @@
 
 #include "common/model/logprob.h"
 #include "services/trainer/engine/forward_torch.h"
+#include "services/trainer/engine/prompt_pass_torch.h"
 
 namespace palimpsest::trainer {
 namespace {
@@ -36,21 +37,29 @@ std::map<double, Slice> SliceByTemperature(const attention::PackedBatch& batch,
 
 absl::StatusOr<Forward> RunForward(const model::Decoder& decoder,
                                    const attention::ReplayOptions& options,
-                                   std::span<const LossSequence* const> sequences, rl::View view) {
+                                   std::span<const LossSequence* const> sequences, rl::View view,
+                                   const PromptPass* prompt) {
   std::vector<attention::ReplaySequence> replays;
   for (const LossSequence* sequence : sequences) {
     replays.push_back(sequence->replay);
     if (view == rl::View::kDense) replays.back().events.clear();
   }
   const context::Shape shape = {decoder.config().layers, decoder.config().kv_heads};
-  ASSIGN_OR_RETURN(attention::PackedBatch packed, attention::PackedBatch::Create(replays, shape));
+  ASSIGN_OR_RETURN(attention::PackedBatch packed,
+                   prompt == nullptr ? attention::PackedBatch::Create(replays, shape)
+                                     : attention::PackedBatch::CreateBehind(prompt->held().tokens,
+                                                                            replays, shape));
   Forward forward;
   forward.batch = std::make_unique<attention::PackedBatch>(std::move(packed));
   const attention::PackedBatch& batch = *forward.batch;
-  forward.context = std::make_unique<attention::ReplayContext>(batch, options);
-  const at::Tensor hidden =
-      decoder.Hidden(at::tensor(batch.ids(), at::kLong), at::tensor(batch.positions(), at::kLong),
-                     *forward.context);
+  forward.context = std::make_unique<attention::ReplayContext>(
+      batch, options, prompt == nullptr ? nullptr : &prompt->held());
+  at::Tensor hidden = decoder.Hidden(at::tensor(batch.ids(), at::kLong),
+                                     at::tensor(batch.positions(), at::kLong), *forward.context);
+  if (prompt != nullptr) {
+    const std::vector<at::Tensor> of_prompt = attention::Borrow(prompt->hidden(), hidden);
+    hidden = at::cat({hidden, of_prompt.front()});
+  }
   for (const auto& [temperature, slice] : SliceByTemperature(batch, sequences)) {
     forward.rows.push_back({temperature, hidden.index_select(0, at::tensor(slice.rows, at::kLong)),
                             at::tensor(slice.targets, at::kLong)});

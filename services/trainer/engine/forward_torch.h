@@ -29,11 +29,13 @@ struct Forward {
   std::vector<PredictingRows> rows;                   // T together, in the order of the tokens
 };
 
-// The shadow replays the logs, the dense view leaves their events out. INVALID_ARGUMENT for a log
-// that does not fit.
+// The shadow replays the logs, the dense view leaves their events out. With `prompt`, which
+// outlives the pass and its backward pass, responses to it go on from there. INVALID_ARGUMENT for a
+// log that does not fit.
 absl::StatusOr<Forward> RunForward(const model::Decoder& decoder,
                                    const attention::ReplayOptions& options,
-                                   std::span<const LossSequence* const> sequences, rl::View view);
+                                   std::span<const LossSequence* const> sequences, rl::View view,
+                                   const PromptPass* prompt = nullptr);
 
 // Log-probabilities and entropies [T] of the loss tokens, nats.
 std::pair<at::Tensor, at::Tensor> Score(const model::Decoder& decoder,

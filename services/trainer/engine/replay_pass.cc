@@ -81,12 +81,14 @@ double Distil(const PassViews& views, const std::vector<TokenOutcome>& tokens,
 class Pass {
  public:
   Pass(const model::Decoder& decoder, const attention::ReplayOptions& options,
-       std::span<const LossSequence* const> sequences, const PassViews& views, Clock& clock)
+       std::span<const LossSequence* const> sequences, const PassViews& views, Clock& clock,
+       const PromptPass* prompt)
       : decoder_(decoder),
         options_(options),
         sequences_(sequences),
         views_(views),
         clock_(clock),
+        prompt_(prompt),
         compares_(views.compare || views.distillation != rl::Distillation::kNone),
         moves_other_(rl::Moves(views.distillation, rl::Other(views.learner))) {}
 
@@ -104,8 +106,8 @@ class Pass {
   absl::StatusOr<std::vector<PredictingRows>> LookAtOther() {
     const absl::Time start = clock_.Now();
     const c10::NoGradGuard no_grad;
-    ASSIGN_OR_RETURN(Forward forward,
-                     RunForward(decoder_, options_, sequences_, rl::Other(views_.learner)));
+    ASSIGN_OR_RETURN(Forward forward, RunForward(decoder_, options_, sequences_,
+                                                 rl::Other(views_.learner), prompt_));
     result_.sums.rows += forward.batch->rows();
     result_.sums.other_view_seconds += absl::ToDoubleSeconds(clock_.Now() - start);
     return std::move(forward.rows);
@@ -114,7 +116,8 @@ class Pass {
   // `rows`: in, those of the other view, if any; out, those of the learner's, constant.
   absl::Status Learn(const LossFunction& loss, std::vector<PredictingRows>& rows) {
     const absl::Time start = clock_.Now();
-    ASSIGN_OR_RETURN(Forward forward, RunForward(decoder_, options_, sequences_, views_.learner));
+    ASSIGN_OR_RETURN(Forward forward,
+                     RunForward(decoder_, options_, sequences_, views_.learner, prompt_));
     model::HeadTurn head(decoder_);
     Enter(head, forward);
     const auto [logprobs, entropies] = Score(decoder_, forward.rows);
@@ -139,7 +142,7 @@ class Pass {
   absl::Status MoveOther(std::span<const PredictingRows> rows) {
     const absl::Time start = clock_.Now();
     const rl::View other = rl::Other(views_.learner);
-    ASSIGN_OR_RETURN(Forward forward, RunForward(decoder_, options_, sequences_, other));
+    ASSIGN_OR_RETURN(Forward forward, RunForward(decoder_, options_, sequences_, other, prompt_));
     model::HeadTurn head(decoder_);
     Enter(head, forward);
     Pulled pulled;
@@ -165,6 +168,7 @@ class Pass {
   const std::span<const LossSequence* const> sequences_;
   const PassViews& views_;
   Clock& clock_;
+  const PromptPass* const prompt_;  // or null
   const bool compares_, moves_other_;
   PassResult result_;
 };
@@ -191,16 +195,17 @@ void PassSums::Add(const PassSums& other) {
 absl::StatusOr<PassResult> RunPass(const model::Decoder& decoder,
                                    const attention::ReplayOptions& options,
                                    std::span<const LossSequence* const> sequences,
-                                   const LossFunction& loss, Clock& clock, const PassViews& views) {
-  return Pass(decoder, options, sequences, views, clock).Run(loss);
+                                   const LossFunction& loss, Clock& clock, const PassViews& views,
+                                   const PromptPass* prompt) {
+  return Pass(decoder, options, sequences, views, clock, prompt).Run(loss);
 }
 
 absl::StatusOr<std::vector<double>> ReplayLogProbs(const model::Decoder& decoder,
                                                    const attention::ReplayOptions& options,
                                                    std::span<const LossSequence* const> sequences,
-                                                   rl::View view) {
+                                                   rl::View view, const PromptPass* prompt) {
   const c10::NoGradGuard no_grad;
-  ASSIGN_OR_RETURN(const Forward forward, RunForward(decoder, options, sequences, view));
+  ASSIGN_OR_RETURN(const Forward forward, RunForward(decoder, options, sequences, view, prompt));
   return Wide(Score(decoder, forward.rows).first);
 }
 

@@ -13,6 +13,8 @@
 
 namespace palimpsest::trainer {
 
+class PromptPass;
+
 // A token that is learnt, with what its loss needs.
 struct LossToken {
   int32_t position = 0;  // >= 1: predicted by the row before it
@@ -80,19 +82,22 @@ struct PassResult {
 // The passes over the layers that RunPass makes, in their order: is a backward pass behind it?
 std::vector<bool> BackwardOfPasses(const PassViews& views);
 
-// One micro-batch: replayed, its loss taken, its gradients added to those of the parameters.
-// INVALID_ARGUMENT for a log that does not fit. May throw what torch throws.
+// One micro-batch: replayed, its loss taken, its gradients added to those of the parameters. With
+// `prompt` responses to it go on from there in all views, and what is owed to its rows is left with
+// it (prompt_pass_torch.h). INVALID_ARGUMENT for a log that does not fit. May throw what torch
+// throws.
 absl::StatusOr<PassResult> RunPass(const model::Decoder& decoder,
                                    const attention::ReplayOptions& options,
                                    std::span<const LossSequence* const> sequences,
                                    const LossFunction& loss, Clock& clock,
-                                   const PassViews& views = {});
+                                   const PassViews& views = {}, const PromptPass* prompt = nullptr);
 
 // [T] log-probabilities of the loss tokens under other weights and the same view, in the order of
 // PassTokens; nothing is learnt.
 absl::StatusOr<std::vector<double>> ReplayLogProbs(const model::Decoder& decoder,
                                                    const attention::ReplayOptions& options,
                                                    std::span<const LossSequence* const> sequences,
-                                                   rl::View view = rl::View::kShadow);
+                                                   rl::View view = rl::View::kShadow,
+                                                   const PromptPass* prompt = nullptr);
 
 }  // namespace palimpsest::trainer

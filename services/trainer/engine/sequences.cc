@@ -1,6 +1,7 @@
 #include "services/trainer/engine/sequences.h"
 
 #include <map>
+#include <set>
 
 #include "common/attention/draft_events.h"
 #include "common/rl/packing.h"
@@ -60,6 +61,14 @@ std::vector<int64_t> PromptGroups(const std::vector<LossSequence>& sequences) {
   return found;
 }
 
+size_t PiecesInFront(std::span<const MicroBatch> micro_batches) {
+  size_t count = 1;
+  while (count < micro_batches.size() && micro_batches[count].cut == micro_batches.front().cut) {
+    ++count;
+  }
+  return count;
+}
+
 absl::StatusOr<MicroBatches> Pack(const std::vector<LossSequence>& sequences,
                                   const model::ModelConfig& config, int64_t max_rows) {
   const double pair_cost = PairCost(config);
@@ -76,10 +85,20 @@ absl::StatusOr<MicroBatches> Pack(const std::vector<LossSequence>& sequences,
   }
   ASSIGN_OR_RETURN(const std::vector<std::vector<int>> parts,
                    rl::PackMicroBatches(items, max_rows));
-  std::vector<std::vector<const LossSequence*>> micro_batches;
+  std::map<int64_t, std::set<size_t>> places;  // of each group
+  std::map<int64_t, const LossSequence*> first;
+  for (size_t p = 0; p < parts.size(); ++p) {
+    for (const int i : parts[p]) places[groups[i]].insert(p);
+  }
+  for (size_t i = 0; i < sequences.size(); ++i) first.try_emplace(groups[i], &sequences[i]);
+  MicroBatches micro_batches;
   for (const std::vector<int>& part : parts) {
-    auto& micro_batch = micro_batches.emplace_back();
-    for (int i : part) micro_batch.push_back(&sequences[i]);
+    MicroBatch& micro_batch = micro_batches.emplace_back();
+    for (const int i : part) {
+      micro_batch.sequences.push_back(&sequences[i]);
+      if (places[groups[i]].size() < 2 || sequences[i].replay.prompt_tokens == 0) continue;
+      micro_batch.cut = first[groups[i]];
+    }
   }
   return micro_batches;
 }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "common/context/types.h"
@@ -22,7 +23,15 @@ absl::StatusOr<LossSequence> SequenceOf(const SftItem& item, context::Shape shap
 // Of each sequence the group whose prompt's rows it shares, from 0 in the order of the batch.
 std::vector<int64_t> PromptGroups(const std::vector<LossSequence>& sequences);
 
-using MicroBatches = std::vector<std::vector<const LossSequence*>>;
+struct MicroBatch {
+  std::vector<const LossSequence*> sequences;
+  // The first sequence of the group that is too large for a micro-batch and has a piece here; null:
+  // all groups are whole, or share no prompt. Pieces of one group come one after another.
+  const LossSequence* cut = nullptr;
+};
+using MicroBatches = std::vector<MicroBatch>;
+// How many of the first are pieces of one group.
+size_t PiecesInFront(std::span<const MicroBatch> micro_batches);
 
 // Sequences cut into micro-batches of at most `max_rows` rows, balanced by cost
 // (common/rl/packing.h); prompts that can be shared are counted once.
