@@ -1,7 +1,6 @@
 #include "services/trainer/engine/engine.h"
 
 #include <ATen/core/Tensor.h>
-#include <c10/core/GradMode.h>
 
 #include <algorithm>
 #include <cmath>
@@ -14,24 +13,17 @@
 #include "common/model/borrowed_threads.h"
 #include "common/telemetry/log.h"
 #include "common/weights/durable_file.h"
+#include "services/trainer/engine/accumulate.h"
 #include "services/trainer/engine/canary.h"
 #include "services/trainer/engine/checkpoint_ranks.h"
 #include "services/trainer/engine/loss.h"
-#include "services/trainer/engine/mismatch.h"
 #include "services/trainer/engine/peak_memory.h"
-#include "services/trainer/engine/prompt_pass_torch.h"
 #include "services/trainer/engine/reference.h"
-#include "services/trainer/engine/replayed_tokens.h"
 #include "services/trainer/engine/sequences.h"
 #include "services/trainer/engine/share.h"
 
 namespace palimpsest::trainer {
 namespace {
-
-attention::ReplayOptions OptionsFor(const EngineOptions& options, const model::Decoder& decoder) {
-  return {.gradient = options.gradient,
-          .scale = 1 / std::sqrt(static_cast<double>(decoder.config().head_dim))};
-}
 
 // What `work` returns, or what torch throws in it: out of memory, a shape of ours.
 template <class Work>
@@ -75,15 +67,6 @@ class PhaseScope {
 };
 
 }  // namespace
-
-struct TrainerEngine::Accumulated {
-  PassSums pass;
-  std::vector<rl::ViewGap> gaps;
-  rl::ObjectiveSums objective;
-  double reference_seconds = 0;
-  Mismatch mismatch;
-  ReplayedTokens replayed;
-};
 
 TrainerEngine::TrainerEngine(const EngineOptions& options, SourceModel model,
                              CheckpointFolder checkpoints, StepLedger ledger, Clock& clock,
@@ -231,64 +214,19 @@ absl::StatusOr<size_t> TrainerEngine::PassesTogether(size_t micro_batches) const
   return *std::max_element(all.begin(), all.end());
 }
 
-// The pieces of a group, its prompt once.
-absl::Status TrainerEngine::LearnCut(std::span<const MicroBatch> pieces, bool rl,
-                                     const RunPiece& run, Accumulated& sums) {
-  const LossSequence& cut = *pieces.front().cut;
-  std::unique_ptr<PromptPass> reference;
-  if (rl && reference_ != nullptr) {
-    const c10::NoGradGuard no_grad;
-    const absl::Time start = clock_.Now();
-    ASSIGN_OR_RETURN(reference,
-                     PromptPass::Run(*reference_, OptionsFor(options_, *reference_), cut));
-    sums.reference_seconds += absl::ToDoubleSeconds(clock_.Now() - start);
-  }
-  const auto responses = [&](const PromptPass& prompt) -> absl::Status {
-    for (const MicroBatch& piece : pieces) RETURN_IF_ERROR(run(piece, &prompt, reference.get()));
-    return absl::OkStatus();
-  };
-  return LearnBehindPrompt(*model_.decoder, OptionsFor(options_, *model_.decoder), cut, clock_,
-                           sums.pass, responses);
-}
-
-absl::Status TrainerEngine::Accumulate(const MicroBatches& micro_batches, size_t together, bool rl,
-                                       Accumulated& sums) {
-  std::vector<double> reference;  // of the micro-batch
-  const LossFunction loss = [&](const PassTokens& pass) {
-    if (!rl) return Likelihood(pass);
-    sums.mismatch.Add(pass);
-    sums.replayed.Add(pass);
-    return PolicyLoss(options_.loss, pass, reference, sums.objective);
-  };
+absl::Status TrainerEngine::LearnFrom(const MicroBatches& micro_batches, bool rl, size_t together,
+                                      Accumulated& sums) {
   // What a demonstration sees is not recorded but asked for: it has no other view.
-  const PassViews views = rl ? ViewsOfNextStep() : PassViews{};
-  const auto run = [&](const MicroBatch& micro_batch, const PromptPass* prompt,
-                       const PromptPass* reference_prompt) -> absl::Status {
-    if (rl && reference_ != nullptr) {
-      const absl::Time start = clock_.Now();
-      ASSIGN_OR_RETURN(reference,
-                       ReplayLogProbs(*reference_, OptionsFor(options_, *reference_),
-                                      micro_batch.sequences, views.learner, reference_prompt));
-      sums.reference_seconds += absl::ToDoubleSeconds(clock_.Now() - start);
-    }
-    ASSIGN_OR_RETURN(const PassResult pass,
-                     RunPass(*model_.decoder, OptionsFor(options_, *model_.decoder),
-                             micro_batch.sequences, loss, clock_, views, prompt));
-    sums.pass.Add(pass.sums);
-    sums.gaps.insert(sums.gaps.end(), pass.gaps.begin(), pass.gaps.end());
-    return absl::OkStatus();
-  };
-  for (std::span<const MicroBatch> rest(micro_batches); !rest.empty();) {
-    // Ranks that gather layers pass by pass all make the same passes: there every piece of a cut
-    // group brings its prompt.
-    const bool whole = shards_.sharded() || rest.front().cut == nullptr;
-    const size_t count = whole ? 1 : PiecesInFront(rest);
-    RETURN_IF_ERROR(whole ? run(rest.front(), nullptr, nullptr)
-                          : LearnCut(rest.first(count), rl, run, sums));
-    rest = rest.subspan(count);
-  }
+  const Learning learning{.options = options_,
+                          .decoder = *model_.decoder,
+                          .reference = rl ? reference_.get() : nullptr,
+                          .rollouts = rl,
+                          .views = rl ? ViewsOfNextStep() : PassViews{},
+                          // All make the same passes where layers are gathered by passes.
+                          .cut_prompts_once = !shards_.sharded()};
+  RETURN_IF_ERROR(Accumulate(learning, micro_batches, clock_, sums));
   for (size_t i = micro_batches.size(); i < together; ++i) {
-    for (const bool backward : BackwardOfPasses(views)) shards_.PassOfNothing(backward);
+    for (const bool backward : BackwardOfPasses(learning.views)) shards_.PassOfNothing(backward);
   }
   return absl::OkStatus();
 }
@@ -308,7 +246,7 @@ absl::Status TrainerEngine::Replay(const Batch& batch, const std::optional<Polic
   };
   const auto pass = [&](size_t together) {
     return Caught(batch.step,
-                  [&] { return Accumulate(micro_batches, together, !batch.rl.empty(), sums); });
+                  [&] { return LearnFrom(micro_batches, !batch.rl.empty(), together, sums); });
   };
   absl::Status packed = Caught(batch.step, pack);
   if (!shards_.sharded()) {
@@ -320,36 +258,6 @@ absl::Status TrainerEngine::Replay(const Batch& batch, const std::optional<Polic
   const absl::Status passed = pass(together);
   if (!passed.ok()) ranks_.Fail(passed);
   return ranks_.health();
-}
-
-// In the order of the ranks, so that all of them get the same bits.
-absl::Status TrainerEngine::AddUp(Accumulated& sums) const {
-  if (ranks_.size() == 1) return absl::OkStatus();
-  ASSIGN_OR_RETURN(const auto passes, OneOfAll(ranks_, sums.pass));
-  ASSIGN_OR_RETURN(const auto objectives, OneOfAll(ranks_, sums.objective));
-  ASSIGN_OR_RETURN(const auto references, OneOfAll(ranks_, sums.reference_seconds));
-  ASSIGN_OR_RETURN(const auto gaps, OfAll<rl::ViewGap>(ranks_, sums.gaps));
-  const std::vector<MismatchBucket> mismatch = sums.mismatch.Sums();
-  ASSIGN_OR_RETURN(const auto mismatches, OfAll<MismatchBucket>(ranks_, mismatch));
-  ASSIGN_OR_RETURN(const auto replayed, OfAll<ReplayedToken>(ranks_, sums.replayed.tokens()));
-  sums = {};
-  for (size_t rank = 0; rank < passes.size(); ++rank) {
-    sums.pass.Add(passes[rank]);
-    sums.gaps.insert(sums.gaps.end(), gaps[rank].begin(), gaps[rank].end());
-    sums.reference_seconds = std::max(sums.reference_seconds, references[rank]);
-    sums.objective.Add(objectives[rank]);
-    sums.mismatch.Add(mismatches[rank]);
-    sums.replayed.Add(replayed[rank]);
-  }
-  // The others wait for the slowest.
-  for (double PassSums::*seconds :
-       {&PassSums::forward_seconds, &PassSums::backward_seconds, &PassSums::other_view_seconds}) {
-    sums.pass.*seconds = 0;
-    for (const PassSums& pass : passes) {
-      sums.pass.*seconds = std::max(sums.pass.*seconds, pass.*seconds);
-    }
-  }
-  return absl::OkStatus();
 }
 
 absl::Status TrainerEngine::TakeStep(const Batch& batch, StepResult& result) {
@@ -378,7 +286,7 @@ absl::StatusOr<StepResult> TrainerEngine::Learn(const Batch& batch) {
   RETURN_IF_ERROR(Replay(batch, newest, admitted, sums));
   StepResult result;
   const absl::Status stepped = Caught(batch.step, [&]() -> absl::Status {
-    RETURN_IF_ERROR(AddUp(sums));
+    RETURN_IF_ERROR(AddUp(ranks_, sums));
     result = {.step = batch.step,
               .batch_id = batch.id,
               .loss = sums.pass.loss,

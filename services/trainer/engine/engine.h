@@ -1,7 +1,6 @@
 #pragma once
 
 #include <atomic>
-#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -24,6 +23,8 @@
 #include "services/trainer/engine/sequences.h"
 
 namespace palimpsest::trainer {
+
+struct Accumulated;
 
 // The weights and what moves them: replays batches with their recorded events, steps, saves,
 // publishes. One thread, save for what Trainer allows to any.
@@ -65,7 +66,6 @@ class TrainerEngine final : public Trainer {
     std::vector<Rejected> rejected;
     int64_t loss_tokens = 0;
   };
-  struct Accumulated;  // over micro-batches
 
   TrainerEngine(const EngineOptions& options, SourceModel model, CheckpointFolder checkpoints,
                 StepLedger ledger, Clock& clock, Collective& ranks);
@@ -76,15 +76,10 @@ class TrainerEngine final : public Trainer {
   absl::StatusOr<StepResult> Learn(const Batch& batch);
   PassViews ViewsOfNextStep() const;
   absl::StatusOr<size_t> PassesTogether(size_t micro_batches) const;
-  using RunPiece = std::function<absl::Status(const MicroBatch&, const PromptPass* prompt,
-                                              const PromptPass* reference_prompt)>;
-  absl::Status LearnCut(std::span<const MicroBatch> pieces, bool rl, const RunPiece& run,
-                        Accumulated& sums);
-  absl::Status Accumulate(const MicroBatches& micro_batches, size_t together, bool rl,
-                          Accumulated& sums);
+  absl::Status LearnFrom(const MicroBatches& micro_batches, bool rl, size_t together,
+                         Accumulated& sums);
   absl::Status Replay(const Batch& batch, const std::optional<PolicyVersion>& newest,
                       Admitted& admitted, Accumulated& sums);
-  absl::Status AddUp(Accumulated& sums) const;
   absl::Status TakeStep(const Batch& batch, StepResult& result);
 
   EngineOptions options_;
