@@ -1,5 +1,6 @@
 #include <ATen/ATen.h>
 
+#include "common/model/huge_pages.h"
 #include "services/inference/engine/kv_pool_torch.h"
 
 namespace palimpsest::inference {
@@ -12,6 +13,8 @@ KvPool::KvPool(int layers, int kv_heads, int head_dim, at::ScalarType dtype, int
     k_.push_back(at::empty({slots(), kv_heads, head_dim}, dtype));
     v_.push_back(at::empty({slots(), kv_heads, head_dim}, dtype));
     bias_.push_back(at::empty({slots(), kv_heads}, at::kFloat));
+    for (const at::Tensor& x : {k_.back(), v_.back(), bias_.back()})
+      model::UseSmallPages(x.data_ptr(), static_cast<int64_t>(x.nbytes()));
     k_at_.push_back(static_cast<char*>(k_.back().data_ptr()));
     v_at_.push_back(static_cast<char*>(v_.back().data_ptr()));
     bias_at_.push_back(bias_.back().data_ptr<float>());
