@@ -59,8 +59,7 @@ class CpuDevice final : public StepDevice {
         positions.push_back(s.position + static_cast<int64_t>(i));
       }
     }
-    StepAttention attention(pool_, sequences, scale_,
-                            decoder_->kernels() == model::Kernels::kFixed);
+    StepAttention attention(pool_, sequences, scale_, fixed());
     hidden_ =
         decoder_->Hidden(at::tensor(ids, at::kLong), at::tensor(positions, at::kLong), attention);
   }
@@ -76,13 +75,15 @@ class CpuDevice final : public StepDevice {
   }
 
   void Solve(int layer, int first_head, int heads, std::span<EventTask> events) override {
-    SolveOnHost(pool_, scale_, layer, first_head, heads, events);
+    SolveOnHost(pool_, scale_, layer, first_head, heads, events,
+                fixed() ? EventCompany::kNone : EventCompany::kAny);
   }
 
   absl::Status Usable() override { return absl::OkStatus(); }
 
  private:
   const model::ModelConfig& config() const { return decoder_->config(); }
+  bool fixed() const { return decoder_->kernels() == model::Kernels::kFixed; }
 
   std::shared_ptr<const model::Decoder> decoder_;
   double scale_;

@@ -7,7 +7,7 @@
 namespace palimpsest::inference {
 
 // Steps on this machine's processors: weights, pages and rings in host memory. With kFixed kernels
-// of the decoder the same rows give the same bits in any company.
+// of the decoder the same rows and events give the same bits in any company.
 std::unique_ptr<StepDevice> MakeCpuDevice(std::shared_ptr<const model::Decoder> decoder,
                                           int64_t pages);
 

@@ -16,6 +16,7 @@ constexpr int64_t kSideBySide = 16;
 struct Slice {
   int layer, first_head, heads;
   double scale;
+  int before = 0;  // heads of the tasks' slice that come before these
 };
 
 // Every slot of the pool has a bias: all of it stands in the part of a key source that has one.
@@ -66,7 +67,6 @@ void SolveSome(KvPool& pool, const Slice& slice, std::span<EventTask> some) {
       const int32_t length = e.lengths[slice.layer * e.state->shape().kv_heads + h];
       slots[i].push_back(LiveSlots(*e.state, e.table, length, slice.layer, h));
     }
-    e.kept.clear();
     const bool by_key = e.request->event.parameters.reference_kind == context::ReferenceKind::kKeys;
     const int64_t offset = (by_key ? stacked_keys : stacked_queries) - e.recorded.begin;
     if (e.ring != nullptr) {
@@ -76,12 +76,13 @@ void SolveSome(KvPool& pool, const Slice& slice, std::span<EventTask> some) {
       stacked_queries += queries.back().size(0);
       stacked_keys += keys.back().size(0);
     }
-    pending.push_back({.request = e.request,
-                       .heads = &slots[i],
-                       .row_of = [offset](int32_t p) { return offset + p; },
-                       .quality = e.measured ? &e.quality : nullptr,
-                       .chosen = &e.kept,
-                       .carried = e.carried});
+    pending.push_back(
+        {.request = e.request,
+         .heads = &slots[i],
+         .row_of = [offset](int32_t p) { return offset + p; },
+         .quality = e.measured ? &e.quality : nullptr,
+         .chosen = &e.kept,
+         .carried = e.carried.empty() ? e.carried : e.carried.subspan(slice.before, slice.heads)});
   }
   const at::Tensor q = queries.empty() ? at::zeros({0, 1, source.k.size(2)}) : at::cat(queries);
   const at::Tensor reference_keys = keys.empty() ? source.k : at::cat(keys);
@@ -105,16 +106,31 @@ void SolveSome(KvPool& pool, const Slice& slice, std::span<EventTask> some) {
 }  // namespace
 
 void SolveOnHost(KvPool& pool, double scale, int layer, int first_head, int heads,
-                 std::span<EventTask> events) {
+                 std::span<EventTask> events, EventCompany company) {
+  for (EventTask& event : events) event.kept.clear();
   const Slice slice{layer, first_head, heads, scale};
   const auto solve = [&](int64_t from, int64_t to) {
     c10::NoGradGuard no_grad;
     for (int64_t i = from; i < to; i += kSideBySide)
       SolveSome(pool, slice, events.subspan(i, std::min(kSideBySide, to - i)));
   };
+  const auto solve_alone = [&](int64_t from, int64_t to) {
+    c10::NoGradGuard no_grad;
+    for (int64_t i = from; i < to; ++i) {
+      for (int h = 0; h < heads; ++h)
+        SolveSome(pool, {layer, first_head + h, 1, scale, h}, events.subspan(i, 1));
+    }
+  };
+  const int64_t count = std::ssize(events), threads = at::get_num_threads();
+  if (company == EventCompany::kNone) {
+    // A lone one, too, is a part of a parallel region: what it computes with is one thread.
+    at::parallel_for(0, std::max(count, threads), 1, [&](int64_t from, int64_t to) {
+      solve_alone(std::min(from, count), std::min(to, count));
+    });
+    return;
+  }
   // An event is many small operations: each thread has some events. Of too few the threads share
   // the operations.
-  const int64_t count = std::ssize(events), threads = at::get_num_threads();
   if (count < threads) {
     solve(0, count);
   } else {

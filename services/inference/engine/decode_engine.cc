@@ -353,7 +353,7 @@ class DecodeEngine final : public Engine, public Sessions {
   void StartBatch(std::optional<RunningBatch>& batch) {
     sessions_.LoseAll();  // the pool goes with the batch, logs do not
     batch.emplace(model_, options_.limits, tokenizer_.get(), options_.observer, clock_, sessions_,
-                  *device_, options_.batch_invariant);
+                  *device_);
   }
 
   // The tensor library throws (out of memory, a bug of ours): what was running is told so and ends,

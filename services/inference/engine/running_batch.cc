@@ -12,7 +12,7 @@
 namespace palimpsest::inference {
 RunningBatch::RunningBatch(const ModelInfo& model, const Limits& limits, const Tokenizer* tokenizer,
                            const EngineObserver& observer, Clock& clock, SessionTable& sessions,
-                           StepDevice& device, bool batch_invariant)
+                           StepDevice& device)
     : model_(model),
       limits_(limits),
       tokenizer_(tokenizer),
@@ -21,7 +21,6 @@ RunningBatch::RunningBatch(const ModelInfo& model, const Limits& limits, const T
       sessions_(sessions),
       cost_(CostOf(model)),
       device_(device),
-      batch_invariant_(batch_invariant),
       pages_(limits.kv_pool_bytes / cost_.page_bytes),
       prefixes_(pages_) {}
 
@@ -136,10 +135,8 @@ double RunningBatch::WaitingForEvents() const {
 }
 
 // How many events go side by side: as many as do a layer in a slice when others decode in between,
-// all when nobody does. One by one when roundings must not hang on the company,
-// as padding to the largest moves them.
+// all when nobody does.
 size_t RunningBatch::JobSize(const std::vector<DueEvent>& due) const {
-  if (batch_invariant_) return 1;
   size_t decoding = 0;  // those in `due` among them
   for (const auto& s : running_) decoding += s->has_rows();
   for (const Group& g : groups_) decoding += g.prompt->has_rows();
@@ -176,7 +173,7 @@ void RunningBatch::OpenJobs() {
 
 // Slice by slice, in the order of opening: for their share of a step when others decode in between
 // (`decoding` of them), to the end when nobody does. A slice that takes longer than the share is
-// paid for by later steps. Where roundings must not hang on the company every slice is of one head.
+// paid for by later steps.
 void RunningBatch::WorkOnJobs(size_t decoding) {
   const bool others_decode = decoding > 0;
   const double waiting = WaitingForEvents(), others = static_cast<double>(decoding);
@@ -185,7 +182,7 @@ void RunningBatch::WorkOnJobs(size_t decoding) {
     EventJob& job = jobs_.front();
     const absl::Time begin = clock_.Now();
     if (!job.done()) {
-      double heads = batch_invariant_ ? 1 : model_.kv_heads;
+      double heads = model_.kv_heads;
       if (others_decode) {
         heads = std::min(heads, times_.HeadsIn(times_.Slice(waiting, others)) / job.events());
       }

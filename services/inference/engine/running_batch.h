@@ -30,10 +30,9 @@ namespace palimpsest::inference {
 class RunningBatch {
  public:
   // What `sessions` hold rests in this batch's pages; it outlives the batch, as does the device.
-  // batch_invariant: roundings must not hang on the company.
   RunningBatch(const ModelInfo& model, const Limits& limits, const Tokenizer* tokenizer,
                const EngineObserver& observer, Clock& clock, SessionTable& sessions,
-               StepDevice& device, bool batch_invariant);
+               StepDevice& device);
 
   bool empty() const { return groups_.empty() && running_.empty() && preempted_.empty(); }
   // Is there room for its prompt now, with nobody waiting to come back? Resting sessions make some.
@@ -126,7 +125,6 @@ class RunningBatch {
   SessionTable& sessions_;
   const CacheCost cost_;
   StepDevice& device_;
-  const bool batch_invariant_;
   PagePool pages_;
   PrefixTree prefixes_;  // of the live weights
   int64_t flips_ = 0;    // new weights so far
