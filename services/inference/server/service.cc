@@ -9,7 +9,8 @@
 namespace palimpsest::inference {
 namespace {
 
-constexpr int kMaxDetokenize = 1 << 20;  // ids of one call
+constexpr int kMaxDetokenize = 1 << 20;   // ids of one call
+constexpr size_t kMaxTokenize = 4 << 20;  // bytes of one call: some two seconds
 
 v1::ServingState ToProto(ServingPhase phase) {
   switch (phase) {
@@ -212,6 +213,10 @@ grpc::Status InferenceServer::Tokenize(grpc::ServerContext*, const v1::TokenizeR
                                        v1::TokenizeResponse* response) {
   if (const auto engine = serving_.Loaded(); !engine.ok()) return ToGrpc(engine.status());
   const std::shared_ptr<const Tokenizer> tokenizer = serving_.tokenizer();
+  if (const size_t bytes = request->ByteSizeLong(); bytes > kMaxTokenize) {
+    return ToGrpc(absl::InvalidArgumentError(
+        absl::StrFormat("input: %d bytes, at most %d", bytes, kMaxTokenize)));
+  }
   if (request->has_chat()) {
     if (request->add_special_tokens()) {
       return ToGrpc(absl::InvalidArgumentError("add_special_tokens=true: only with text"));

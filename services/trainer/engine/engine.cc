@@ -106,6 +106,7 @@ absl::StatusOr<std::unique_ptr<TrainerEngine>> TrainerEngine::Open(const EngineO
   ASSIGN_OR_RETURN(SourceModel source,
                    found ? LoadModel(found->folder, options.dtype)
                          : MakeModel(options.model, options.run.seed, options.dtype));
+  if (found) RETURN_IF_ERROR(CheckGoesOn(options.model, source.decoder->config()));
   std::unique_ptr<TrainerEngine> engine(
       new TrainerEngine(options, std::move(source), std::move(checkpoints),
                         found ? found->state.ledger : StepLedger(), clock, ranks));

@@ -1,6 +1,7 @@
 #include "services/trainer/engine/model_source.h"
 
 #include <nlohmann/json.hpp>
+#include <tuple>
 
 #include "absl/strings/str_format.h"
 #include "common/base/random.h"
@@ -20,6 +21,20 @@ constexpr const char* kCompanions[] = {"tokenizer.json",
                                        "added_tokens.json",
                                        "vocab.json",
                                        "merges.txt"};
+
+model::ModelConfig ConfigOf(const InitModel& init) {
+  return {.architecture = model::Architecture::kQwen3,
+          .layers = init.layers,
+          .hidden = init.hidden,
+          .intermediate = init.intermediate,
+          .heads = init.heads,
+          .kv_heads = init.kv_heads,
+          .head_dim = init.head_dim,
+          .vocab = kBytes + static_cast<int>(init.special_tokens.size()),
+          .max_position = init.max_position,
+          .rope_theta = init.rope_theta,
+          .tied_embeddings = init.tied};
+}
 
 }  // namespace
 
@@ -45,17 +60,6 @@ absl::StatusOr<SourceModel> MakeModel(const ModelSection& section, uint64_t seed
   if (!section.folder.empty()) return LoadModel(section.folder, dtype);
   const InitModel& init = section.init;
   SourceModel source;
-  const model::ModelConfig config = {.architecture = model::Architecture::kQwen3,
-                                     .layers = init.layers,
-                                     .hidden = init.hidden,
-                                     .intermediate = init.intermediate,
-                                     .heads = init.heads,
-                                     .kv_heads = init.kv_heads,
-                                     .head_dim = init.head_dim,
-                                     .vocab = kBytes + static_cast<int>(init.special_tokens.size()),
-                                     .max_position = init.max_position,
-                                     .rope_theta = init.rope_theta,
-                                     .tied_embeddings = init.tied};
   ASSIGN_OR_RETURN(source.companions["tokenizer.json"], ByteTokenizerJson(init.special_tokens));
   source.companions["generation_config.json"] =
       nlohmann::json{{"eos_token_id", kBytes}}.dump(2) + "\n";
@@ -64,8 +68,33 @@ absl::StatusOr<SourceModel> MakeModel(const ModelSection& section, uint64_t seed
                      {"eos_token", init.special_tokens.front()}}
           .dump(2) +
       "\n";
-  source.decoder = model::Decoder::Random(config, MixSeed({seed, Meaning("model.init")}), dtype);
+  source.decoder =
+      model::Decoder::Random(ConfigOf(init), MixSeed({seed, Meaning("model.init")}), dtype);
   return source;
+}
+
+absl::Status CheckGoesOn(const ModelSection& section, const model::ModelConfig& found) {
+  if (!section.folder.empty()) return absl::OkStatus();
+  const model::ModelConfig asked = ConfigOf(section.init);
+  const std::tuple<const char*, double, double> fields[] = {
+      {"layers", asked.layers, found.layers},
+      {"hidden", asked.hidden, found.hidden},
+      {"intermediate", asked.intermediate, found.intermediate},
+      {"heads", asked.heads, found.heads},
+      {"kv_heads", asked.kv_heads, found.kv_heads},
+      {"head_dim", asked.head_dim, found.head_dim},
+      {"special_tokens", asked.vocab - kBytes, found.vocab - kBytes},
+      {"max_position", asked.max_position, found.max_position},
+      {"rope_theta", asked.rope_theta, found.rope_theta},
+      {"tied", asked.tied_embeddings, found.tied_embeddings}};
+  for (const auto& [name, wanted, has] : fields) {
+    if (wanted == has) continue;
+    return absl::FailedPreconditionError(absl::StrFormat(
+        "model.init.%s: %g is asked for and the run's checkpoint has %g; a run keeps its model: "
+        "give the old value, or another run.folder",
+        name, wanted, has));
+  }
+  return absl::OkStatus();
 }
 
 absl::Status SaveModel(const SourceModel& model, const std::string& folder) {

@@ -21,6 +21,10 @@ struct SourceModel {
 absl::StatusOr<SourceModel> MakeModel(const ModelSection& section, uint64_t seed,
                                       model::DType dtype);
 
+// A run that goes on with a checkpoint of `found`: FAILED_PRECONDITION naming the field of
+// section.init, where no folder is named, that says otherwise.
+absl::Status CheckGoesOn(const ModelSection& section, const model::ModelConfig& found);
+
 // A folder with weights and companions: a Hugging Face folder, a version, a checkpoint.
 absl::StatusOr<SourceModel> LoadModel(const std::string& folder, model::DType dtype);
 

@@ -36,7 +36,7 @@ struct EngineOptions {
   bool take_truncated_sampling = false;
   bool take_greedy = false;
   // Steps that were not finite, one after the other, after which no batch is taken; 0: never.
-  int32_t max_skipped_in_a_row = 0;
+  int32_t max_skipped_in_a_row = 10;
   int32_t keep_checkpoints = 2;  // whole ones; >= 1
   int32_t keep_every = 0;        // of steps that are multiples of it stay for good; 0: none
   int64_t resume = -1;           // the step of the checkpoint to go on from; -1: the newest whole

@@ -88,6 +88,10 @@ TEST_F(ServiceTest, TokensGoThereAndBack) {
   EXPECT_EQ(again.text(), "ok");
   back.add_ids(299);
   EXPECT_EQ(Unary(&Stub::Detokenize, back, again).error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  text.set_text(std::string((4 << 20) + 1, 'a'));
+  const grpc::Status refused = Unary(&Stub::Tokenize, text, ids);
+  EXPECT_EQ(refused.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_THAT(refused.error_message(), StartsWith("input: 4194"));
 }
 
 TEST_F(ServiceTest, SessionCallsSayThatThereAreNone) {

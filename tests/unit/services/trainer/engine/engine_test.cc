@@ -360,6 +360,22 @@ TEST_F(EngineTest, AStepThatIsNotFiniteChangesNoWeight) {
   EXPECT_EQ(engine->step(), 1);
 }
 
+TEST_F(EngineTest, ARunThatGoesOnKeepsItsModelAndNamesWhatIsAskedForOtherwise) {
+  EngineOptions options = Options();
+  ASSERT_TRUE(Open(options)->Save().ok());
+  const auto refused = [&](auto change) {
+    EngineOptions other = options;
+    change(other.model.init);
+    return std::string(TrainerEngine::Open(other, SystemClock()).status().message());
+  };
+  EXPECT_THAT(refused([](InitModel& m) { m.layers += 1; }), HasSubstr("model.init.layers: 3 is"));
+  EXPECT_THAT(refused([](InitModel& m) { m.special_tokens.push_back("<|x|>"); }),
+              HasSubstr("model.init.special_tokens"));
+  EXPECT_THAT(refused([](InitModel& m) { m.rope_theta = 5000; }),
+              HasSubstr("model.init.rope_theta: 5000 is asked for"));
+  EXPECT_EQ(refused([](InitModel&) {}), "");
+}
+
 TEST_F(EngineTest, AfterSoManyStepsThatAreNotFiniteNoBatchIsTakenNotEvenByTheNextProcess) {
   EngineOptions options = Options();
   options.max_skipped_in_a_row = 2;
