@@ -15,4 +15,9 @@ void UseHugePages();
 // theirs in the same step. Before any of it is touched.
 void UseSmallPages(void* begin, int64_t bytes);
 
+// Has Linux (5.14 and later) give its pages to memory that is about to be written, at once. What
+// stands there stays. Else a page that is read before it is written is one of zeros, which the
+// first write replaces, with an interrupt to every processor that knew it.
+void TakePages(void* begin, int64_t bytes);
+
 }  // namespace palimpsest::model

@@ -125,7 +125,8 @@ class RowPass {
   void Multiply(const at::Tensor& x, const at::Tensor& w, const at::Tensor& bias, at::Tensor& out,
                 bool add) {
     const int64_t n = w.size(0);
-    sums_.resize(t_ * n);
+    // Never smaller: what it grows by is zeroed.
+    if (std::ssize(sums_) < t_ * n) sums_.resize(t_ * n);
     const Stored* b = bias.defined() ? In(bias) : nullptr;
     Stored* to = Out(out);
     const Product<Stored> product = ProductOf<Stored>(x, w, packed_);

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "services/inference/engine/cpu_events_torch.h"
@@ -54,6 +55,8 @@ class CpuDevice final : public StepDevice {
     c10::NoGradGuard no_grad;
     std::vector<int64_t> ids, positions;
     for (const StepRows& s : sequences) {
+      const int32_t before = *std::max_element(s.lengths.begin(), s.lengths.end());
+      pool_.TakeMemory(s.table.first(PagesFor(before + std::ssize(s.tokens))));
       for (size_t i = 0; i < s.tokens.size(); ++i) {
         ids.push_back(s.tokens[i]);
         positions.push_back(s.position + static_cast<int64_t>(i));

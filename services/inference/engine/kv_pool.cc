@@ -8,7 +8,8 @@ namespace palimpsest::inference {
 KvPool::KvPool(int layers, int kv_heads, int head_dim, at::ScalarType dtype, int64_t pages)
     : slots_(pages * kPageSlots),
       kv_heads_(kv_heads),
-      row_bytes_(head_dim * static_cast<int64_t>(c10::elementSize(dtype))) {
+      row_bytes_(head_dim * static_cast<int64_t>(c10::elementSize(dtype))),
+      has_memory_(pages) {
   for (int l = 0; l < layers; ++l) {
     k_.push_back(at::empty({slots(), kv_heads, head_dim}, dtype));
     v_.push_back(at::empty({slots(), kv_heads, head_dim}, dtype));
@@ -21,7 +22,18 @@ KvPool::KvPool(int layers, int kv_heads, int head_dim, at::ScalarType dtype, int
   }
 }
 
+void KvPool::TakeMemory(std::span<const int32_t> table) {
+  const int64_t bytes = kPageSlots * kv_heads_ * row_bytes_;
+  for (auto page = table.rbegin(); page != table.rend() && !has_memory_[*page]; ++page) {
+    for (size_t l = 0; l < k_at_.size(); ++l) {
+      for (char* x : {k_at_[l], v_at_[l]}) model::TakePages(x + *page * bytes, bytes);
+    }
+    has_memory_[*page] = true;
+  }
+}
+
 void KvPool::CopyPage(int32_t from, int32_t to) {
+  TakeMemory({&to, 1});
   const int64_t rows = kPageSlots * kv_heads_;
   for (size_t l = 0; l < k_at_.size(); ++l) {
     for (char* x : {k_at_[l], v_at_[l]})

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <span>
 #include <vector>
 
 #include "common/attention/paged_kernel.h"
@@ -14,7 +15,7 @@ namespace palimpsest::inference {
 static_assert(kPageSlots == attention::kSlotsPerPage);
 
 // What stands in the pages of the KV cache, on the host. A slot of the pool is a row of every
-// layer; slot s of page p is row p * kPageSlots + s. Memory is touched when it is written first.
+// layer; slot s of page p is row p * kPageSlots + s.
 // Owner: engine thread. Letters: N slots, L layers, Hk KV heads, d head width.
 class KvPool {
  public:
@@ -22,6 +23,9 @@ class KvPool {
 
   int64_t slots() const { return slots_; }
 
+  // Before rows are written into the last of these pages: the system gives memory to what is used
+  // first, and kernels read whole pages.
+  void TakeMemory(std::span<const int32_t> table);
   // All layers of page `from` into page `to`.
   void CopyPage(int32_t from, int32_t to);
   // One row of one head: key and value [d] in the pool's dtype.
@@ -44,6 +48,7 @@ class KvPool {
   int64_t kv_heads_, row_bytes_;
   std::vector<char*> k_at_, v_at_;  // [L] where the tensors' memory begins
   std::vector<float*> bias_at_;
+  std::vector<bool> has_memory_;  // [pages]
 };
 
 }  // namespace palimpsest::inference
