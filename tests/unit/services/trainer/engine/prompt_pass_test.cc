@@ -11,10 +11,6 @@
 namespace palimpsest::trainer {
 namespace {
 
-using compaction::GradientMode;
-using context::Method;
-using context::ReferenceKind;
-
 constexpr int kLongPrompt = 14;
 
 struct Gradients {
@@ -51,11 +47,13 @@ class PromptPassTest : public EngineTest {
   }
 
   static std::vector<attention::ReplayEvent> EventsOf(int i) {
-    const Method second = i % 2 == 0 ? Method::kAttentionMatching : Method::kEvict;
+    const context::Method second =
+        i % 2 == 0 ? context::Method::kAttentionMatching : context::Method::kEvict;
     context::Event first{.at = 18, .window = {3, 12}, .reference = {9, 18}};
-    first.parameters.reference_kind = i == 1 ? ReferenceKind::kKeys : ReferenceKind::kQueries;
+    first.parameters.reference_kind =
+        i == 1 ? context::ReferenceKind::kKeys : context::ReferenceKind::kQueries;
     context::Event then{.at = 26, .window = {3, 20}, .method = second, .reference = {10, 26}};
-    if (second == Method::kEvict) then.parameters.chooser = context::Chooser::kAttention;
+    if (second == context::Method::kEvict) then.parameters.chooser = context::Chooser::kAttention;
     return {{.event = first, .keep_ratio = 0.5}, {.event = then, .keep_ratio = 0.4}};
   }
 
@@ -70,7 +68,7 @@ class PromptPassTest : public EngineTest {
 
   // In three; the other prompt rides along with the second. `forget`: what the responses found for
   // the rows of the prompt is dropped, of its layers or of its last rows.
-  enum class Forget { kNothing, kLayers, kRows };
+  enum class Forget { kNothing, kOfLayers, kOfRows };
   Gradients InPieces(const model::Decoder& decoder, const attention::ReplayOptions& options,
                      const PassViews& views, Forget forget = Forget::kNothing) const {
     Gradients found;
@@ -83,10 +81,10 @@ class PromptPassTest : public EngineTest {
                                                         SystemClock(), views, &prompt));
         found.sums.Add(pass.sums);
       }
-      if (forget == Forget::kRows) prompt.hidden()->sums = {at::Tensor()};
+      if (forget == Forget::kOfRows) prompt.hidden()->sums = {at::Tensor()};
       for (const auto& layer : prompt.held().layers) {
         EXPECT_TRUE(layer->sums[1].defined() && layer->sums[2].defined());
-        if (forget == Forget::kLayers) layer->sums.assign(3, at::Tensor());
+        if (forget == Forget::kOfLayers) layer->sums.assign(3, at::Tensor());
       }
       return absl::OkStatus();
     };
@@ -101,12 +99,13 @@ class PromptPassTest : public EngineTest {
   std::vector<LossSequence> sequences_;
 };
 
-constexpr GradientMode kModes[] = {GradientMode::kFull, GradientMode::kStraightThrough,
-                                   GradientMode::kDetached};
+constexpr compaction::GradientMode kPromptModes[] = {compaction::GradientMode::kFull,
+                                                     compaction::GradientMode::kStraightThrough,
+                                                     compaction::GradientMode::kDetached};
 
 TEST_F(PromptPassTest, GradientsAreThoseOfOnePassInEveryModeWithActivationsKeptOrMadeAgain) {
   const auto decoder = WideModel(Options(), 3);
-  for (const GradientMode mode : kModes) {
+  for (const compaction::GradientMode mode : kPromptModes) {
     for (const auto activations : {model::Activations::kKept, model::Activations::kRecomputed}) {
       decoder->SetActivations(activations);
       const attention::ReplayOptions options{.gradient = mode, .scale = kReplay.scale};
@@ -115,8 +114,8 @@ TEST_F(PromptPassTest, GradientsAreThoseOfOnePassInEveryModeWithActivationsKeptO
       EXPECT_NEAR(cut.sums.loss, whole.sums.loss, 1e-12 * std::abs(whole.sums.loss));
       EXPECT_EQ(cut.sums.rows, whole.sums.rows) << "the prompt once";
       std::printf("fp64, mode %d: %.1e\n", static_cast<int>(mode), Distance(cut, whole));
-      EXPECT_GT(Distance(InPieces(*decoder, options, {}, Forget::kLayers), whole), 1e-2);
-      EXPECT_GT(Distance(InPieces(*decoder, options, {}, Forget::kRows), whole), 1e-2);
+      EXPECT_GT(Distance(InPieces(*decoder, options, {}, Forget::kOfLayers), whole), 1e-2);
+      EXPECT_GT(Distance(InPieces(*decoder, options, {}, Forget::kOfRows), whole), 1e-2);
     }
   }
 }
@@ -139,7 +138,7 @@ TEST_F(PromptPassTest, InSinglePrecisionTheyAreAFewUlpApartAndTheSameBitsKeptOrM
   const SourceModel source = *MakeModel(Options().model, 3, model::DType::kFloat32);
   const model::Decoder& decoder = *source.decoder;
   for (auto [name, tensor] : decoder.Parameters()) tensor.requires_grad_(true);
-  for (const GradientMode mode : kModes) {
+  for (const compaction::GradientMode mode : kPromptModes) {
     const attention::ReplayOptions options{.gradient = mode, .scale = kReplay.scale};
     source.decoder->SetActivations(model::Activations::kKept);
     const Gradients whole = Whole(decoder, options, {}), cut = InPieces(decoder, options, {});
