@@ -26,10 +26,32 @@ EVENTS = {"samples": 8, "prompt": 256, "response": 128, "window": 64, "keep_rati
 BUDGET = 320  # of 384 positions: an event each 48 tokens
 
 
+class Alone:
+    """A participant that lives for one job, and a step before it: two of a large model do not fit into memory."""
+
+    def __init__(self, name, command):
+        self.name, self.command = name, command
+
+    def wait_until_ready(self):
+        pass
+
+    def do(self, **job):
+        process = Participant(self.name, self.command)
+        process.wait_until_ready()
+        process.do(**{**job, "turn": job["turn"] + 1_000_000})
+        answer = process.do(**job)
+        process.end()
+        return answer
+
+    def end(self):
+        pass
+
+
 def participants(args, dtype):
     own = pathlib.Path(__file__).parent
-    return [Participant("palimpsest", [args.bin / "train_bench", args.model, args.threads, dtype]),
-            Participant("transformers", [sys.executable, own / "train_peer.py", args.model, args.threads, dtype])]
+    kind = Alone if args.alone else Participant
+    return [kind("palimpsest", [args.bin / "train_bench", args.model, args.threads, dtype]),
+            kind("transformers", [sys.executable, own / "train_peer.py", args.model, args.threads, dtype])]
 
 
 def steps(both, turn, **job):
@@ -88,6 +110,7 @@ def arguments():
     parser.add_argument("--bin", type=pathlib.Path, default=pathlib.Path("build/release/bin"))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--alone", action="store_true", help="one process at a time, a new one for each turn, which takes a step before")
     parser.add_argument("--dtypes", default="float32,bfloat16")
     parser.add_argument("--cases", default=",".join([*CASES, "events"]), help="of " + ", ".join([*CASES, "events"]))
     args = parser.parse_args()
