@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The gate: installs what is missing, builds, runs all tests. The last lines are what ctest counted, and which tests were skipped: those
-# that found no Chromium, no Prometheus or no namespaces have proven nothing. Under --long they fail it, unless PALIMPSEST_ALLOW_SKIPS=1.
+# that found no Chromium, no Prometheus, no namespaces or no nvcc have proven nothing. Under --long they fail it, unless PALIMPSEST_ALLOW_SKIPS=1.
 # --long: then also the long tests (palimpsest_long_test in cmake/), whatever the gate said, three at a time, because
 # they wait more than they compute, the tests of rooms under the presets asan and tsan, and the benches, alone (docs/results/bench.md) and against peers
 # (docs/results/peers_bench.md), which nothing fails. With names of parts behind it (gate, long, asan, tsan, bench, peers) those alone. The last outcome of each part that this folder has seen, with its commit, is written to
