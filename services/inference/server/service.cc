@@ -10,7 +10,7 @@ namespace palimpsest::inference {
 namespace {
 
 constexpr int kMaxDetokenize = 1 << 20;   // ids of one call
-constexpr size_t kMaxTokenize = 4 << 20;  // bytes of one call: some two seconds
+constexpr size_t kMaxTokenize = 4 << 20;  // bytes of one call
 
 v1::ServingState ToProto(ServingPhase phase) {
   switch (phase) {
