@@ -56,8 +56,7 @@ class CpuDevice final : public StepDevice {
     std::vector<int64_t> ids, positions;
     for (const StepRows& s : sequences) {
       const int32_t before = *std::max_element(s.lengths.begin(), s.lengths.end());
-      const int64_t after = PagesFor(before + std::ssize(s.tokens));
-      pool_.TakeMemory(s.table.first(after).subspan(before / kPageSlots));
+      pool_.TakeMemory(s.table.first(PagesFor(before + std::ssize(s.tokens))));
       for (size_t i = 0; i < s.tokens.size(); ++i) {
         ids.push_back(s.tokens[i]);
         positions.push_back(s.position + static_cast<int64_t>(i));

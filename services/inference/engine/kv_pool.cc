@@ -22,14 +22,13 @@ KvPool::KvPool(int layers, int kv_heads, int head_dim, at::ScalarType dtype, int
   }
 }
 
-void KvPool::TakeMemory(std::span<const int32_t> pages) {
+void KvPool::TakeMemory(std::span<const int32_t> table) {
   const int64_t bytes = kPageSlots * kv_heads_ * row_bytes_;
-  for (const int32_t page : pages) {
-    if (has_memory_[page]) continue;
+  for (auto page = table.rbegin(); page != table.rend() && !has_memory_[*page]; ++page) {
     for (size_t l = 0; l < k_at_.size(); ++l) {
-      for (char* x : {k_at_[l], v_at_[l]}) model::TakePages(x + page * bytes, bytes);
+      for (char* x : {k_at_[l], v_at_[l]}) model::TakePages(x + *page * bytes, bytes);
     }
-    has_memory_[page] = true;
+    has_memory_[*page] = true;
   }
 }
 

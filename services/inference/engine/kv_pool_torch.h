@@ -23,9 +23,9 @@ class KvPool {
 
   int64_t slots() const { return slots_; }
 
-  // Before rows are written into these pages: the system gives memory to what is used first, and
-  // kernels read whole pages.
-  void TakeMemory(std::span<const int32_t> pages);
+  // Before rows are written into the last of these pages: the system gives memory to what is used
+  // first, and kernels read whole pages.
+  void TakeMemory(std::span<const int32_t> table);
   // All layers of page `from` into page `to`.
   void CopyPage(int32_t from, int32_t to);
   // One row of one head: key and value [d] in the pool's dtype.
